@@ -1,0 +1,221 @@
+#include "trainer/config_validate.h"
+
+#include <vector>
+
+namespace conclave {
+namespace {
+
+void CheckMoe(const MoeLmConfig& lm, const Experiment& config, ConfigRules* rules) {
+  const MoeConfig& moe = lm.moe();
+  rules->Require(moe.top_k() <= moe.experts(), {"model.moe_lm.moe.top_k", "model.moe_lm.moe.experts"},
+                 absl::StrFormat("top_k %d is more than the %d experts there are", moe.top_k(), moe.experts()));
+  const int64_t axis = config.parallel().expert();
+  rules->Require(moe.experts() % axis == 0, {"model.moe_lm.moe.experts", "parallel.expert"},
+                 absl::StrFormat("%d experts cannot be split evenly over an expert axis of %d ranks", moe.experts(), axis));
+  rules->Require(moe.every() <= lm.layers(), {"model.moe_lm.moe.every", "model.moe_lm.layers"},
+                 absl::StrFormat("every = %d leaves no mixture in %d layers", moe.every(), lm.layers()));
+  const bool invariant = config.parallel().numerics() == ParallelConfig::WORLD_SIZE_INVARIANT;
+  rules->Require(!invariant || moe.balance_scope() != MoeConfig::GLOBAL, {"model.moe_lm.moe.balance_scope", "parallel.numerics"},
+                 "balance_scope GLOBAL depends on which leaves run together, so WORLD_SIZE_INVARIANT refuses it; use SEQUENCE or WORKER");
+}
+
+int64_t SmallestVocabulary(const TokenizerConfig& tokenizer) {
+  switch (tokenizer.kind_case()) {
+    case TokenizerConfig::kBytes:
+      return 257;
+    case TokenizerConfig::kSentencepiece:
+      return tokenizer.sentencepiece().vocab_size();
+    default:
+      return 0;
+  }
+}
+
+void CheckMoeLm(const Experiment& config, ConfigRules* rules) {
+  const MoeLmConfig& lm = config.model().moe_lm();
+  rules->Require(lm.width() % lm.heads() == 0, {"model.moe_lm.heads", "model.moe_lm.width"},
+                 absl::StrFormat("width %d is not divisible by %d heads", lm.width(), lm.heads()));
+  const bool odd_rotary = lm.position() == MoeLmConfig::ROTARY && lm.width() % lm.heads() == 0 && lm.width() / lm.heads() % 2 != 0;
+  rules->Require(!odd_rotary, {"model.moe_lm.position", "model.moe_lm.heads", "model.moe_lm.width"},
+                 absl::StrFormat("ROTARY turns pairs of coordinates, but a head has %d", lm.width() / lm.heads()));
+  if (lm.has_moe()) {
+    CheckMoe(lm, config, rules);
+  } else {
+    rules->Require(config.parallel().expert() == 1, {"parallel.expert", "model.moe_lm.moe"},
+                   absl::StrFormat("an expert axis of %d ranks needs experts, but model.moe_lm.moe is absent", config.parallel().expert()));
+  }
+  bool has_text = false;
+  for (const SourceConfig& source : config.data().sources()) has_text = has_text || source.has_text();
+  const int64_t smallest = has_text ? SmallestVocabulary(config.data().tokenizer()) : 0;
+  rules->Require(lm.vocab_size() == 0 || lm.vocab_size() >= smallest, {"model.moe_lm.vocab_size", "data.tokenizer"},
+                 absl::StrFormat("vocab_size %d is too small for the tokenizer, which has %d ids; 0 takes the tokenizer's", lm.vocab_size(),
+                                 smallest));
+  rules->Require(config.trainer().eval().every() == 0 || config.data().validation_fraction() > 0,
+                 {"trainer.eval.every", "data.validation_fraction"}, "evaluation needs held-out data, but data.validation_fraction is 0");
+}
+
+void CheckLinearVae(const Experiment& config, ConfigRules* rules) {
+  const LinearVaeConfig& vae = config.model().linear_vae();
+  for (int i = 0; i < config.data().sources_size(); ++i) {
+    const SourceConfig& source = config.data().sources(i);
+    if (!source.has_gaussian()) continue;
+    const std::string path = absl::StrFormat("data.sources[%d].gaussian", i);
+    rules->Require(
+        source.gaussian().dim() == vae.data_dim(), {path + ".dim", "model.linear_vae.data_dim"},
+        absl::StrFormat("samples have %d dimensions, but model.linear_vae.data_dim is %d", source.gaussian().dim(), vae.data_dim()));
+    rules->Require(source.gaussian().eigenvalues_size() <= source.gaussian().dim(), {path + ".eigenvalues", path + ".dim"},
+                   absl::StrFormat("%d eigenvalues for %d dimensions", source.gaussian().eigenvalues_size(), source.gaussian().dim()));
+  }
+  rules->Require(vae.samples() > 0 || vae.analytic_kl(), {"model.linear_vae.samples", "model.linear_vae.analytic_kl"},
+                 "samples 0 leaves nothing to estimate the KL from; set analytic_kl: true or draw samples");
+  rules->Require(config.parallel().expert() == 1, {"parallel.expert"}, "an expert axis needs a model with experts; linear_vae has none");
+}
+
+void CheckBilinearGame(const Experiment& config, ConfigRules* rules) {
+  const BilinearGameConfig& game = config.model().bilinear_game();
+  rules->Require(game.sigma_min() <= game.sigma_max(), {"model.bilinear_game.sigma_min", "model.bilinear_game.sigma_max"},
+                 absl::StrFormat("sigma_min %g is above sigma_max %g", game.sigma_min(), game.sigma_max()));
+  rules->Require(config.parallel().expert() == 1, {"parallel.expert"}, "an expert axis needs a model with experts; bilinear_game has none");
+}
+
+// What kinds of source a model can learn from, as names of SourceConfig.kind.
+std::vector<SourceConfig::KindCase> UsableSources(ModelConfig::KindCase model) {
+  switch (model) {
+    case ModelConfig::kMoeLm:
+      return {SourceConfig::kText, SourceConfig::kShards};
+    case ModelConfig::kLinearVae:
+      return {SourceConfig::kGaussian};
+    default:
+      return {SourceConfig::kNone};
+  }
+}
+
+void CheckSources(const Experiment& config, ConfigRules* rules) {
+  const ModelConfig::KindCase model = config.model().kind_case();
+  if (model == ModelConfig::KIND_NOT_SET) return;
+  const auto name = [](SourceConfig::KindCase kind) { return SourceConfig::descriptor()->FindFieldByNumber(kind)->name(); };
+  const std::string model_name = ModelConfig::descriptor()->FindFieldByNumber(model)->name();
+  const std::vector<SourceConfig::KindCase> usable = UsableSources(model);
+  std::string names;
+  for (const SourceConfig::KindCase kind : usable) names += (names.empty() ? "" : " or ") + name(kind);
+  for (int i = 0; i < config.data().sources_size(); ++i) {
+    const SourceConfig::KindCase kind = config.data().sources(i).kind_case();
+    if (kind == SourceConfig::KIND_NOT_SET) continue;
+    bool fits = false;
+    for (const SourceConfig::KindCase candidate : usable) fits = fits || candidate == kind;
+    const std::string path = absl::StrFormat("data.sources[%d]", i);
+    rules->Require(fits, {path + "." + name(kind), path, "model"},
+                   absl::StrFormat("%s learns from %s, not from %s", model_name, names, name(kind)));
+  }
+  const bool needs_data = model != ModelConfig::kBilinearGame;
+  rules->Require(!needs_data || config.data().sources_size() > 0, {"data.sources", "model"},
+                 absl::StrFormat("%s needs data.sources { %s { ... } }", model_name, name(usable.front())));
+  const TrainerConfig& trainer = config.trainer();
+  const int64_t leaves = trainer.workers() * trainer.micro_batches();
+  rules->Require(!needs_data || (trainer.global_batch() > 0 && trainer.global_batch() % leaves == 0),
+                 {"trainer.global_batch", "trainer.workers", "trainer.micro_batches"},
+                 absl::StrFormat("global_batch %d must be a positive multiple of %d = %d workers * %d micro_batches",
+                                 trainer.global_batch(), leaves, trainer.workers(), trainer.micro_batches()));
+}
+
+void CheckTokenizer(const Experiment& config, ConfigRules* rules) {
+  const SentencePieceConfig& pieces = config.data().tokenizer().sentencepiece();
+  const bool none = config.data().tokenizer().has_sentencepiece() && !pieces.train() && pieces.model_path().empty();
+  rules->Require(!none, {"data.tokenizer.sentencepiece.train", "data.tokenizer.sentencepiece.model_path"},
+                 "without training, data.tokenizer.sentencepiece.model_path must name a model");
+}
+
+void CheckSchedule(const Experiment& config, ConfigRules* rules) {
+  const OptimConfig& optim = config.optim();
+  const int64_t steps = config.trainer().steps();
+  const int64_t warmup = optim.schedule().warmup_steps();
+  rules->Require(warmup <= steps, {"optim.schedule.warmup_steps", "trainer.steps"},
+                 absl::StrFormat("%d warm-up steps do not fit into %d steps", warmup, steps));
+  const double stable = (1 - optim.schedule().wsd().decay_fraction()) * static_cast<double>(steps);
+  rules->Require(!optim.schedule().has_wsd() || static_cast<double>(warmup) <= stable,
+                 {"optim.schedule.wsd.decay_fraction", "optim.schedule.wsd", "optim.schedule.warmup_steps", "trainer.steps"},
+                 absl::StrFormat("%d warm-up steps run into the decay, which begins at step %.0f", warmup, stable));
+}
+
+void CheckOptim(const Experiment& config, ConfigRules* rules) {
+  const OptimConfig& optim = config.optim();
+  const bool first_order = optim.has_first_order() || optim.scheme_case() == OptimConfig::SCHEME_NOT_SET;
+  rules->Require(first_order || optim.clip_norm() == 0, {"optim.clip_norm", "optim"},
+                 "clip_norm goes with first_order only: a clipped operator is no longer the one the scheme's steps are about");
+  for (int i = 0; i < optim.groups_size(); ++i) {
+    const std::string path = absl::StrFormat("optim.groups[%d]", i);
+    rules->Require(first_order || !optim.groups(i).has_rule(), {path + ".rule", path, "optim"},
+                   "an update rule goes with first_order only");
+    rules->Require(first_order || optim.groups(i).weight_decay() == 0, {path + ".weight_decay", path, "optim"},
+                   "weight decay goes with first_order only");
+  }
+  rules->Require(!first_order || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim"},
+                 "a prox goes with schemes that step by gamma; with first_order use weight_decay");
+  rules->Require(!optim.prox().has_box() || optim.prox().box().lower() <= optim.prox().box().upper(),
+                 {"optim.prox.box.lower", "optim.prox.box.upper"},
+                 absl::StrFormat("lower %g is above upper %g", optim.prox().box().lower(), optim.prox().box().upper()));
+  CheckSchedule(config, rules);
+}
+
+void CheckMesh(const Experiment& config, ConfigRules* rules) {
+  const ParallelConfig& mesh = config.parallel();
+  const int64_t ranks = mesh.data() * mesh.expert();
+  rules->Require(ranks <= config.trainer().workers(), {"parallel.data", "parallel.expert", "trainer.workers"},
+                 absl::StrFormat("a mesh of %d x %d ranks needs as many workers, trainer.workers is %d", mesh.data(), mesh.expert(),
+                                 config.trainer().workers()));
+  if (mesh.data() != 0) return;
+  rules->Require(mesh.expert() <= config.trainer().workers(), {"parallel.expert", "trainer.workers"},
+                 absl::StrFormat("an expert axis of %d ranks needs as many workers, trainer.workers is %d", mesh.expert(),
+                                 config.trainer().workers()));
+}
+
+}  // namespace
+
+void ConfigRules::Require(bool holds, std::initializer_list<std::string_view> paths, const std::string& message) {
+  if (holds) return;
+  for (const std::string_view path : paths) {
+    if (damaged_.Touches(path)) return;
+  }
+  for (const std::string_view path : paths) {
+    const auto found = places_.find(path);
+    if (found != places_.end()) return diagnostics_->Add(found->second, message);
+  }
+  diagnostics_->Add(NearestPlace(places_, *paths.begin(), root_), message);
+}
+
+void CheckRules(const Experiment& config, ConfigRules* rules) {
+  switch (config.model().kind_case()) {
+    case ModelConfig::kMoeLm:
+      CheckMoeLm(config, rules);
+      break;
+    case ModelConfig::kLinearVae:
+      CheckLinearVae(config, rules);
+      break;
+    case ModelConfig::kBilinearGame:
+      CheckBilinearGame(config, rules);
+      break;
+    case ModelConfig::KIND_NOT_SET:
+      break;
+  }
+  CheckSources(config, rules);
+  CheckTokenizer(config, rules);
+  CheckOptim(config, rules);
+  CheckMesh(config, rules);
+}
+
+void CheckRanks(const Experiment& config, int ranks, ConfigRules* rules) {
+  const ParallelConfig& mesh = config.parallel();
+  if (mesh.data() == 0) {
+    rules->Require(
+        ranks % mesh.expert() == 0, {"parallel.expert"},
+        absl::StrFormat("%d ranks cannot be split over an expert axis of %d; start a multiple of %d", ranks, mesh.expert(), mesh.expert()));
+  } else {
+    rules->Require(mesh.data() * mesh.expert() == ranks, {"parallel.data", "parallel.expert"},
+                   absl::StrFormat("the mesh is data %d x expert %d = %d ranks, but %d were started", mesh.data(), mesh.expert(),
+                                   mesh.data() * mesh.expert(), ranks));
+  }
+  rules->Require(ranks <= config.trainer().workers(), {"trainer.workers"},
+                 absl::StrFormat("%d ranks for %d workers: each rank needs one; start fewer ranks or raise trainer.workers", ranks,
+                                 config.trainer().workers()));
+}
+
+}  // namespace conclave
