@@ -1,4 +1,47 @@
-# Finds CUDA and NCCL. Sets CONCLAVE_WITH_CUDA and CONCLAVE_WITH_NCCL; the twins no_cuda.cc and no_nccl.cc stand in where they are off.
+# Finds CUDA and NCCL as CONCLAVE_CUDA asks: AUTO uses a toolkit whose nvcc works, ON demands one, OFF does not look.
+# Sets CONCLAVE_WITH_CUDA and CONCLAVE_WITH_NCCL, and the targets conclave_cuda and conclave_nccl to link. Where they are off the twins no_cuda.cc and
+# no_nccl.cc stand in. No GPU is needed to build, link or start: whether one can be used is asked at run time.
 set(CONCLAVE_CUDA_ARCHITECTURES "80;90a" CACHE STRING "GPU architectures to compile for")
 set(CONCLAVE_WITH_CUDA OFF)
 set(CONCLAVE_WITH_NCCL OFF)
+
+if(NOT CONCLAVE_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "CONCLAVE_CUDA is '${CONCLAVE_CUDA}'; expected AUTO, ON or OFF")
+endif()
+if(NOT CONCLAVE_CUDA STREQUAL OFF)
+  find_package(CUDAToolkit QUIET)
+  if(CUDAToolkit_FOUND AND NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${CONCLAVE_CUDA_ARCHITECTURES})
+  if(CUDAToolkit_FOUND)
+    include(CheckLanguage)
+    check_language(CUDA)
+  endif()
+  if(CUDAToolkit_FOUND AND CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    # CMake 3.25 does not know C++20 for nvcc, and takes CMAKE_CXX_STANDARD for CUDA too: the standard is a plain flag, and the empty default
+    # tells CMake to add none of its own.
+    set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -std=c++20")
+    set(CMAKE_CUDA_STANDARD_DEFAULT "")
+    add_library(conclave_cuda INTERFACE)
+    target_link_libraries(conclave_cuda INTERFACE CUDA::cudart_static CUDA::cublasLt)
+    set(CONCLAVE_WITH_CUDA ON)
+  elseif(CONCLAVE_CUDA STREQUAL ON)
+    message(FATAL_ERROR "CONCLAVE_CUDA=ON, but no CUDA toolkit with a working nvcc was found; set CUDAToolkit_ROOT, or use AUTO or OFF")
+  endif()
+endif()
+
+if(CONCLAVE_WITH_CUDA)
+  find_path(CONCLAVE_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(CONCLAVE_NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+  if(CONCLAVE_NCCL_INCLUDE_DIR AND CONCLAVE_NCCL_LIBRARY)
+    add_library(conclave_nccl INTERFACE)
+    target_include_directories(conclave_nccl SYSTEM INTERFACE ${CONCLAVE_NCCL_INCLUDE_DIR})
+    target_link_libraries(conclave_nccl INTERFACE ${CONCLAVE_NCCL_LIBRARY} conclave_cuda)
+    set(CONCLAVE_WITH_NCCL ON)
+  endif()
+  message(STATUS "CUDA ${CUDAToolkit_VERSION} for ${CONCLAVE_CUDA_ARCHITECTURES}, NCCL: ${CONCLAVE_WITH_NCCL}")
+else()
+  message(STATUS "CUDA: not in this build")
+endif()

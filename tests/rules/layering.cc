@@ -10,7 +10,7 @@ namespace {
 
 using Folders = std::set<std::string>;
 
-// What each folder may include besides itself. Folders that are not keys here (tests, bench, tools) may include everything.
+// What each folder may include besides itself. Folders that are not keys here (tests, tools) may include everything.
 const std::map<std::string, Folders> kMayInclude = {
     {"proto", {}},
     {"base", {}},
@@ -21,7 +21,8 @@ const std::map<std::string, Folders> kMayInclude = {
     {"optim", {"base", "tensor", "comm", "proto"}},
     {"models", {"base", "tensor", "parallel", "data", "proto"}},
     {"trainer", {"base", "tensor", "comm", "data", "parallel", "optim", "models", "proto"}},
-    {"launch", {"base", "tensor", "comm", "data", "parallel", "optim", "models", "trainer", "proto"}},
+    {"bench", {"base", "tensor", "comm", "data", "parallel", "optim", "models", "trainer", "proto"}},
+    {"launch", {"base", "tensor", "comm", "data", "parallel", "optim", "models", "trainer", "bench", "proto"}},
 };
 const Folders kOwnFolders = {"proto",  "base",    "tensor", "comm",  "data",  "parallel", "optim",
                              "models", "trainer", "launch", "tests", "bench", "tools"};

@@ -23,6 +23,8 @@ TEST(Layering, FindsPlantedBreaches) {
   EXPECT_TRUE(refused("tensor/x.h", "#include \"proto/model.pb.h\""));
   EXPECT_TRUE(refused("data/x.h", "#include \"comm/communicator.h\""));
   EXPECT_TRUE(refused("trainer/x.cc", "#include \"launch/flags.h\""));
+  EXPECT_TRUE(refused("trainer/x.cc", "#include \"bench/measure.h\""));
+  EXPECT_TRUE(refused("bench/x.cc", "#include \"launch/job.h\""));
   EXPECT_TRUE(refused("base/x.cc", "#include \"status.h\""));
   EXPECT_TRUE(refused("comm/x.cc", "#include \"proto/comm.proto\""));
   EXPECT_TRUE(refused("parallel/x.cc", "#include <mpi.h>"));

@@ -1,0 +1,39 @@
+// The benches of `conclave bench`. Each measures what training runs, through the interfaces that training uses.
+#ifndef CONCLAVE_BENCH_BENCHES_H_
+#define CONCLAVE_BENCH_BENCHES_H_
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "bench/measure.h"
+#include "comm/communicator.h"
+#include "proto/experiment.pb.h"
+
+namespace conclave {
+
+// Products at the quickstart's shapes, attention, norms, softmax, cross-entropy, GELU and AdamW on this thread. What memory bounds is also
+// given as a share of the copying speed measured beside it ("of_copy"; bytes counted once per tensor read or written).
+absl::StatusOr<BenchReport> BenchKernels();
+
+// Encode plus decode of each codec on 2^20 f32 values: bytes of the vector a second, the share of the copying speed, wire bits a value.
+absl::StatusOr<BenchReport> BenchCodecs();
+
+// The exact exchange and the communicator's all-reduce over all ranks, one worker a rank, on f32 vectors of 4 KiB, 64 KiB, ...: bytes of
+// the vector a second; what crossed between ranks, by the ledger. A call's time is that of the slowest rank. Collective.
+struct CollectiveBenchOptions {
+  int64_t largest_bytes = int64_t{16} << 20;
+  int samples = 9;
+};
+absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const CollectiveBenchOptions& options = {});
+
+// Training steps of a config (data, checkpoints and evaluation left out): tokens or samples a second, bytes between ranks a step.
+// Collective.
+struct TrainingBenchOptions {
+  int warmup_steps = 3;
+  int steps = 20;
+};
+absl::StatusOr<BenchReport> BenchTraining(const Experiment& config, Communicator& world, const TrainingBenchOptions& options = {});
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_BENCH_BENCHES_H_

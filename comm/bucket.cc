@@ -1,0 +1,45 @@
+#include "comm/bucket.h"
+
+namespace conclave {
+
+std::vector<BucketPlan> PlanBuckets(const ExchangeContext& context, const std::vector<bool>& take) {
+  const Layout& layout = *context.layout;
+  std::vector<BucketPlan> plans;
+  BucketPlan open[2] = {{.expert = false}, {.expert = true}};
+  int64_t bytes[2] = {0, 0};
+  const std::span<const BlockId> local = layout.local_blocks();
+  for (auto it = local.rbegin(); it != local.rend(); ++it) {
+    if (!take[it->value]) continue;
+    const BlockSpec& spec = layout.parameters()[*it];
+    const int kind = spec.kind == BlockKind::kExpert ? 1 : 0;
+    open[kind].blocks.push_back(*it);
+    bytes[kind] += spec.shape.elements() * SizeOf(context.dtype);
+    if (bytes[kind] < context.bucket_bytes) continue;
+    plans.push_back(open[kind]);
+    open[kind].blocks.clear();
+    bytes[kind] = 0;
+  }
+  for (const BucketPlan& rest : open) {
+    if (!rest.blocks.empty()) plans.push_back(rest);
+  }
+  return plans;
+}
+
+void BucketQueue::Begin() {
+  next_ = 0;
+  for (auto& bucket : buckets_) bucket->Begin();
+}
+
+absl::Status BucketQueue::Advance() {
+  while (next_ < buckets_.size() && buckets_[next_]->full()) RETURN_IF_ERROR(buckets_[next_++]->Start());
+  return next_ > 0 ? buckets_[next_ - 1]->Poll() : absl::OkStatus();
+}
+
+absl::Status BucketQueue::Finish(const FlatVector& aggregate) {
+  while (next_ < buckets_.size()) RETURN_IF_ERROR(buckets_[next_++]->Start());
+  for (auto& bucket : buckets_) RETURN_IF_ERROR(bucket->FinishSums());
+  for (auto& bucket : buckets_) RETURN_IF_ERROR(bucket->Deliver(aggregate));
+  return absl::OkStatus();
+}
+
+}  // namespace conclave

@@ -1,0 +1,52 @@
+// Bucket: blocks whose vectors travel together. BucketQueue starts buckets in a fixed order, the same on all ranks, so that no rank's
+// collectives overtake another's.
+#ifndef CONCLAVE_COMM_BUCKET_H_
+#define CONCLAVE_COMM_BUCKET_H_
+
+#include <memory>
+#include <vector>
+
+#include "base/status.h"
+#include "comm/exchange.h"
+
+namespace conclave {
+
+// Blocks of one kind: all replicated (summed over the world) or all of experts (over `data`).
+struct BucketPlan {
+  bool expert = false;
+  std::vector<BlockId> blocks;  // descending: the order in which backward finishes them
+};
+
+// Cuts the local blocks for which `take` (by id) holds into buckets of about context.bucket_bytes. Every rank of a group gets the same ones
+// in the same order.
+std::vector<BucketPlan> PlanBuckets(const ExchangeContext& context, const std::vector<bool>& take);
+
+// All ranks of the group call Begin, Start, FinishSums and Deliver alike. Put is each kind's own.
+class Bucket {
+ public:
+  virtual ~Bucket() = default;
+  virtual void Begin() = 0;
+  virtual bool full() const = 0;                                  // every expected vector was put
+  virtual absl::Status Start() = 0;                               // what never came is +0; posts the first messages
+  virtual absl::Status Poll() = 0;                                // makes progress
+  virtual absl::Status FinishSums() = 0;                          // waits for them; posts the next, if any
+  virtual absl::Status Deliver(const FlatVector& aggregate) = 0;  // waits for those; writes the means
+};
+
+class BucketQueue {
+ public:
+  void Add(std::unique_ptr<Bucket> bucket) { buckets_.push_back(std::move(bucket)); }
+  void Begin();
+  // Starts whatever is full and has its turn, and makes progress. Call after each Put.
+  absl::Status Advance();
+  // Starts the rest and completes all.
+  absl::Status Finish(const FlatVector& aggregate);
+
+ private:
+  std::vector<std::unique_ptr<Bucket>> buckets_;
+  size_t next_ = 0;  // the bucket whose turn it is
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_BUCKET_H_

@@ -1,0 +1,49 @@
+// Compressor: a point codec with a declared contract and exact wire bits.
+#ifndef CONCLAVE_COMM_COMPRESSOR_H_
+#define CONCLAVE_COMM_COMPRESSOR_H_
+
+#include <cstddef>
+#include <memory>
+#include <span>
+
+#include "base/status.h"
+#include "tensor/ids.h"
+#include "tensor/tensor.h"
+
+namespace conclave {
+
+// What a codec promises. Unbiased: E Q(x) = x and E |Q(x)|^2 <= q |x|^2. Contractive: E |C(x) - x|^2 <= (1 - 1/delta) |x|^2.
+struct CodecContract {
+  bool unbiased = false;
+  double q = 1;           // unbiased only
+  double delta = 1;       // contractive only
+  int64_t wire_bits = 0;  // of one message: exact, or an upper bound if !fixed_size
+  bool fixed_size = true;
+  bool correlated = false;  // workers' draws depend on each other (PermK)
+  bool linear = false;      // decode(a) + decode(b) has the same support: sums can be formed on the wire
+};
+
+// Addresses the randomness of one message.
+struct CodecKey {
+  uint64_t seed = 0;
+  BlockId block;
+  WorkerId worker;
+  uint32_t step = 0;
+  uint32_t draw = 0;
+};
+
+// Built for one block shape and worker count. Stateless: the same key and input give the same bytes on every rank. f32 and f64 inputs.
+class Compressor {
+ public:
+  virtual ~Compressor() = default;
+  virtual CodecContract Contract() const = 0;
+  virtual int64_t MaxWireBytes() const = 0;
+  // x: [n]. Returns the bytes written to `wire` (at least MaxWireBytes long). No allocation.
+  virtual int64_t Encode(const Tensor& x, const CodecKey& key, std::span<std::byte> wire) const = 0;
+  // Writes all n elements of x; never writes -0. Errors: DataLoss for a message that cannot be one.
+  virtual absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_COMPRESSOR_H_

@@ -1,0 +1,66 @@
+// Exchange: turns workers' vectors into their mean on the owners of each block.
+#ifndef CONCLAVE_COMM_EXCHANGE_H_
+#define CONCLAVE_COMM_EXCHANGE_H_
+
+#include <memory>
+
+#include "base/status.h"
+#include "comm/communicator.h"
+#include "tensor/layout.h"
+#include "tensor/state_dict.h"
+
+namespace conclave {
+
+// Which workers (of M) feed which rank's Put calls. Rank r hosts workers floor(r M / P) .. floor((r + 1) M / P) - 1. A replicated block
+// receives one Put from each of the rank's own workers; an expert block receives one Put from every worker of its owner's data column (the
+// `expert` ranks that share the data coordinate).
+struct WorkerMap {
+  int workers = 1;      // M
+  int ranks = 1;        // P
+  int expert_axis = 1;  // ranks per data column; consecutive ranks
+  int First(int rank) const { return static_cast<int>(int64_t{rank} * workers / ranks); }
+  int Count(int rank) const { return First(rank + 1) - First(rank); }
+  int MostPerRank() const { return (workers + ranks - 1) / ranks; }
+  // Workers whose contribution to an expert block arrives at the owner in data column `column`: contiguous ids.
+  int ColumnFirst(int column) const { return First(column * expert_axis); }
+  int ColumnCount(int column) const { return First((column + 1) * expert_axis) - First(column * expert_axis); }
+};
+
+// What an exchange is built from. All pointers outlive it.
+struct ExchangeContext {
+  const Layout* layout = nullptr;
+  WorkerMap workers;
+  Communicator* world = nullptr;  // replicated blocks are summed over it
+  Communicator* data = nullptr;   // expert blocks are summed over it (ranks of equal expert coordinate, ordered by data coordinate)
+  DType dtype = DType::kF32;
+  bool world_size_invariant = false;
+  int64_t bucket_bytes = int64_t{4} << 20;
+  uint64_t seed = 0;
+};
+
+// The mean over all M workers: local blocks hold (1/M) sum_m v_m. Valid until the next Put.
+using Aggregate = const FlatVector*;
+
+// Usage per exchange: Begin, any number of Put, Finish, then Commit or Discard. All ranks alike. State (if any) is keyed by worker and
+// block. Where each worker's own vector is wanted, the vectors of one source rank come in the order of its workers; other ranks' may come
+// between them. Blocks never put count as +0. A bucket starts when its last expected Put was made and its turn has come (fixed order).
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+  virtual void Begin(uint32_t step, uint32_t draw) = 0;
+  // The whole block `block` of worker m's vector; `span` may be reused after the call. `folded` (only where wants_each_worker() is false):
+  // this one Put is the sum over all workers that feed this rank (its own for a replicated block, the data column's for an expert block),
+  // and the only one for the block.
+  virtual absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded = false) = 0;
+  virtual absl::StatusOr<Aggregate> Finish() = 0;
+  virtual void Commit() = 0;                   // accepts the new state
+  virtual void Discard() = 0;                  // returns to the state before Begin
+  virtual bool wants_each_worker() const = 0;  // false: folded Puts are accepted
+  virtual void Register(StateDict& state, const std::string& part) = 0;
+};
+
+std::unique_ptr<Exchange> MakeExactExchange(const ExchangeContext& context);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_EXCHANGE_H_

@@ -1,0 +1,22 @@
+// The exchanges a config can name. Each is one file in comm/exchanges.
+#ifndef CONCLAVE_COMM_EXCHANGES_H_
+#define CONCLAVE_COMM_EXCHANGES_H_
+
+#include <memory>
+
+#include "comm/exchange.h"
+#include "proto/comm.pb.h"
+
+namespace conclave {
+
+using ExchangeOr = absl::StatusOr<std::unique_ptr<Exchange>>;
+
+// Errors: InvalidArgument for an exchange that cannot be, with the values.
+ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& context);
+
+// In comm/exchanges; the exact one is declared in comm/exchange.h.
+ExchangeOr MakeQuantizedExchange(const QuantizedExchangeConfig& config, const ExchangeContext& context);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_EXCHANGES_H_

@@ -1,0 +1,62 @@
+// The exact exchange: the mean over workers, nothing lost. WORLD_SIZE_INVARIANT: by the reduction tree over workers, so the bits do not
+// depend on ranks, transport or buckets. FIXED_MESH: each rank folds its vectors from left to right, then the tree over ranks. Bytes sent
+// by each of P ranks for a bucket of n bytes: pieces * n (P - 1) / P to the chunks' owners (one piece with FIXED_MESH, else the rank's
+// nodes of the tree, mostly one), n (P - 1) / P back.
+#include <vector>
+
+#include "comm/exchange.h"
+#include "comm/tree_bucket.h"
+
+namespace conclave {
+namespace {
+
+class ExactExchange final : public Exchange {
+ public:
+  explicit ExactExchange(const ExchangeContext& context)
+      : world_size_invariant_(context.world_size_invariant),
+        aggregate_(context.layout, context.dtype),
+        places_(context.layout->parameters().size()) {
+    const std::vector<bool> all(context.layout->parameters().size(), true);
+    for (BucketPlan& plan : PlanBuckets(context, all)) {
+      const std::vector<BlockId> blocks = plan.blocks;
+      auto bucket = std::make_unique<TreeBucket>(context, std::move(plan), TreeBucketOptions{.fold = !world_size_invariant_});
+      for (size_t i = 0; i < blocks.size(); ++i) places_[blocks[i].value] = {bucket.get(), static_cast<int>(i)};
+      queue_.Add(std::move(bucket));
+    }
+  }
+
+  void Begin(uint32_t, uint32_t) override { queue_.Begin(); }
+
+  absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded) override {
+    const Place place = places_[block.value];
+    CHECK(place.bucket != nullptr) << "block " << block.value << " is not local";
+    RETURN_IF_ERROR(place.bucket->Put(worker, place.index, span, folded));
+    return queue_.Advance();
+  }
+
+  absl::StatusOr<Aggregate> Finish() override {
+    RETURN_IF_ERROR(queue_.Finish(aggregate_));
+    return &aggregate_;
+  }
+
+  void Commit() override {}
+  void Discard() override {}
+  bool wants_each_worker() const override { return world_size_invariant_; }
+  void Register(StateDict&, const std::string&) override {}
+
+ private:
+  struct Place {
+    TreeBucket* bucket = nullptr;
+    int index = 0;
+  };
+  const bool world_size_invariant_;
+  FlatVector aggregate_;
+  std::vector<Place> places_;  // by block id
+  BucketQueue queue_;
+};
+
+}  // namespace
+
+std::unique_ptr<Exchange> MakeExactExchange(const ExchangeContext& context) { return std::make_unique<ExactExchange>(context); }
+
+}  // namespace conclave

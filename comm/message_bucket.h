@@ -1,0 +1,75 @@
+// One bucket of a lossy exchange in which every rank gets every worker's message, decodes them all and adds them by the reduction tree over
+// workers: equal bits on every rank and for any number of ranks.
+#ifndef CONCLAVE_COMM_MESSAGE_BUCKET_H_
+#define CONCLAVE_COMM_MESSAGE_BUCKET_H_
+
+#include <memory>
+#include <vector>
+
+#include "comm/bucket.h"
+#include "comm/compressor.h"
+#include "comm/reduction_tree.h"
+#include "comm/wire_frame.h"
+
+namespace conclave {
+
+// Encodes x into buffer (frame and payload; kFrameBytes + MaxWireBytes long): as poison if x is not finite. Returns the payload's bytes.
+int64_t EncodeFramed(const Compressor& codec, const Tensor& x, const CodecKey& key, std::span<std::byte> buffer);
+// The inverse. Poison gives NaN everywhere, absence +0. Errors: DataLoss.
+absl::Status DecodeFramed(const Compressor& codec, std::span<const std::byte> buffer, const CodecKey& key, const Tensor& x);
+
+class MessageBucket final : public Bucket {
+ public:
+  // codecs: of the plan's blocks, in its order; they outlive the bucket.
+  MessageBucket(const ExchangeContext& context, BucketPlan plan, std::vector<const Compressor*> codecs);
+
+  // Names the messages that follow: block and worker are filled in.
+  void SetKey(const CodecKey& key) { key_ = key; }
+  // block: index in the plan. Returns the payload's bytes. Errors: Internal for a vector that came already or is of another rank's worker.
+  absl::StatusOr<int64_t> Put(WorkerId worker, int block, const Tensor& span);
+
+  void Begin() override;
+  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * own_.size(); }
+  absl::Status Start() override;
+  absl::Status Poll() override;
+  absl::Status FinishSums() override { return absl::OkStatus(); }
+  absl::Status Deliver(const FlatVector& aggregate) override;
+
+ private:
+  struct Range {
+    int lo = 0, hi = 0;
+    int64_t size() const { return hi - lo; }
+  };
+  struct Block {
+    BlockId id;
+    const Compressor* codec = nullptr;
+    int64_t elements = 0;
+    int64_t offset = 0, bytes = 0;  // of its frame, inside one worker's messages
+  };
+  std::span<std::byte> Message(int worker, const Block& block) const {
+    return {messages_.data() + worker * stride_ + block.offset, static_cast<size_t>(block.bytes)};
+  }
+  CodecKey KeyOf(int worker, const Block& block) const;
+  void PlanExchange(const WorkerMap& workers);
+
+  const int workers_;
+  const DType dtype_;
+  const bool expert_;
+  Communicator* const group_;
+  Range own_;  // the workers whose vectors come to this rank
+  std::vector<Block> blocks_;
+  int64_t stride_ = 0;         // bytes of all of one worker's messages
+  Buffer messages_;            // [workers, stride]
+  std::vector<bool> present_;  // [own workers, blocks]
+  std::vector<int64_t> send_bytes_, send_offsets_, recv_bytes_, recv_offsets_;
+  Request request_;
+  Buffer decoded_, sums_;  // one vector; the tree's partial ones
+  std::vector<TreeAccumulator> trees_;
+  CodecKey key_;
+  int64_t puts_ = 0;
+  bool started_ = false;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_MESSAGE_BUCKET_H_

@@ -1,0 +1,314 @@
+#include "comm/message_communicator.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+#include "comm/sums.h"
+
+namespace conclave {
+namespace {
+
+struct Part {
+  int64_t begin = 0, end = 0;  // elements
+  int64_t size() const { return end - begin; }
+};
+
+Part PartOf(int64_t elements, int index, int parts) { return {elements * index / parts, elements * (index + 1) / parts}; }
+
+}  // namespace
+
+// One collective on its way: phases of messages, with local work between them.
+class MessageOperation final : public Request::Impl {
+ public:
+  explicit MessageOperation(MessageCommunicator* comm) : comm_(*comm), messages_(comm->NewMessageSet()) {}
+  ~MessageOperation() = default;
+
+  void Begin(const Collective& op, int64_t sequence) {
+    op_ = op;
+    tag_ = sequence < 0 ? kCollectiveTags + op.tag : static_cast<int>(sequence % kCollectiveTags);
+    phase_ = 0;
+    status_ = absl::OkStatus();
+    done_ = false;
+    comm_.engine_->Add(this);
+    PostPhases();
+  }
+
+  // Takes the next step if all messages of the current phase arrived.
+  void Advance() {
+    if (done_) return;
+    const absl::StatusOr<bool> arrived = messages_->TestAll();
+    if (!arrived.ok()) return Finish(arrived.status());
+    if (*arrived) PostPhases();
+  }
+
+  bool done() const { return done_; }
+
+  absl::StatusOr<bool> Test() override {
+    if (!done_) comm_.engine_->Progress();
+    if (!done_) return false;
+    if (!status_.ok()) return Annotate(status_, absl::StrFormat("%s '%s' on %s", NameOf(op_.kind), std::string(op_.label), comm_.name()));
+    return true;
+  }
+  void Pause(int tries) override { comm_.engine_->Pause(tries); }
+  void Release() override {
+    if (!done_) Finish(absl::CancelledError("dropped"));
+    comm_.idle_.push_back(this);
+  }
+
+ private:
+  // Posts phases until one has messages in flight, or none is left.
+  void PostPhases() {
+    for (;;) {
+      const absl::StatusOr<bool> more = Post(phase_++);
+      if (!more.ok() || !*more) return Finish(more.status());
+      const absl::StatusOr<bool> arrived = messages_->TestAll();
+      if (!arrived.ok()) return Finish(arrived.status());
+      if (!*arrived) return;
+    }
+  }
+
+  void Finish(const absl::Status& status) {
+    if (!status.ok()) messages_->Cancel();
+    status_ = status;
+    done_ = true;
+    comm_.engine_->Remove(this);
+  }
+
+  // Does the local work before the phase and posts its messages; false when there is no such phase.
+  absl::StatusOr<bool> Post(int phase) {
+    switch (op_.kind) {
+      case CollectiveKind::kAllReduce:
+        return PostAllReduce(phase);
+      case CollectiveKind::kReduceScatter:
+        return PostReduceScatter(phase);
+      case CollectiveKind::kAllGather:
+        return PostAllGather(phase);
+      case CollectiveKind::kAllToAllV:
+        return PostAllToAllV(phase);
+      case CollectiveKind::kBroadcast:
+        return PostBroadcast(phase);
+      case CollectiveKind::kBarrier:
+        return PostBarrier(phase);
+      case CollectiveKind::kSend:
+        if (phase == 0) RETURN_IF_ERROR(Send(op_.peer, op_.send.AsBytes()));
+        return phase == 0;
+      case CollectiveKind::kRecv:
+        if (phase == 0) RETURN_IF_ERROR(Receive(op_.peer, op_.recv.AsBytes()));
+        return phase == 0;
+    }
+    return absl::InternalError("unknown collective");
+  }
+
+  absl::StatusOr<bool> PostAllToAllV(int phase) {
+    if (phase > 0) return false;
+    const int me = comm_.rank(), size = comm_.size();
+    CHECK(static_cast<int>(op_.send_bytes.size()) == size && static_cast<int>(op_.send_offsets.size()) == size &&
+          static_cast<int>(op_.recv_bytes.size()) == size && static_cast<int>(op_.recv_offsets.size()) == size)
+        << op_.label;
+    CHECK_EQ(op_.send_bytes[me], op_.recv_bytes[me]) << op_.label;
+    std::byte* const in = op_.recv.AsBytes().data();
+    const std::byte* const out = op_.send.AsBytes().data();
+    // Each rank starts with its right neighbour, so that no rank is everybody's first.
+    for (int hop = 1; hop < size; ++hop) {
+      const int from = (me + size - hop) % size;
+      RETURN_IF_ERROR(Receive(from, {in + op_.recv_offsets[from], static_cast<size_t>(op_.recv_bytes[from])}));
+    }
+    for (int hop = 1; hop < size; ++hop) {
+      const int to = (me + hop) % size;
+      RETURN_IF_ERROR(Send(to, {out + op_.send_offsets[to], static_cast<size_t>(op_.send_bytes[to])}));
+    }
+    CopyToSelf(out + op_.send_offsets[me], in + op_.recv_offsets[me], op_.send_bytes[me]);
+    return true;
+  }
+
+  absl::StatusOr<bool> PostAllGather(int phase) {
+    if (phase > 0) return false;
+    const int me = comm_.rank(), size = comm_.size();
+    const int64_t bytes = op_.send.bytes();
+    CHECK_EQ(op_.recv.bytes(), bytes * size) << op_.label;
+    const std::span<std::byte> all = op_.recv.AsBytes();
+    for (int hop = 1; hop < size; ++hop) {
+      const int from = (me + size - hop) % size;
+      RETURN_IF_ERROR(Receive(from, all.subspan(from * bytes, bytes)));
+    }
+    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, op_.send.AsBytes()));
+    CopyToSelf(op_.send.AsBytes().data(), all.data() + me * bytes, bytes);
+    return true;
+  }
+
+  absl::StatusOr<bool> PostReduceScatter(int phase) {
+    const int me = comm_.rank(), size = comm_.size();
+    const int64_t bytes = op_.recv.bytes();
+    CHECK_EQ(op_.send.bytes(), bytes * size) << op_.label;
+    const std::span<std::byte> mine = op_.send.AsBytes().subspan(me * bytes, bytes);
+    if (phase == 0) {
+      RETURN_IF_ERROR(ReceiveParts(bytes));
+      for (int hop = 1; hop < size; ++hop) {
+        const int to = (me + hop) % size;
+        RETURN_IF_ERROR(Send(to, op_.send.AsBytes().subspan(to * bytes, bytes)));
+      }
+      return true;
+    }
+    if (phase == 1) AddInRankOrder(mine.data(), op_.recv.AsBytes().data(), op_.recv.elements());
+    return false;
+  }
+
+  absl::StatusOr<bool> PostAllReduce(int phase) {
+    const int me = comm_.rank(), size = comm_.size();
+    const std::span<std::byte> data = op_.recv.AsBytes();
+    const int64_t elements = op_.recv.elements(), width = SizeOf(op_.recv.dtype());
+    if (size == 1) return false;
+    if (static_cast<int64_t>(data.size()) <= kSmallAllReduceBytes) {
+      if (phase == 0) {
+        RETURN_IF_ERROR(ReceiveParts(static_cast<int64_t>(data.size())));
+        for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, data));
+        return true;
+      }
+      AddInRankOrder(data.data(), data.data(), elements);
+      return false;
+    }
+    const auto bytes_of = [&](int index) {
+      const Part part = PartOf(elements, index, size);
+      return data.subspan(part.begin * width, part.size() * width);
+    };
+    const std::span<std::byte> mine = bytes_of(me);
+    if (phase == 0) {
+      RETURN_IF_ERROR(ReceiveParts(static_cast<int64_t>(mine.size())));
+      for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, bytes_of((me + hop) % size)));
+      return true;
+    }
+    if (phase > 1) return false;
+    AddInRankOrder(mine.data(), mine.data(), static_cast<int64_t>(mine.size()) / width);
+    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Receive((me + hop) % size, bytes_of((me + hop) % size)));
+    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, mine));
+    return true;
+  }
+
+  absl::StatusOr<bool> PostBroadcast(int phase) {
+    const int size = comm_.size(), root = op_.peer;
+    const int place = (comm_.rank() - root + size) % size;  // 0: the root
+    // A place's parent clears its lowest bit; its children set one bit below that.
+    const int reach = place == 0 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(size))) : place & -place;
+    if (phase == 0) {
+      if (place != 0) RETURN_IF_ERROR(Receive((place - reach + root) % size, op_.recv.AsBytes()));
+      return true;
+    }
+    if (phase > 1) return false;
+    for (int bit = reach / 2; bit > 0; bit /= 2) {
+      if (place + bit < size) RETURN_IF_ERROR(Send((place + bit + root) % size, op_.recv.AsBytes()));
+    }
+    return true;
+  }
+
+  // Dissemination: after phase k everyone has heard of 2^(k+1) ranks.
+  absl::StatusOr<bool> PostBarrier(int phase) {
+    const int me = comm_.rank(), size = comm_.size();
+    if (phase > 30 || (1 << phase) >= size) return false;
+    const int distance = 1 << phase;
+    RETURN_IF_ERROR(Receive((me + size - distance) % size, {&token_in_, 1}));
+    RETURN_IF_ERROR(Send((me + distance) % size, {&token_out_, 1}));
+    return true;
+  }
+
+  // Receives `bytes` from each other rank into its place of the scratch memory.
+  absl::Status ReceiveParts(int64_t bytes) {
+    const int me = comm_.rank(), size = comm_.size();
+    if (scratch_.bytes() < bytes * size) scratch_ = Buffer(bytes * size);
+    for (int hop = 1; hop < size; ++hop) {
+      const int from = (me + size - hop) % size;
+      RETURN_IF_ERROR(Receive(from, {scratch_.data() + from * bytes, static_cast<size_t>(bytes)}));
+    }
+    return absl::OkStatus();
+  }
+
+  // result = part of rank 0 + part of rank 1 + ...; mine: this rank's part, may be the result; the others' are in the scratch memory.
+  void AddInRankOrder(const std::byte* mine, std::byte* result, int64_t elements) {
+    const DType dtype = op_.recv.dtype();
+    const int64_t bytes = elements * SizeOf(dtype);
+    const int me = comm_.rank(), size = comm_.size();
+    if (bytes == 0) return;
+    if (size == 1) {
+      if (mine != result) std::memcpy(result, mine, bytes);
+      return;
+    }
+    std::byte* const sum = scratch_.data();
+    if (me == 0) std::memcpy(sum, mine, bytes);
+    for (int r = 1; r < size; ++r) ReduceInto(dtype, op_.op, r == me ? mine : scratch_.data() + r * bytes, sum, elements);
+    std::memcpy(result, sum, bytes);
+  }
+
+  absl::Status Send(int peer, std::span<const std::byte> data) {
+    if (data.empty() || peer == comm_.rank()) return absl::OkStatus();
+    if (comm_.ledger() != nullptr) {
+      comm_.ledger()->BookSend(op_.label, op_.kind, LinkTo(peer), static_cast<int64_t>(data.size()));
+    }
+    return messages_->PostSend(peer, tag_, data);
+  }
+
+  absl::Status Receive(int peer, std::span<std::byte> data) {
+    if (data.empty() || peer == comm_.rank()) return absl::OkStatus();
+    if (comm_.ledger() != nullptr) {
+      comm_.ledger()->BookReceive(op_.label, op_.kind, LinkTo(peer), static_cast<int64_t>(data.size()));
+    }
+    return messages_->PostReceive(peer, tag_, data);
+  }
+
+  void CopyToSelf(const std::byte* from, std::byte* to, int64_t bytes) {
+    if (bytes == 0) return;
+    if (comm_.ledger() != nullptr) {
+      comm_.ledger()->BookSend(op_.label, op_.kind, LinkClass::kSelf, bytes);
+      comm_.ledger()->BookReceive(op_.label, op_.kind, LinkClass::kSelf, bytes);
+    }
+    if (from != to) std::memcpy(to, from, bytes);
+  }
+
+  LinkClass LinkTo(int peer) const { return comm_.Node(peer) == comm_.Node(comm_.rank()) ? LinkClass::kIntraNode : LinkClass::kInterNode; }
+
+  MessageCommunicator& comm_;
+  std::unique_ptr<MessageSet> messages_;
+  Collective op_;
+  int tag_ = 0;
+  int phase_ = 0;
+  absl::Status status_;
+  bool done_ = true;
+  Buffer scratch_;
+  std::byte token_in_{}, token_out_{};
+};
+
+void ProgressEngine::Progress() {
+  BeforeProgress();
+  // An operation that completes removes itself: its place is taken by another, which is looked at next.
+  for (size_t i = 0; i < active_.size();) {
+    MessageOperation* const operation = active_[i];
+    operation->Advance();
+    if (!operation->done()) ++i;
+  }
+}
+
+void ProgressEngine::Remove(MessageOperation* operation) {
+  const auto it = std::find(active_.begin(), active_.end(), operation);
+  CHECK(it != active_.end());
+  *it = active_.back();
+  active_.pop_back();
+}
+
+MessageCommunicator::MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine)
+    : Communicator(std::move(name), rank, size), engine_(std::move(engine)) {}
+
+MessageCommunicator::~MessageCommunicator() = default;
+
+absl::StatusOr<Request> MessageCommunicator::StartImpl(const Collective& op, int64_t sequence) {
+  if (idle_.empty()) {
+    operations_.push_back(std::make_unique<MessageOperation>(this));
+    idle_.reserve(operations_.size());
+    idle_.push_back(operations_.back().get());
+  }
+  MessageOperation* const operation = idle_.back();
+  idle_.pop_back();
+  operation->Begin(op, sequence);
+  return Request(operation);
+}
+
+}  // namespace conclave

@@ -1,0 +1,72 @@
+// Collectives made of point-to-point messages: one algorithm for every transport that can post a send and a receive, so that bits and byte
+// counts are equal on all of them. Sent by each of P ranks, for vectors of n bytes (per peer one message; empty messages are not sent):
+//
+//   all-to-all-v    what the counts say, without the part to itself           broadcast     binomial tree: P - 1 messages of n in all
+//   all-gather      (P - 1) n, n the own part                                 barrier       ceil(log2 P) messages of one byte
+//   reduce-scatter  n - n / P, parts added by their receiver in rank order    send, recv    n
+//   all-reduce      (P - 1) n up to kSmallAllReduceBytes (everyone adds everything), else reduce-scatter and all-gather of parts
+//                   [n i / P, n (i + 1) / P): about 2 n (P - 1) / P
+#ifndef CONCLAVE_COMM_MESSAGE_COMMUNICATOR_H_
+#define CONCLAVE_COMM_MESSAGE_COMMUNICATOR_H_
+
+#include <memory>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/ledger.h"
+
+namespace conclave {
+
+inline constexpr int64_t kSmallAllReduceBytes = 16 << 10;
+inline constexpr int kCollectiveTags = 1 << 20;  // collectives use tags below this, sends and receives above
+
+// Messages in flight of one operation. Between two ranks, messages of one tag arrive in the order of their posting.
+class MessageSet {
+ public:
+  virtual ~MessageSet() = default;
+  virtual absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) = 0;
+  virtual absl::Status PostReceive(int peer, int tag, std::span<std::byte> data) = 0;
+  virtual absl::StatusOr<bool> TestAll() = 0;  // true: all are complete; the set is empty again
+  virtual void Cancel() = 0;                   // forgets what is not complete: no buffer is touched after the call
+};
+
+class MessageOperation;
+
+// What is in flight on one rank, over all its communicators.
+class ProgressEngine {
+ public:
+  virtual ~ProgressEngine() = default;
+  void Progress();
+  void Add(MessageOperation* operation) { active_.push_back(operation); }
+  void Remove(MessageOperation* operation);
+  // Waits a little; returns early if something happened since the last Progress began.
+  virtual void Pause(int tries) = 0;
+
+ protected:
+  virtual void BeforeProgress() {}
+
+ private:
+  std::vector<MessageOperation*> active_;
+};
+
+class MessageCommunicator : public Communicator {
+ public:
+  ~MessageCommunicator() override;
+
+ protected:
+  MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine);
+  virtual std::unique_ptr<MessageSet> NewMessageSet() = 0;
+  absl::StatusOr<Request> StartImpl(const Collective& op, int64_t sequence) override;
+  const std::shared_ptr<ProgressEngine>& engine() const { return engine_; }
+
+ private:
+  friend class MessageOperation;
+
+  std::shared_ptr<ProgressEngine> engine_;
+  std::vector<std::unique_ptr<MessageOperation>> operations_;
+  std::vector<MessageOperation*> idle_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_MESSAGE_COMMUNICATOR_H_

@@ -1,0 +1,232 @@
+#include "comm/mpi_communicator.h"
+
+#include <mpi.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "comm/message_communicator.h"
+#include "comm/watchdog.h"
+
+namespace conclave {
+namespace {
+
+constexpr int64_t kPieceBytes = int64_t{1} << 30;  // MPI counts are int
+constexpr size_t kHostBytes = 64;
+
+absl::Status ToStatus(int code, const char* call) {
+  if (code == MPI_SUCCESS) return absl::OkStatus();
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  return Unavailable("%s failed: %s", call, std::string(text.data(), length));
+}
+
+class MpiEngine final : public ProgressEngine {
+ public:
+  // A message between running ranks is there within microseconds: give the core away at first, then sleep longer and longer, so that a rank
+  // that waits for a slow one costs it little.
+  void Pause(int tries) override {
+    constexpr int kYields = 50;
+    if (tries < kYields) {
+      sched_yield();
+    } else {
+      usleep(static_cast<unsigned>(std::min(10 * (1 + (tries - kYields) / 4), 200)));
+    }
+  }
+};
+
+class MpiMessages final : public MessageSet {
+ public:
+  explicit MpiMessages(MPI_Comm comm) : comm_(comm) {}
+
+  absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) override {
+    for (int64_t at = 0; at < static_cast<int64_t>(data.size()); at += kPieceBytes) {
+      const int bytes = static_cast<int>(std::min<int64_t>(kPieceBytes, static_cast<int64_t>(data.size()) - at));
+      RETURN_IF_ERROR(ToStatus(MPI_Isend(data.data() + at, bytes, MPI_BYTE, peer, tag, comm_, &Next()), "MPI_Isend"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PostReceive(int peer, int tag, std::span<std::byte> data) override {
+    for (int64_t at = 0; at < static_cast<int64_t>(data.size()); at += kPieceBytes) {
+      const int bytes = static_cast<int>(std::min<int64_t>(kPieceBytes, static_cast<int64_t>(data.size()) - at));
+      RETURN_IF_ERROR(ToStatus(MPI_Irecv(data.data() + at, bytes, MPI_BYTE, peer, tag, comm_, &Next()), "MPI_Irecv"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<bool> TestAll() override {
+    if (requests_.empty()) return true;
+    int all = 0;
+    RETURN_IF_ERROR(ToStatus(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all, MPI_STATUSES_IGNORE), "MPI_Testall"));
+    if (all != 0) requests_.clear();
+    return all != 0;
+  }
+
+  // Receives are withdrawn; MPI keeps the buffers of sends that no one received, which is harmless in a job that is ending.
+  void Cancel() override {
+    for (MPI_Request& request : requests_) {
+      if (request == MPI_REQUEST_NULL) continue;
+      MPI_Cancel(&request);
+      MPI_Request_free(&request);
+    }
+    requests_.clear();
+  }
+
+ private:
+  MPI_Request& Next() { return requests_.emplace_back(MPI_REQUEST_NULL); }
+
+  MPI_Comm comm_;
+  std::vector<MPI_Request> requests_;
+};
+
+class MpiCommunicator final : public MessageCommunicator {
+ public:
+  struct Place {
+    int global_rank = 0;
+    int node = 0;
+  };
+  // Takes `comm` over.
+  MpiCommunicator(std::string name, MPI_Comm comm, std::vector<Place> places, std::shared_ptr<ProgressEngine> engine)
+      : MessageCommunicator(std::move(name), RankOf(comm), static_cast<int>(places.size()), std::move(engine)),
+        comm_(comm),
+        places_(std::move(places)) {}
+
+  ~MpiCommunicator() override {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (finalized == 0) MPI_Comm_free(&comm_);
+  }
+
+  void Set(Ledger* ledger, Watchdog* watchdog) { Attach(ledger, watchdog); }
+  int GlobalRank(int member) const override { return places_[member].global_rank; }
+  int Node(int member) const override { return places_[member].node; }
+
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) override {
+    CHECK_GE(color, 0);
+    OwnedTensor mine({2}, DType::kI32), all({size(), 2}, DType::kI32);
+    mine->data<int32_t>()[0] = color;
+    mine->data<int32_t>()[1] = key;
+    RETURN_IF_ERROR(AllGather("split", *mine, *all));
+    const std::span<int32_t> pairs = all->span<int32_t>();
+    std::vector<int> chosen;
+    for (int r = 0; r < size(); ++r) {
+      if (pairs[2 * r] == color) chosen.push_back(r);
+    }
+    std::stable_sort(chosen.begin(), chosen.end(), [&](int a, int b) { return pairs[2 * a + 1] < pairs[2 * b + 1]; });
+    std::vector<Place> places;
+    for (const int r : chosen) places.push_back(places_[r]);
+    MPI_Comm comm = MPI_COMM_NULL;
+    {
+      const WatchedWait watched(watchdog(), "split", this->name(), -1);
+      RETURN_IF_ERROR(ToStatus(MPI_Comm_split(comm_, color, key, &comm), "MPI_Comm_split"));
+      MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    }
+    auto child = std::make_unique<MpiCommunicator>(std::move(name), comm, std::move(places), engine());
+    child->Set(ledger(), watchdog());
+    return child;
+  }
+
+ protected:
+  std::unique_ptr<MessageSet> NewMessageSet() override { return std::make_unique<MpiMessages>(comm_); }
+
+ private:
+  static int RankOf(MPI_Comm comm) {
+    int rank = 0;
+    MPI_Comm_rank(comm, &rank);
+    return rank;
+  }
+
+  MPI_Comm comm_;
+  std::vector<Place> places_;
+};
+
+// Ranks are on one node if they can share memory and have the same host name (emulated hosts of one machine differ in name only).
+absl::StatusOr<std::vector<MpiCommunicator::Place>> FindPlaces(MPI_Comm comm) {
+  struct Site {
+    int leader = 0;  // lowest rank that shares memory
+    char host[kHostBytes] = {};
+    bool operator==(const Site& other) const { return leader == other.leader && std::strcmp(host, other.host) == 0; }
+  };
+  int rank = 0, size = 0;
+  MPI_Comm_rank(comm, &rank);
+  MPI_Comm_size(comm, &size);
+  MPI_Comm node = MPI_COMM_NULL;
+  RETURN_IF_ERROR(ToStatus(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node), "MPI_Comm_split_type"));
+  Site mine;
+  RETURN_IF_ERROR(ToStatus(MPI_Allreduce(&rank, &mine.leader, 1, MPI_INT, MPI_MIN, node), "MPI_Allreduce"));
+  MPI_Comm_free(&node);
+  gethostname(mine.host, kHostBytes - 1);
+  std::vector<Site> sites(size);
+  constexpr int kBytes = static_cast<int>(sizeof(Site));
+  RETURN_IF_ERROR(ToStatus(MPI_Allgather(&mine, kBytes, MPI_BYTE, sites.data(), kBytes, MPI_BYTE, comm), "MPI_Allgather"));
+  std::vector<MpiCommunicator::Place> places(size);
+  std::vector<Site> known;
+  for (int r = 0; r < size; ++r) {
+    auto it = std::find(known.begin(), known.end(), sites[r]);
+    if (it == known.end()) it = known.insert(known.end(), sites[r]);
+    places[r] = {.global_rank = r, .node = static_cast<int>(it - known.begin())};
+  }
+  return places;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start(int* argc, char*** argv) {
+  auto session = std::unique_ptr<MpiSession>(new MpiSession);
+  int initialised = 0, provided = 0;
+  MPI_Initialized(&initialised);
+  if (initialised == 0) {
+    RETURN_IF_ERROR(ToStatus(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread"));
+    session->initialised_here_ = true;
+  } else {
+    MPI_Query_thread(&provided);
+  }
+  if (provided < MPI_THREAD_SERIALIZED) {
+    return Unavailable("MPI grants thread level %d, expected MPI_THREAD_SERIALIZED (%d) at least", provided, MPI_THREAD_SERIALIZED);
+  }
+  MPI_Comm comm = MPI_COMM_NULL;
+  RETURN_IF_ERROR(ToStatus(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup"));
+  MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+  int* tag_limit = nullptr;
+  int found = 0;
+  MPI_Comm_get_attr(comm, MPI_TAG_UB, static_cast<void*>(&tag_limit), &found);
+  if (found == 0 || *tag_limit < 2 * kCollectiveTags - 1)
+    return Unavailable("MPI allows tags up to %d, needed: %d", found == 0 ? 0 : *tag_limit, 2 * kCollectiveTags - 1);
+  ASSIGN_OR_RETURN(std::vector<MpiCommunicator::Place> places, FindPlaces(comm));
+  session->world_ = std::make_unique<MpiCommunicator>("world", comm, std::move(places), std::make_shared<MpiEngine>());
+  return session;
+}
+
+MpiSession::~MpiSession() {
+  world_.reset();
+  if (initialised_here_) MPI_Finalize();
+}
+
+void MpiSession::Attach(Ledger* ledger, Watchdog* watchdog) { static_cast<MpiCommunicator&>(*world_).Set(ledger, watchdog); }
+
+void MpiSession::Abort(int exit_code) {
+  std::fflush(nullptr);
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+std::string MpiLibraryVersion() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length = 0, major = 0, minor = 0;
+  MPI_Get_library_version(text, &length);
+  MPI_Get_version(&major, &minor);
+  const std::string first(text, std::string_view(text, length).find_first_of(",\n"));
+  return absl::StrFormat("%d.%d, %s", major, minor, first);
+}
+
+}  // namespace conclave

@@ -1,0 +1,275 @@
+#include "comm/tree_bucket.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "comm/sums.h"
+
+namespace conclave {
+namespace {
+
+constexpr int64_t kSlotAlignment = 64;
+
+}  // namespace
+
+void AddMeanOf(const MeanShare& share, LogicalWire& wire) {
+  const auto chunk = [&](int i) {
+    return share.elements * (i + 1) / share.parts * share.width - share.elements * i / share.parts * share.width;
+  };
+  int64_t filled = 0;
+  for (int i = 0; i < share.parts; ++i) filled += chunk(i) > 0 ? 1 : 0;
+  const int64_t mine = chunk(share.part), own = mine > 0 ? 1 : 0;
+  wire.uplink_bytes += share.pieces * (share.elements * share.width - mine);
+  wire.downlink_bytes += (share.parts - 1) * mine;
+  wire.messages += share.pieces * (filled - own) + own * (share.parts - 1);
+}
+
+TreeBucket::TreeBucket(const ExchangeContext& context, BucketPlan plan, const TreeBucketOptions& options)
+    : workers_(context.workers),
+      dtype_(context.dtype),
+      width_(SizeOf(context.dtype)),
+      expert_(plan.expert),
+      fold_(options.fold),
+      book_(options.book),
+      group_(plan.expert ? context.data : context.world),
+      world_rank_(context.world->rank()) {
+  CHECK(group_ != nullptr);
+  for (const BlockId id : plan.blocks) {
+    CHECK_EQ(static_cast<int>(context.layout->home(id).owners.size()), group_->size()) << context.layout->parameters()[id].name;
+  }
+  PlanLanes();
+  PlanBlocks(*context.layout, plan.blocks);
+  PlanRounds();
+  PlanLogical();
+  Begin();
+}
+
+// Which leaves this rank's vectors are, by source, and which pieces every member ships.
+void TreeBucket::PlanLanes() {
+  const int me = group_->rank(), size = group_->size();
+  covers_.resize(size);
+  if (fold_) {
+    leaves_ = size;
+    slots_ = 1;
+    lanes_.push_back({.workers = {me, me + 1}});
+    for (int j = 0; j < size; ++j) covers_[j] = {{j, j + 1}};
+    return;
+  }
+  leaves_ = workers_.workers;
+  const auto interval = [&](int member) -> TreeNode {
+    if (!expert_) return {workers_.First(member), workers_.First(member + 1)};
+    return {workers_.ColumnFirst(member), workers_.ColumnFirst(member) + workers_.ColumnCount(member)};
+  };
+  for (int j = 0; j < size; ++j) covers_[j] = Cover(interval(j).lo, interval(j).hi, leaves_);
+  const int first = expert_ ? me * workers_.expert_axis : me;
+  const int sources = expert_ ? workers_.expert_axis : 1;
+  for (int rank = first; rank < first + sources; ++rank) {
+    const TreeNode own{workers_.First(rank), workers_.First(rank + 1)};
+    if (own.lo == own.hi) continue;
+    lanes_.push_back({.workers = own, .first_slot = slots_});
+    slots_ += TreeAccumulator::SlotsNeeded(own.lo, own.hi, leaves_);
+  }
+}
+
+void TreeBucket::PlanBlocks(const Layout& layout, const std::vector<BlockId>& ids) {
+  for (const BlockId id : ids) {
+    const int64_t n = layout.parameters()[id].shape.elements();
+    blocks_.push_back({.id = id, .offset = elements_, .elements = n});
+    elements_ += n;
+  }
+  slot_bytes_ = (elements_ * width_ + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
+  memory_ = Buffer(std::max<int64_t>(slots_ * slot_bytes_, kSlotAlignment));
+  partials_.reserve(slots_);
+  if (fold_) return;
+  for (Block& block : blocks_) {
+    for (const Lane& lane : lanes_) {
+      block.sums.emplace_back(lane.workers, leaves_, dtype_, block.elements,
+                              TreeAccumulator::Memory{Slot(lane.first_slot) + block.offset * width_, slot_bytes_});
+    }
+  }
+}
+
+void TreeBucket::PlanRounds() {
+  const int me = group_->rank(), size = group_->size();
+  if (size == 1) return;
+  size_t most = 0, all = 0;
+  for (const std::vector<TreeNode>& cover : covers_) {
+    most = std::max(most, cover.size());
+    all += cover.size();
+  }
+  pieces_.reserve(all);
+  rounds_.resize(most);
+  int64_t received = 0;
+  for (size_t k = 0; k < most; ++k) {
+    Round& round = rounds_[k];
+    round.send_bytes.assign(size, 0), round.send_offsets.assign(size, 0);
+    round.recv_bytes.assign(size, 0), round.recv_offsets.assign(size, 0);
+    for (int j = 0; j < size; ++j) {
+      if (j == me) continue;
+      round.send_offsets[j] = ChunkBegin(j);
+      round.send_bytes[j] = k < covers_[me].size() ? ChunkBytes(j) : 0;
+      round.recv_offsets[j] = received;
+      round.recv_bytes[j] = k < covers_[j].size() ? ChunkBytes(me) : 0;
+      received += round.recv_bytes[j];
+    }
+  }
+  received_ = Buffer(std::max<int64_t>(received, kSlotAlignment));
+  means_.send_bytes.assign(size, ChunkBytes(me)), means_.send_offsets.assign(size, ChunkBegin(me));
+  means_.recv_bytes.resize(size), means_.recv_offsets.resize(size);
+  for (int j = 0; j < size; ++j) means_.recv_bytes[j] = ChunkBytes(j), means_.recv_offsets[j] = ChunkBegin(j);
+  means_.send_bytes[me] = means_.recv_bytes[me] = 0;
+}
+
+// The formula of the exchange with one worker a rank for replicated blocks, what this rank really sends for expert blocks.
+void TreeBucket::PlanLogical() {
+  const int64_t bytes = elements_ * width_;
+  if (expert_) {
+    const int column = group_->rank(), members = group_->size();
+    AddMeanOf(
+        {.elements = elements_, .width = width_, .parts = members, .part = column, .pieces = static_cast<int64_t>(covers_[column].size())},
+        logical_);
+    logical_.encoded_bytes = logical_.dense_bytes = workers_.ColumnCount(column) * bytes;
+    return;
+  }
+  for (int m = workers_.First(world_rank_); m < workers_.First(world_rank_ + 1); ++m) {
+    AddMeanOf({.elements = elements_, .width = width_, .parts = workers_.workers, .part = m}, logical_);
+  }
+  logical_.encoded_bytes = logical_.dense_bytes = workers_.Count(world_rank_) * bytes;
+}
+
+void TreeBucket::Begin() {
+  full_blocks_ = 0;
+  started_ = false;
+  for (Block& block : blocks_) {
+    block.puts = block.folded_puts = 0;
+    for (TreeAccumulator& sum : block.sums) sum.Reset();
+  }
+}
+
+absl::Status TreeBucket::Fold(Block& block, const Tensor& span) {
+  std::byte* const sum = Slot(0) + block.offset * width_;
+  if (block.puts + block.folded_puts == 0) {
+    if (block.elements > 0) std::memcpy(sum, span.raw(), static_cast<size_t>(block.elements * width_));
+  } else {
+    AddInto(dtype_, span.raw(), sum, block.elements);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, bool folded) {
+  Block& block = blocks_[index];
+  CHECK(span.elements() == block.elements && span.dtype() == dtype_) << span.elements() << ' ' << NameOf(span.dtype());
+  CHECK(!folded || fold_) << "a folded vector, where each worker's own is needed";
+  const int expected = expert_ ? workers_.ColumnCount(group_->rank()) : workers_.Count(world_rank_);
+  const auto enough = [&] { return block.puts == expected || block.folded_puts > 0; };
+  if (started_ || enough()) {
+    return Internal("exchange: worker %d puts block %d, which has all its %d vectors", worker.value, block.id.value, expected);
+  }
+  if (fold_) {
+    RETURN_IF_ERROR(Fold(block, span));
+  } else {
+    bool taken = false;
+    for (size_t l = 0; l < lanes_.size(); ++l) {
+      if (lanes_[l].workers.lo <= worker.value && worker.value < lanes_[l].workers.hi) taken = block.sums[l].Add(worker.value, span.raw());
+    }
+    if (!taken)
+      return Internal("exchange: worker %d puts block %d twice, after a later worker, or is not of this rank", worker.value,
+                      block.id.value);
+  }
+  ++(folded ? block.folded_puts : block.puts);
+  if (enough()) ++full_blocks_;
+  return absl::OkStatus();
+}
+
+// All blocks have the same partial sums by now, so the bucket has them as a whole.
+void TreeBucket::ClosePartials() {
+  partials_.clear();
+  if (fold_) {
+    for (Block& block : blocks_) {
+      if (block.puts + block.folded_puts == 0)
+        std::memset(Slot(0) + block.offset * width_, 0, static_cast<size_t>(block.elements * width_));
+    }
+    partials_.push_back({lanes_[0].workers, Slot(0)});
+    return;
+  }
+  for (Block& block : blocks_) {
+    for (TreeAccumulator& sum : block.sums) sum.Close();
+  }
+  for (size_t l = 0; l < lanes_.size(); ++l) {
+    int slot = lanes_[l].first_slot;
+    for (const Partial& partial : blocks_[0].sums[l].partials()) partials_.push_back({partial.node, Slot(slot++)});
+  }
+  partials_.resize(MergeSiblings(partials_, leaves_, dtype_, elements_));
+}
+
+absl::Status TreeBucket::Start() {
+  CHECK(!started_);
+  started_ = true;
+  ClosePartials();
+  const std::vector<TreeNode>& own = covers_[group_->rank()];
+  CHECK_EQ(partials_.size(), own.size());
+  if (book_ && group_->ledger() != nullptr) group_->ledger()->BookLogical(logical_);
+  const Tensor received(received_.data(), {received_.bytes()}, DType::kU8);
+  for (size_t k = 0; k < rounds_.size(); ++k) {
+    Round& round = rounds_[k];
+    const Tensor piece = k < own.size() ? Tensor(partials_[k].data, {elements_ * width_}, DType::kU8) : received;
+    ASSIGN_OR_RETURN(round.request, group_->Start({.kind = CollectiveKind::kAllToAllV,
+                                                   .label = expert_ ? "experts.pieces" : "exchange.pieces",
+                                                   .send = piece,
+                                                   .recv = received,
+                                                   .send_bytes = round.send_bytes,
+                                                   .send_offsets = round.send_offsets,
+                                                   .recv_bytes = round.recv_bytes,
+                                                   .recv_offsets = round.recv_offsets}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TreeBucket::Poll() {
+  for (Round& round : rounds_) {
+    if (round.request.active()) return group_->Test(round.request).status();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TreeBucket::FinishSums() {
+  const int me = group_->rank(), size = group_->size();
+  for (Round& round : rounds_) RETURN_IF_ERROR(group_->Wait(round.request));
+  if (size == 1) {
+    CHECK_EQ(partials_.size(), 1u);
+    return absl::OkStatus();
+  }
+  pieces_.clear();
+  for (int j = 0; j < size; ++j) {
+    for (size_t k = 0; k < covers_[j].size(); ++k) {
+      std::byte* const data = j == me ? partials_[k].data + ChunkBegin(me) : received_.data() + rounds_[k].recv_offsets[j];
+      pieces_.push_back({covers_[j][k], data});
+    }
+  }
+  const int64_t bytes = ChunkBytes(me);
+  CHECK_EQ(MergeSiblings(pieces_, leaves_, dtype_, bytes / width_), 1);
+  std::byte* const sums = Slot(0) + ChunkBegin(me);
+  if (bytes > 0 && pieces_[0].data != sums) std::memcpy(sums, pieces_[0].data, static_cast<size_t>(bytes));
+  const Tensor all(Slot(0), {elements_ * width_}, DType::kU8);
+  ASSIGN_OR_RETURN(means_.request, group_->Start({.kind = CollectiveKind::kAllToAllV,
+                                                  .label = expert_ ? "experts.sums" : "exchange.sums",
+                                                  .send = all,
+                                                  .recv = all,
+                                                  .send_bytes = means_.send_bytes,
+                                                  .send_offsets = means_.send_offsets,
+                                                  .recv_bytes = means_.recv_bytes,
+                                                  .recv_offsets = means_.recv_offsets}));
+  return absl::OkStatus();
+}
+
+absl::Status TreeBucket::Deliver(const FlatVector& aggregate) {
+  RETURN_IF_ERROR(group_->Wait(means_.request));
+  const double share = 1.0 / workers_.workers;
+  for (const Block& block : blocks_) {
+    ScaleInto(dtype_, share, Slot(0) + block.offset * width_, aggregate.block(block.id).raw(), block.elements);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace conclave

@@ -1,0 +1,81 @@
+// conclave check: parses and validates a config; conclave tokenize: makes its tokens; conclave version.
+
+#include <cstdio>
+
+#include "base/strings.h"
+#include "data/data_set.h"
+#include "launch/commands.h"
+#include "launch/job.h"
+#include "launch/loading.h"
+#include "launch/reference.h"
+#include "trainer/config_resolved.h"
+#include "trainer/stop_signal.h"
+#include "trainer/version.h"
+
+namespace conclave {
+namespace {
+
+const OptionSpec kSet{"--set", "PATH=VALUE", "override a field", true};
+
+int RunCheck(const Arguments& arguments, const std::vector<std::string>&) {
+  if (arguments.Has("--reference")) {
+    std::fputs(ConfigReference().c_str(), stdout);
+    return kExitFinished;
+  }
+  if (arguments.positional().empty()) return Fail(InvalidArgument("missing argument CONFIG (see conclave check --help)"));
+  const absl::StatusOr<LoadedConfig> loaded = LoadConfig(arguments.positional(), arguments.All("--set"));
+  if (!loaded.ok()) return FailConfig(loaded.status());
+  if (arguments.Has("--ranks")) {
+    const absl::StatusOr<int64_t> ranks = arguments.Integer("--ranks", 1);
+    if (!ranks.ok()) return Fail(ranks.status());
+    if (const absl::Status fits = CheckConfigForRanks(*loaded, static_cast<int>(*ranks)); !fits.ok()) return FailConfig(fits);
+  }
+  // A model that cannot be made is a bad config too; the vocabulary of a tokenizer that is still to be trained is not known here.
+  Experiment config = loaded->config;
+  if (config.model().has_moe_lm() && config.model().moe_lm().vocab_size() == 0) config.mutable_model()->mutable_moe_lm()->set_vocab_size(256);
+  const auto model = MakeModel(config.model(), {.seed = config.seed(), .workers = static_cast<int>(config.trainer().workers())});
+  if (!model.ok()) return Fail(model.status());
+  if (arguments.Has("--resolved")) std::fputs(ResolvedText(*loaded).c_str(), stdout);
+  std::printf("ok: %s, config hash %s\n", arguments.positional().c_str(), HexDigest(loaded->hash).c_str());
+  return kExitFinished;
+}
+
+int RunTokenize(const Arguments& arguments, const std::vector<std::string>&) {
+  const absl::StatusOr<LoadedConfig> loaded = LoadConfig(arguments.positional(), arguments.All("--set"));
+  if (!loaded.ok()) return FailConfig(loaded.status());
+  const Experiment& config = loaded->config;
+  const LoaderOptions options{.seed = config.seed(), .workers = static_cast<int>(config.trainer().workers()),
+                              .global_batch = config.trainer().global_batch(), .micro_batches = config.trainer().micro_batches()};
+  const absl::StatusOr<DataSet> data = OpenData(config.data(), options, config.model().moe_lm().context(), RealFileSystem());
+  if (!data.ok()) return Fail(data.status());
+  if (data->tokenizer != nullptr) std::printf("tokenizer           %s, %d ids\n", data->tokenizer->name().c_str(), static_cast<int>(data->tokenizer->vocab_size()));
+  if (data->bytes_per_token > 0) std::printf("bytes per token     %.3f\n", data->bytes_per_token);
+  std::printf("training samples    %lld an epoch\nheld-out samples    %lld\n", static_cast<long long>(data->loader->samples_per_epoch()),
+              static_cast<long long>(data->evaluation.size()));
+  return kExitFinished;
+}
+
+int RunVersion(const Arguments&, const std::vector<std::string>&) {
+  std::printf("conclave %s\n", kProgramVersion);
+  for (const auto& [name, version] : LibraryVersions()) std::printf("  %-10s %s\n", name.c_str(), version.c_str());
+  return kExitFinished;
+}
+
+}  // namespace
+
+Command CheckCommand() {
+  return {{.name = "check",
+           .positional = "[CONFIG]",
+           .summary = "Parses and validates a config; touches no process group and no device.",
+           .options = {kSet, {"--ranks", "N", "also check that the mesh fits N ranks"}, {"--resolved", "", "print every field with its origin"},
+                       {"--reference", "", "print the reference of all fields as Markdown; needs no CONFIG"}}},
+          RunCheck};
+}
+
+Command TokenizeCommand() {
+  return {{.name = "tokenize", .positional = "CONFIG", .summary = "Trains the tokenizer and tokenizes the text of a config into its cache.", .options = {kSet}}, RunTokenize};
+}
+
+Command VersionCommand() { return {{.name = "version", .summary = "Prints the versions of the program and of its libraries."}, RunVersion}; }
+
+}  // namespace conclave

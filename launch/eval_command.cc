@@ -1,0 +1,53 @@
+// conclave eval: the held-out loss of a run's newest checkpoint.
+
+#include <cmath>
+#include <cstdio>
+
+#include "launch/commands.h"
+#include "launch/job.h"
+#include "launch/loading.h"
+#include "trainer/stop_signal.h"
+
+namespace conclave {
+namespace {
+
+void Print(const Evaluation& result, const DataSet& data, bool json) {
+  std::string text = json ? "{" : "";
+  const auto add = [&](const std::string& name, double value) {
+    if (json) {
+      absl::StrAppendFormat(&text, "%s\"%s\": %.17g", text.size() > 1 ? ", " : "", name, value);
+    } else {
+      absl::StrAppendFormat(&text, "%-18s %.6f\n", name, value);
+    }
+  };
+  for (const Term& term : result.terms) add(term.name, term.value);
+  add("samples", static_cast<double>(result.samples));
+  if (data.bytes_per_token > 0) add("bits_per_byte", result.terms[0].value / std::log(2.0) / data.bytes_per_token);
+  std::printf("%s%s", text.c_str(), json ? "}\n" : "");
+}
+
+int Run(const Arguments& arguments, const std::vector<std::string>&) {
+  const RunFolder folder(&RealFileSystem(), arguments.positional());
+  const absl::StatusOr<int64_t> batches = arguments.Integer("--batches", 0);
+  if (!batches.ok() || *batches < 0) return Fail(InvalidArgument("--batches: a number from 0 on is needed"));
+  return RunJob({}, [&](Communicator& world) -> absl::StatusOr<int> {
+    ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
+    Assembly assembly;
+    RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly));
+    ASSIGN_OR_RETURN(const Evaluation result, assembly.field->EvaluateHeldOut(assembly.scheme->point(), *batches, assembly.held_out_rows));
+    if (world.rank() == 0) Print(result, assembly.data, arguments.Has("--json"));
+    return kExitFinished;
+  });
+}
+
+}  // namespace
+
+Command EvalCommand() {
+  return {{.name = "eval",
+           .positional = "RUN_DIR",
+           .summary = "Evaluates the newest checkpoint of a run on its held-out data.",
+           .options = {{"--batches", "N", "held-out batches to use (default: all)"}, {"--json", "", "print one JSON object"}}},
+          Run};
+}
+
+}  // namespace conclave

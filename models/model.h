@@ -1,0 +1,71 @@
+// Model: a differentiable objective with named terms, which says which player owns each parameter block.
+#ifndef CONCLAVE_MODELS_MODEL_H_
+#define CONCLAVE_MODELS_MODEL_H_
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/recorder.h"
+#include "proto/model.pb.h"
+
+namespace conclave {
+
+// Constants of problems known in closed form, for F = (1/M) sum_m F_m.
+struct ProblemConstants {
+  double lipschitz = 0;
+  double strong_monotonicity = 0;
+};
+
+// Immutable after construction; the same object may record on several threads, each with its own recorder.
+class Model {
+ public:
+  virtual ~Model() = default;
+  const ParameterSet& parameters() const { return parameters_; }
+  const std::vector<TermSpec>& terms() const { return terms_; }   // terms()[0] is the one that evaluation reports as "loss"
+  virtual SampleShape sample_shape() const = 0;
+  // Number of experts of each MoE layer; empty: none.
+  virtual std::vector<int> experts() const { return {}; }
+  // Counters a leaf fills (token loads: [MoE layers, experts] flattened).
+  virtual int64_t counters() const { return 0; }
+
+  // Records the terms of one leaf. Collective where the model has experts: every rank records, with zero rows where it has no leaf.
+  virtual absl::Status Record(Recorder& recorder) const = 0;
+
+  // Sequence models: logits [sequences * length, vocabulary] of the recorder's batch (targets unused). Others: Unimplemented.
+  virtual absl::StatusOr<Var> Logits(Recorder& recorder) const;
+  // Language models: positions a sequence may have. 0: not a language model.
+  virtual int64_t context() const { return 0; }
+  virtual int64_t vocabulary() const { return 0; }
+
+  virtual std::optional<ProblemConstants> constants() const { return std::nullopt; }
+  // The solution of a problem that has one in closed form: one value per element of `block`. Empty: unknown.
+  virtual std::vector<double> Solution(BlockId block) const;
+
+ protected:
+  ParameterSet parameters_;
+  std::vector<TermSpec> terms_;
+};
+
+// What a model needs beside its message.
+struct ModelContext {
+  uint64_t seed = 1;
+  int workers = 1;              // M
+  int64_t vocabulary = 0;       // the tokenizer's; 0: no tokenizer
+};
+
+// Errors: InvalidArgument for a message that makes no model, with the field's name.
+absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, const ModelContext& context);
+
+// Makers of the zoo (models/zoo/*.cc).
+absl::StatusOr<std::unique_ptr<Model>> MakeMoeLm(const MoeLmConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeLinearVae(const LinearVaeConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeBilinearGame(const BilinearGameConfig& config, const ModelContext& context);
+
+DType ComputeDType(const ModelConfig& config);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MODELS_MODEL_H_

@@ -1,0 +1,75 @@
+// The layers of a transformer: each registers its blocks once and records itself on a tape.
+#ifndef CONCLAVE_MODELS_MODULES_LAYERS_H_
+#define CONCLAVE_MODELS_MODULES_LAYERS_H_
+
+#include <string>
+
+#include "models/recorder.h"
+#include "proto/model.pb.h"
+#include "tensor/ops/ops.h"
+
+namespace conclave {
+
+// y = x w^T + b. w: [out, in], named <name>.weight; b: [out], named <name>.bias, if wanted.
+struct LinearLayer {
+  BlockId weight, bias{-1};
+  struct Options {
+    int64_t in = 0, out = 0;
+    bool bias = false;
+    double std = 0.02;
+  };
+  static LinearLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
+  Var Record(Recorder& r, Var x) const;  // x: [n, in]; returns [n, out]
+};
+
+// Layer or RMS norm over the last dim.
+struct NormLayer {
+  BlockId gain, bias{-1};
+  bool rms = false;
+  double epsilon = 1e-5;
+  struct Options {
+    int64_t width = 0;
+    bool rms = false;
+    bool bias = false;
+    double epsilon = 1e-5;
+  };
+  static NormLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
+  Var Record(Recorder& r, Var x) const;  // [n, width]
+};
+
+// Causal multi-head self-attention with one product for q | k | v.
+struct AttentionLayer {
+  LinearLayer qkv, out;
+  int heads = 1;
+  double rope_theta = 0;  // 0: no rotary embedding
+  struct Options {
+    int64_t width = 0;
+    int heads = 1;
+    bool bias = false;
+    double rope_theta = 0;
+    double std = 0.02, residual_std = 0.02;
+  };
+  static AttentionLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
+  Var Record(Recorder& r, Var x, int64_t sequences) const;  // x: [sequences * length, width]
+};
+
+// GELU: down(gelu(up x)); SwiGLU: down(silu(gate x) * up x), gate and up in one product.
+struct MlpOptions {
+  int64_t width = 0, hidden = 0;
+  bool swiglu = false;
+  bool bias = false;
+  double std = 0.02, residual_std = 0.02;
+  int64_t up_rows() const { return swiglu ? 2 * hidden : hidden; }
+};
+struct MlpLayer {
+  LinearLayer up, down;
+  bool swiglu = false;
+  static MlpLayer Register(ParameterSet& parameters, const std::string& name, const MlpOptions& options);
+  Var Record(Recorder& r, Var x) const;  // [n, width]
+};
+
+Var RecordActivation(Tape& tape, Var x, bool swiglu);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MODELS_MODULES_LAYERS_H_

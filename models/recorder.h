@@ -1,0 +1,101 @@
+// Recorder: what a model sees while it records the objective of one leaf.
+#ifndef CONCLAVE_MODELS_RECORDER_H_
+#define CONCLAVE_MODELS_RECORDER_H_
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "data/batch.h"
+#include "parallel/expert_dispatch.h"
+#include "tensor/layout.h"
+#include "tensor/tape.h"
+
+namespace conclave {
+
+// How a term of f_m is weighed, so that sum_m f_m is the step's objective whatever the leaves are.
+enum class TermScale {
+  kPerSample,  // the recorded value is a sum over samples (tokens): divided by T_step
+  kLeafMean,   // the recorded value is a mean over the leaf's samples: weighted by T_leaf / T_step
+  kOnce,       // belongs to no sample (priors, games): weighted by 1 / number of leaves
+};
+
+struct TermSpec {
+  std::string name;
+  TermScale scale = TermScale::kPerSample;
+  double coefficient = 1;   // its weight in the objective
+  bool objective = true;    // false: reported only
+};
+
+// Gives each local block its gradient memory.
+class GradientSlots {
+ public:
+  virtual ~GradientSlots() = default;
+  virtual GradientSlot Slot(BlockId block) = 0;
+};
+
+// One recording at a time; kept between leaves so that nothing is allocated. All pointers outlive it.
+class Recorder {
+ public:
+  struct Options {
+    Tape* tape = nullptr;
+    const ParameterSet* parameters = nullptr;
+    const std::vector<TermSpec>* terms = nullptr;
+    const ExpertDispatch* dispatch = nullptr;  // null: a model without experts
+    GradientSlots* slots = nullptr;            // null: forward only
+    uint64_t seed = 0;
+    int64_t counters = 0;
+  };
+  explicit Recorder(const Options& options);
+
+  // Starts a leaf. `present` is false for a micro-step in which this rank has no leaf: the model still records (collectives), with zero rows.
+  void Begin(const FlatVector* point, const Batch* batch, bool present);
+  // Starts an evaluation: clears the running counts.
+  void BeginEvaluation();
+
+  Tape& tape() const { return *options_.tape; }
+  const Batch& batch() const { return *batch_; }
+  bool present() const { return present_; }
+  const ExpertDispatch& dispatch() const { return *options_.dispatch; }
+  // The value of a parameter at the point; the block must be local.
+  Var Parameter(BlockId block);
+  bool is_local(BlockId block) const { return point_->layout().is_local(block); }
+  DType dtype() const { return point_->dtype(); }
+  // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width + column.
+  RngKey Noise(uint32_t site) const;
+
+  // value: scalar f64. Adds weight * value to term `term`.
+  void AddTerm(int term, Var value, double weight = 1);
+  // A value that is not differentiated.
+  void AddMetric(int term, double value) { values_[term] += value; }
+  // What the loss cannot survive (non-finite router logits): the leaf's terms become NaN, so that all ranks refuse the step together.
+  void Poison(const absl::Status& reason);
+
+  std::span<int64_t> counters() { return counters_; }        // of this leaf, cleared by Begin
+  std::span<int64_t> running_counts() { return running_; }   // since BeginEvaluation, equal on all ranks; the model's to fill
+
+  struct Recorded {
+    int term;
+    Var value;
+    double weight;
+  };
+  std::span<const Recorded> recorded() const { return recorded_; }
+  std::span<const double> values() const { return values_; }  // by term, unscaled, coefficient not applied
+  const absl::Status& poison() const { return poison_; }
+
+ private:
+  Options options_;
+  const FlatVector* point_ = nullptr;
+  const Batch* batch_ = nullptr;
+  bool present_ = true;
+  std::vector<Var> parameters_;      // by block id
+  std::vector<Recorded> recorded_;
+  std::vector<double> values_;
+  std::vector<int64_t> counters_, running_;
+  absl::Status poison_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_MODELS_RECORDER_H_

@@ -1,0 +1,150 @@
+// moe_lm: a pre-norm GPT whose blocks hold a dense MLP or a mixture of experts.
+// Sources: Radford et al. 2019 (GPT-2 layout and initialisation), Shazeer et al. 2017 and Fedus et al. 2021 (mixture, balance loss),
+// Zoph et al. 2022 (router z-loss), Su et al. 2021 (rotary positions).
+
+#include <cmath>
+
+#include "absl/strings/str_format.h"
+#include "models/model.h"
+#include "models/modules/layers.h"
+#include "models/modules/mixture.h"
+
+namespace conclave {
+namespace {
+
+struct Block {
+  NormLayer attention_norm, mlp_norm;
+  AttentionLayer attention;
+  std::optional<MlpLayer> dense;
+  std::optional<MixtureLayer> mixture;
+};
+
+class MoeLm : public Model {
+ public:
+  MoeLm(const MoeLmConfig& config, int64_t vocabulary) : config_(config), vocabulary_(vocabulary) {
+    terms_.push_back({"loss", TermScale::kPerSample, 1.0, true});
+    if (config.has_moe()) AddRouterTerms();
+    RegisterParameters();
+  }
+
+  SampleShape sample_shape() const override { return {SampleShape::Kind::kTokens, config_.context()}; }
+  std::vector<int> experts() const override { return std::vector<int>(moe_layers_, static_cast<int>(config_.moe().experts())); }
+  int64_t counters() const override { return moe_layers_ * config_.moe().experts(); }
+  int64_t context() const override { return config_.context(); }
+  int64_t vocabulary() const override { return vocabulary_; }
+
+  absl::Status Record(Recorder& r) const override {
+    ASSIGN_OR_RETURN(const Var logits, Logits(r));
+    if (!r.present()) return absl::OkStatus();
+    r.AddTerm(0, CrossEntropy(r.tape(), logits, r.batch().targets.Flat()));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Var> Logits(Recorder& r) const override {
+    Tape& tape = r.tape();
+    const Tensor tokens = r.batch().tokens;
+    const int64_t sequences = tokens.dim(0), length = tokens.dim(1);
+    Var x = Embedding(tape, r.Parameter(embedding_), tokens.Flat());
+    if (positions_.value >= 0) x = Add(tape, x, Embedding(tape, r.Parameter(positions_), Positions(tape.arena(), sequences, length)));
+    for (const Block& block : blocks_) {
+      x = Add(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
+      const Var normed = block.mlp_norm.Record(r, x);
+      Var update;
+      if (block.mixture) {
+        ASSIGN_OR_RETURN(update, block.mixture->Record(r, normed, sequences));
+      } else {
+        update = block.dense->Record(r, normed);
+      }
+      x = Add(tape, x, update);
+    }
+    return Linear(tape, final_norm_.Record(r, x), r.Parameter(head_));
+  }
+
+ private:
+  static Tensor Positions(Arena& arena, int64_t sequences, int64_t length) {
+    const Tensor ids = arena.New({sequences * length}, DType::kI32);
+    for (int64_t i = 0; i < ids.elements(); ++i) ids.data<int32_t>()[i] = static_cast<int32_t>(i % length);
+    return ids;
+  }
+
+  void AddRouterTerms() {
+    const MoeConfig& moe = config_.moe();
+    if (moe.balance_loss() > 0) {
+      router_terms_.balance = static_cast<int>(terms_.size());
+      terms_.push_back({"balance", TermScale::kLeafMean, moe.balance_loss(), true});
+    }
+    if (moe.z_loss() > 0) {
+      router_terms_.z = static_cast<int>(terms_.size());
+      terms_.push_back({"router_z", TermScale::kLeafMean, moe.z_loss(), true});
+    }
+  }
+
+  void RegisterParameters() {
+    const int64_t width = config_.width();
+    const double std = config_.init_std(), residual_std = std / std::sqrt(2.0 * static_cast<double>(config_.layers()));
+    const bool rotary = config_.position() == MoeLmConfig::ROTARY;
+    embedding_ = parameters_.Add({.name = "embedding.weight", .shape = {vocabulary_, width}, .init = {Init::Kind::kNormal, std}});
+    if (!rotary) {
+      positions_ = parameters_.Add({.name = "positions.weight", .shape = {config_.context(), width}, .init = {Init::Kind::kNormal, std}});
+    }
+    const auto norm = [&](const std::string& name) {
+      return NormLayer::Register(parameters_, name, {.width = width, .rms = config_.norm() == MoeLmConfig::RMS_NORM, .bias = config_.bias(), .epsilon = config_.norm_eps()});
+    };
+    MlpOptions mlp{.width = width, .swiglu = config_.activation() == MoeLmConfig::SWIGLU, .bias = config_.bias(), .std = std, .residual_std = residual_std};
+    for (int i = 0; i < config_.layers(); ++i) {
+      const std::string name = absl::StrFormat("blocks.%d", i);
+      Block& block = blocks_.emplace_back();
+      block.attention_norm = norm(name + ".attention_norm");
+      block.attention = AttentionLayer::Register(parameters_, name + ".attention",
+                                                 {.width = width, .heads = static_cast<int>(config_.heads()), .bias = config_.bias(),
+                                                  .rope_theta = rotary ? config_.rope_theta() : 0, .std = std, .residual_std = residual_std});
+      block.mlp_norm = norm(name + ".mlp_norm");
+      if (config_.has_moe() && (i + 1) % config_.moe().every() == 0) {
+        block.mixture = RegisterMixture(name + ".moe", mlp);
+      } else {
+        mlp.hidden = config_.dense_hidden() > 0 ? config_.dense_hidden() : 4 * width;
+        block.dense = MlpLayer::Register(parameters_, name + ".mlp", mlp);
+      }
+    }
+    final_norm_ = norm("final_norm");
+    head_ = config_.tied_head() ? embedding_
+                                : parameters_.Add({.name = "head.weight", .shape = {vocabulary_, width}, .init = {Init::Kind::kNormal, std}});
+  }
+
+  MixtureLayer RegisterMixture(const std::string& name, MlpOptions expert) {
+    const MoeConfig& moe = config_.moe();
+    expert.hidden = moe.hidden() > 0 ? moe.hidden() : 4 * config_.width() / moe.top_k();
+    const RouterOptions router{.experts = static_cast<int>(moe.experts()), .top_k = static_cast<int>(moe.top_k()),
+                               .post = moe.router() == MoeConfig::SOFTMAX_POST, .renormalize = moe.renormalize(), .scope = moe.balance_scope()};
+    return MixtureLayer::Register(parameters_, name, {.router = router, .expert = expert, .layer = moe_layers_++, .terms = router_terms_});
+  }
+
+  MoeLmConfig config_;
+  int64_t vocabulary_;
+  int moe_layers_ = 0;
+  MixtureTerms router_terms_;
+  BlockId embedding_, positions_{-1}, head_;
+  std::vector<Block> blocks_;
+  NormLayer final_norm_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> MakeMoeLm(const MoeLmConfig& config, const ModelContext& context) {
+  const int64_t vocabulary = config.vocab_size() > 0 ? config.vocab_size() : context.vocabulary;
+  if (vocabulary <= 0) return InvalidArgument("model.moe_lm.vocab_size: not set and there is no tokenizer to take it from");
+  if (context.vocabulary > vocabulary) {
+    return InvalidArgument("model.moe_lm.vocab_size: %d, but the tokenizer makes ids up to %d; set it to at least %d or leave it unset", vocabulary,
+                           context.vocabulary - 1, context.vocabulary);
+  }
+  if (config.width() % config.heads() != 0) return InvalidArgument("model.moe_lm: width %d is not divisible by heads %d", config.width(), config.heads());
+  if (config.position() == MoeLmConfig::ROTARY && config.width() / config.heads() % 2 != 0) {
+    return InvalidArgument("model.moe_lm: rotary positions need an even head width, got %d", config.width() / config.heads());
+  }
+  if (config.has_moe() && config.moe().top_k() > config.moe().experts()) {
+    return InvalidArgument("model.moe_lm.moe: top_k %d exceeds experts %d", config.moe().top_k(), config.moe().experts());
+  }
+  return std::make_unique<MoeLm>(config, vocabulary);
+}
+
+}  // namespace conclave

@@ -1,0 +1,27 @@
+// What every scheme does with a field: evaluate it at a point, send it through an exchange, and take a refused step back.
+#ifndef CONCLAVE_OPTIM_FIELD_EXCHANGE_H_
+#define CONCLAVE_OPTIM_FIELD_EXCHANGE_H_
+
+#include <initializer_list>
+
+#include "optim/scheme.h"
+
+namespace conclave {
+
+struct Exchanged {
+  Evaluation evaluation;
+  Aggregate aggregate = nullptr;  // F(point) on the owners, valid until the exchange's next Begin
+};
+
+// F_m(point) of every local worker into `exchange`, overlapped with the evaluation, up to Finish. draw: numbers the messages of one step.
+// Collective. Neither commits nor discards.
+absl::StatusOr<Exchanged> ExchangeField(Operator& field, const FlatVector& point, const SampleKey& key, uint32_t draw, Exchange& exchange);
+
+// Discards what the step put into `exchanges` and lets the guard decide. Returns the report as a skipped step, or the error that ends the
+// run.
+absl::StatusOr<StepReport> RefuseStep(StepReport report, const absl::Status& reason, Guard& guard,
+                                      std::initializer_list<Exchange*> exchanges);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_OPTIM_FIELD_EXCHANGE_H_

@@ -1,0 +1,51 @@
+#include "optim/norm.h"
+
+#include <cmath>
+
+#include "tensor/reduce.h"
+
+namespace conclave {
+
+LogicalNorm::LogicalNorm(const Layout* layout, Communicator* world, const std::function<bool(BlockId)>& counts)
+    : layout_(layout), world_(world), squares_({layout->parameters().size()}, DType::kF64) {
+  for (int i = 0; i < layout->parameters().size(); ++i) {
+    const BlockSpec& spec = layout->parameters()[{i}];
+    if (counts && !counts({i})) {
+      parts_.push_back(Part::kNone);
+    } else if (spec.kind == BlockKind::kExpert) {
+      parts_.push_back(Part::kExpert);
+    } else {
+      parts_.push_back(spec.name.find("router") != std::string::npos ? Part::kRouter : Part::kDense);
+    }
+  }
+}
+
+absl::StatusOr<VectorNorms> LogicalNorm::Of(const FlatVector& x) {
+  squares_->Zero();
+  const auto squares = squares_->span<double>();
+  for (const BlockId id : layout_->local_blocks()) {
+    if (layout_->is_canonical(id) && parts_[id.value] != Part::kNone) squares[id.value] = SumOfSquares(x.block(id));
+  }
+  RETURN_IF_ERROR(world_->AllReduce("norm", *squares_, ReduceOp::kSum));
+  VectorNorms norms;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    norms.total += squares[i];
+    switch (parts_[i]) {
+      case Part::kNone:
+        break;
+      case Part::kDense:
+        norms.dense += squares[i];
+        break;
+      case Part::kRouter:
+        norms.router += squares[i];
+        break;
+      case Part::kExpert:
+        norms.expert += squares[i];
+        break;
+    }
+  }
+  for (double* value : {&norms.total, &norms.dense, &norms.router, &norms.expert}) *value = std::sqrt(*value);
+  return norms;
+}
+
+}  // namespace conclave

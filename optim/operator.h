@@ -1,0 +1,57 @@
+// Operator: a model on data, as the map F = (1/M) sum_m F_m of a variational inequality. optim knows nothing of models.
+#ifndef CONCLAVE_OPTIM_OPERATOR_H_
+#define CONCLAVE_OPTIM_OPERATOR_H_
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "comm/exchange.h"
+#include "tensor/layout.h"
+
+namespace conclave {
+
+// Called when a block of F_m is final. `span` is dead after the call returns. `folded`: the sum over all workers that feed this rank (see
+// Exchange::Put).
+using OnBlock = std::function<absl::Status(WorkerId, BlockId, const Tensor& span, bool folded)>;
+
+// The objective's terms at the point of an evaluation, summed over all workers (equal on every rank).
+struct Term {
+  std::string name;        // "loss", "balance", ...
+  double value = 0;        // raw: before its coefficient. Games: of the min player
+  bool objective = true;   // false: a metric only
+  double coefficient = 1;  // its weight in the objective
+};
+
+struct Evaluation {
+  std::vector<Term> terms;
+  double objective = 0;           // sum of coefficient * value over the objective terms
+  int64_t samples = 0;            // T_step: tokens or samples, summed over all workers
+  std::vector<int64_t> counters;  // the model's counters (expert loads), summed over all workers
+};
+
+// Problem constants where they are known in closed form.
+struct OperatorConstants {
+  std::optional<double> lipschitz;              // L
+  std::optional<double> mean_square_lipschitz;  // sqrt((1/M) sum_m L_m^2)
+  std::optional<double> strong_monotonicity;    // mu
+};
+
+// Deterministic in its arguments: the same (point, key) gives the same bits.
+class Operator {
+ public:
+  virtual ~Operator() = default;
+  virtual const Layout& layout() const = 0;
+  virtual DType dtype() const = 0;
+  // For every local worker (and every local block) hands over F_m(point). Collective on the mesh: all ranks call it alike. `each_worker`
+  // (pass the exchange's wants_each_worker()): one call per worker and block; otherwise blocks may come folded, once. One evaluation per
+  // worker.
+  virtual absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) = 0;
+  virtual OperatorConstants constants() const { return {}; }
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_OPTIM_OPERATOR_H_

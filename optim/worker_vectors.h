@@ -1,0 +1,34 @@
+// WorkerVectors: one vector of the parameter space per worker, as far as this rank sees that worker.
+#ifndef CONCLAVE_OPTIM_WORKER_VECTORS_H_
+#define CONCLAVE_OPTIM_WORKER_VECTORS_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/exchange.h"
+#include "tensor/layout.h"
+#include "tensor/state_dict.h"
+
+namespace conclave {
+
+// Replicated blocks are kept for the rank's own workers; expert blocks for every worker of its data column, whose tokens meet here. So each
+// (block, worker) is kept by one rank, whatever the mesh. Memory: own workers * replicated bytes + column workers * local expert bytes.
+class WorkerVectors {
+ public:
+  WorkerVectors(const Layout* layout, const WorkerMap& workers, DType dtype);  // zeros; the layout must outlive the object
+
+  Tensor At(WorkerId worker, BlockId block) const;
+  void CopyFrom(const WorkerVectors& source);                      // of the same layout and map
+  void Register(StateDict& state, const std::string& part) const;  // "<part>/worker.<m>/<block>"
+
+ private:
+  int first_;                        // lowest worker seen here
+  std::unique_ptr<Layout> all_;      // replicated and expert blocks: own workers
+  std::unique_ptr<Layout> experts_;  // expert blocks only: other workers of the column
+  std::vector<FlatVector> vectors_;  // by worker - first_
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_OPTIM_WORKER_VECTORS_H_

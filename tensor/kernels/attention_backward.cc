@@ -1,0 +1,188 @@
+#include <cmath>
+
+#include "tensor/kernels/attention.h"
+#include "tensor/kernels/attention_tiles.h"
+#include "tensor/kernels/exp.h"
+#include "tensor/kernels/linear_blocks.h"
+
+namespace conclave::cpu {
+namespace {
+
+constexpr int64_t kTile = kAttentionTile;
+
+// One head's rows, copied and padded: [padded_length, padded_dim] each.
+template <typename T>
+struct HeadRows {
+  T *q, *k, *v, *d_out, *d_q;  // q scaled
+  T* log_sum_exp;              // [padded_length]
+  T* delta;                    // [padded_length], sum over d of d_out * out
+};
+
+template <typename T>
+struct TileSpace {
+  T *k_tile, *v_tile;  // [head_dim][kTile]
+  T *p, *d_s;          // [kTile queries][kTile keys]
+  T *d_k, *d_v;        // [kTile, padded_dim]
+};
+
+template <typename T>
+struct ScoreTile {
+  T* p;                  // in: scores; out: probabilities
+  T* d_s;                // in: gradient of the probabilities; out: of the scores
+  const T* log_sum_exp;  // of the tile's queries
+  const T* delta;
+  int64_t rows;
+  bool diagonal;
+};
+
+// p = exp(s - log_sum_exp), d_s = p (d_p - delta); 0 for keys after the query.
+template <typename T>
+CONCLAVE_INLINE void ScoreGradientLoop(const ScoreTile<T>& t) {
+  for (int64_t q = 0; q < t.rows; ++q) {
+    T* __restrict p = t.p + q * kTile;
+    T* __restrict d_s = t.d_s + q * kTile;
+    const T shift = t.log_sum_exp[q], delta = t.delta[q];
+    const int last = static_cast<int>(t.diagonal ? q : kTile - 1);  // 32 bits wide like a float, so that the loop vectorises
+    for (int j = 0; j < static_cast<int>(kTile); ++j) {
+      const T e = Exp(j <= last ? p[j] - shift : T(0));
+      const T gradient = e * (d_s[j] - delta);
+      p[j] = j <= last ? e : T(0);
+      d_s[j] = j <= last ? gradient : T(0);
+    }
+  }
+}
+
+CONCLAVE_SIMD void ScoreGradient(const ScoreTile<float>& tile) { ScoreGradientLoop(tile); }
+CONCLAVE_SIMD void ScoreGradient(const ScoreTile<double>& tile) { ScoreGradientLoop(tile); }
+
+// With S = q k^T (q scaled), P = softmax(S), out = P v:
+//   dv = P^T d_out; dP = d_out v^T; dS = P (dP - delta); dq = dS k; dk = dS^T q.
+// Adds the part of (queries of `tile`, keys of `keys_tile`) to d_q and to the key tile's d_k, d_v.
+template <typename T>
+void TilePair(const AttentionShape& shape, const HeadRows<T>& h, const TileSpace<T>& s, int64_t tile, int64_t keys_tile) {
+  const int64_t width = shape.padded_dim(), rows = TileRows(shape, tile), keys = TileRows(shape, keys_tile), first = tile * kTile;
+  const bool diagonal = tile == keys_tile;
+  const Band wanted = diagonal ? Band::kLowerC : Band::kAll;
+  const auto scores = [&](const T* a, const T* b, T* c) {  // [queries, d] [d, keys]
+    PanelProduct(PanelOperands<T>{.a = a + first * width,
+                                  .a_row = width,
+                                  .a_column = 1,
+                                  .b = b,
+                                  .b_row = kTile,
+                                  .c = c,
+                                  .c_row = kTile,
+                                  .m = rows,
+                                  .n = kTile,
+                                  .k = shape.head_dim,
+                                  .band = wanted});
+  };
+  scores(h.q, s.k_tile, s.p);
+  scores(h.d_out, s.v_tile, s.d_s);
+  ScoreGradient(ScoreTile<T>{s.p, s.d_s, h.log_sum_exp + first, h.delta + first, rows, diagonal});
+  const auto to_keys = [&](const T* a, const T* b, T* c) {  // [keys, queries] [queries, d]
+    PanelProduct(PanelOperands<T>{.a = a,
+                                  .a_row = 1,
+                                  .a_column = kTile,
+                                  .b = b + first * width,
+                                  .b_row = width,
+                                  .c = c,
+                                  .c_row = width,
+                                  .m = keys,
+                                  .n = width,
+                                  .k = rows,
+                                  .accumulate = true,
+                                  .band = diagonal ? Band::kUpperA : Band::kAll});
+  };
+  to_keys(s.p, h.d_out, s.d_v);
+  to_keys(s.d_s, h.q, s.d_k);
+  PanelProduct(PanelOperands<T>{.a = s.d_s,
+                                .a_row = kTile,
+                                .a_column = 1,
+                                .b = h.k + keys_tile * kTile * width,
+                                .b_row = width,
+                                .c = h.d_q + first * width,
+                                .c_row = width,
+                                .m = rows,
+                                .n = width,
+                                .k = keys,
+                                .accumulate = true,
+                                .band = diagonal ? Band::kLowerA : Band::kAll});  // [queries, keys] [keys, d]
+}
+
+// d[row] += scale * x[row] for the rows that exist. x: [.., padded_dim].
+template <typename T>
+void AddRows(const AttentionShape& shape, const T* x, T scale, int64_t rows, T* d) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < shape.head_dim; ++j) d[i * shape.row() + j] += scale * x[i * shape.padded_dim() + j];
+  }
+}
+
+template <typename T>
+void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, int64_t first_row, int64_t head) {
+  const AttentionShape& shape = args.shape;
+  const int64_t dim = shape.head_dim, stride = shape.heads * dim;
+  const T* qkv = args.qkv + first_row * shape.row();
+  const T* out = args.out + first_row * stride + head * dim;
+  const T* d_out = args.d_out + first_row * stride + head * dim;
+  const auto columns = [&](int64_t column) { return HeadColumns<T>{qkv + column, shape.row(), shape.length, dim}; };
+  CopyHead(shape, columns(head * dim), T(1) / std::sqrt(static_cast<T>(dim)), h.q);
+  CopyHead(shape, columns(shape.KeyColumn(head)), T(1), h.k);
+  CopyHead(shape, columns(shape.ValueColumn(head)), T(1), h.v);
+  CopyHead(shape, HeadColumns<T>{d_out, stride, shape.length, dim}, T(1), h.d_out);
+  for (int64_t i = 0; i < shape.padded_length(); ++i) {
+    T delta = 0;
+    for (int64_t d = 0; i < shape.length && d < dim; ++d) delta += out[i * stride + d] * d_out[i * stride + d];
+    h.delta[i] = delta;
+    h.log_sum_exp[i] = i < shape.length ? args.log_sum_exp[(first_row + i) * shape.heads + head] : T(0);
+  }
+}
+
+template <typename T>
+void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, const TileSpace<T>& s, int64_t first_row, int64_t head) {
+  const AttentionShape& shape = args.shape;
+  const int64_t width = shape.padded_dim(), tiles = shape.padded_length() / kTile;
+  LoadHead(args, h, first_row, head);
+  std::fill(h.d_q, h.d_q + shape.padded_length() * width, T(0));
+  for (int64_t u = 0; u < tiles; ++u) {
+    TransposeTile(shape, h.k + u * kTile * width, s.k_tile);
+    TransposeTile(shape, h.v + u * kTile * width, s.v_tile);
+    std::fill(s.d_k, s.d_k + kTile * width, T(0));
+    std::fill(s.d_v, s.d_v + kTile * width, T(0));
+    for (int64_t tile = u; tile < tiles; ++tile) TilePair(shape, h, s, tile, u);
+    T* rows = args.d_qkv + (first_row + u * kTile) * shape.row();
+    const int64_t count = std::min(kTile, shape.length - u * kTile);
+    AddRows(shape, s.d_k, T(1), count, rows + shape.KeyColumn(head));
+    AddRows(shape, s.d_v, T(1), count, rows + shape.ValueColumn(head));
+  }
+  AddRows(shape, h.d_q, T(1) / std::sqrt(static_cast<T>(shape.head_dim)), shape.length,
+          args.d_qkv + first_row * shape.row() + head * shape.head_dim);
+}
+
+template <typename T>
+void Backward(const AttentionBackwardArgs<T>& args) {
+  const AttentionShape& shape = args.shape;
+  const int64_t length = shape.padded_length(), width = shape.padded_dim();
+  Scratch<T> scratch(args.scratch);
+  HeadRows<T> h;
+  for (T** rows : {&h.q, &h.k, &h.v, &h.d_out, &h.d_q}) *rows = scratch.Take(length * width);
+  h.log_sum_exp = scratch.Take(length);
+  h.delta = scratch.Take(length);
+  TileSpace<T> s;
+  for (T** tile : {&s.k_tile, &s.v_tile}) *tile = scratch.Take(shape.head_dim * kTile);
+  for (T** tile : {&s.p, &s.d_s}) *tile = scratch.Take(kTile * kTile);
+  for (T** tile : {&s.d_k, &s.d_v}) *tile = scratch.Take(kTile * width);
+  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
+    for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, s, sequence * shape.length, head);
+  }
+}
+
+}  // namespace
+
+int64_t AttentionBackwardScratch(const AttentionShape& shape) {
+  return shape.padded_length() * (5 * shape.padded_dim() + 2) + 2 * kTile * (shape.head_dim + kTile + shape.padded_dim());
+}
+
+void AttentionBackward(const AttentionBackwardArgs<float>& args) { Backward(args); }
+void AttentionBackward(const AttentionBackwardArgs<double>& args) { Backward(args); }
+
+}  // namespace conclave::cpu

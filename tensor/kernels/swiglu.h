@@ -1,0 +1,19 @@
+// SwiGLU: silu(gate) * up with silu(g) = g sigmoid(g). Source: Shazeer, 2020.
+#ifndef CONCLAVE_TENSOR_KERNELS_SWIGLU_H_
+#define CONCLAVE_TENSOR_KERNELS_SWIGLU_H_
+
+#include <cstdint>
+
+namespace conclave::cpu {
+
+// gate_up: [n, 2 f] = gate | up; y: [n, f].
+void SwiGluForward(const float* gate_up, float* y, int64_t n, int64_t f);
+void SwiGluForward(const double* gate_up, double* y, int64_t n, int64_t f);
+
+// d_gate_up += its gradient. dy: [n, f].
+void SwiGluBackward(const float* gate_up, const float* dy, float* d_gate_up, int64_t n, int64_t f);
+void SwiGluBackward(const double* gate_up, const double* dy, double* d_gate_up, int64_t n, int64_t f);
+
+}  // namespace conclave::cpu
+
+#endif  // CONCLAVE_TENSOR_KERNELS_SWIGLU_H_

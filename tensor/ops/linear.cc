@@ -1,0 +1,30 @@
+// y = x w^T + bias.
+#include "tensor/kernels/linear_rows.h"
+#include "tensor/ops/ops.h"
+#include "tensor/products.h"
+
+namespace conclave {
+
+// dx += dy w; dw += dy^T x; dbias += column sums of dy.
+Var Linear(Tape& tape, Var x, Var w, Var bias) {
+  const Tensor in = tape.value(x), weight = tape.value(w);
+  CHECK(in.shape().dims() == 2 && weight.shape().dims() == 2 && in.dim(1) == weight.dim(1))
+      << in.shape().ToString() << " by " << weight.shape().ToString();
+  const Tensor out = tape.arena().New({in.dim(0), weight.dim(0)}, in.dtype());
+  ProductNT(in, weight, bias.defined() ? tape.value(bias) : Tensor(), out);
+  const Var y = tape.Record(out, {x, w, bias});
+  tape.OnBackward(y, [x, w, bias, y](Tape& tape) {
+    const Tensor dy = tape.gradient(y);  // [n, out]
+    if (tape.wants_gradient(x)) ProductNN(dy, tape.value(w), tape.gradient(x), {.accumulate = true});
+    if (tape.wants_gradient(w)) ProductTN(dy, tape.value(x), tape.gradient(w), {.accumulate = true});
+    if (!tape.wants_gradient(bias)) return;
+    const Tensor db = tape.gradient(bias);
+    DispatchFloat(dy.dtype(), [&](auto t) {
+      using T = decltype(t);
+      cpu::AddColumnSums(dy.data<T>(), db.data<T>(), dy.dim(0), dy.dim(1));
+    });
+  });
+  return y;
+}
+
+}  // namespace conclave

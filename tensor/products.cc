@@ -1,0 +1,155 @@
+#include "tensor/products.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include <cblas.h>
+#include <omp.h>
+
+#include "tensor/kernels/linear_blocks.h"
+#include "tensor/kernels/linear_rows.h"
+#include "tensor/products_tile.h"
+
+namespace conclave {
+namespace {
+
+// Tile heights. A tall tile packs its weights once; the last rows go into a tile of the next height of a short list, filled up with zero
+// rows, so that row counts that change every step need few primitives.
+constexpr int64_t kTall = 256, kTile = 64;
+
+int64_t TailHeight(int64_t rows) {
+  if (rows > 8) return (rows + 7) / 8 * 8;
+  int64_t height = 1;
+  while (height < rows) height *= 2;
+  return height;
+}
+
+// The next tile of `left` rows: how many real rows it takes and its height.
+struct Cut {
+  int64_t rows, height;
+};
+Cut NextTile(int64_t left) {
+  if (left >= kTall) return {kTall, kTall};
+  if (left >= kTile) return {kTile, kTile};
+  return {left, TailHeight(left)};
+}
+
+// Space for a tile of rows filled up with zeros. Two: a product has at most two sides that are cut.
+float* TailSpace(int side, int64_t elements) {
+  thread_local std::array<std::vector<float>, 2> space;
+  if (static_cast<int64_t>(space[side].size()) < elements) space[side].resize(elements);
+  return space[side].data();
+}
+
+// `rows` rows of `width` followed by zero rows up to `height`.
+float* FilledUp(int side, const float* x, const Cut& cut, int64_t width) {
+  float* space = TailSpace(side, cut.height * width);
+  std::memcpy(space, x, cut.rows * width * sizeof(float));
+  std::memset(space + cut.rows * width, 0, (cut.height - cut.rows) * width * sizeof(float));
+  return space;
+}
+
+// kNT or kNN: x: [n, wide_x], y: [n, wide_y].
+void TiledRows(TileShape shape, const TileData& data, int64_t n) {
+  const int64_t wide_x = shape.kind == ProductKind::kNT ? shape.in : shape.out;
+  const int64_t wide_y = shape.kind == ProductKind::kNT ? shape.out : shape.in;
+  for (int64_t r = 0; r < n;) {
+    const Cut cut = NextTile(n - r);
+    shape.rows = cut.height;
+    const float* x = data.x + r * wide_x;
+    float* y = data.y + r * wide_y;
+    if (cut.rows == cut.height) {
+      RunTile(shape, {x, data.w, data.bias, y});
+    } else {
+      float* out = shape.accumulate ? FilledUp(1, y, cut, wide_y) : TailSpace(1, cut.height * wide_y);
+      RunTile(shape, {FilledUp(0, x, cut, wide_x), data.w, data.bias, out});
+      std::memcpy(y, out, cut.rows * wide_y * sizeof(float));
+    }
+    r += cut.rows;
+  }
+}
+
+// kTN: d: [n, out], x: [n, in], w: [out, in]; tiles are added in order.
+void TiledSum(TileShape shape, const TileData& data, int64_t n) {
+  for (int64_t r = 0; r < n;) {
+    const Cut cut = NextTile(n - r);
+    shape.rows = cut.height;
+    const float* d = data.x + r * shape.out;
+    const float* x = data.w + r * shape.in;
+    if (cut.rows != cut.height) {
+      d = FilledUp(0, d, cut, shape.out);
+      x = FilledUp(1, x, cut, shape.in);
+    }
+    RunTile(shape, {d, x, nullptr, data.y});
+    shape.accumulate = true;
+    r += cut.rows;
+  }
+}
+
+struct ProductShape {
+  ProductKind kind;
+  int64_t n, in, out;
+};
+
+// The same three products by blocks of our own.
+template <typename T>
+void Blocks(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& y, bool accumulate) {
+  const T *a = x.data<T>(), *b = w.data<T>();
+  T* c = y.data<T>();
+  switch (s.kind) {
+    case ProductKind::kNT:
+      return cpu::BlockProduct(cpu::BlockOperands<T>{a, s.in, 1, b, 1, s.in, c, s.out, s.n, s.out, s.in, accumulate});
+    case ProductKind::kNN:
+      return cpu::BlockProduct(cpu::BlockOperands<T>{a, s.out, 1, b, s.in, 1, c, s.in, s.n, s.in, s.out, accumulate});
+    case ProductKind::kTN:
+      return cpu::BlockProduct(cpu::BlockOperands<T>{a, 1, s.out, b, s.in, 1, c, s.in, s.out, s.in, s.n, accumulate});
+  }
+}
+
+void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, bool accumulate) {
+  CHECK(x.dtype() == w.dtype() && y.dtype() == w.dtype()) << NameOf(x.dtype()) << ' ' << NameOf(w.dtype()) << ' ' << NameOf(y.dtype());
+  const bool whole = s.n > 0 && s.in > 0 && s.out > 0;
+  if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent()) {
+    const TileShape shape{.kind = s.kind, .accumulate = accumulate, .bias = bias.defined(), .in = s.in, .out = s.out};
+    const TileData data{x.data<float>(), w.data<float>(), bias.defined() ? bias.data<float>() : nullptr, y.data<float>()};
+    return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, s.n);
+  }
+  DispatchFloat(w.dtype(), [&](auto t) {
+    using T = decltype(t);
+    Blocks<T>(s, x, w, y, accumulate);
+    if (bias.defined()) cpu::AddRow(bias.data<T>(), y.data<T>(), s.n, s.out);
+  });
+}
+
+}  // namespace
+
+void UseOneComputeThread() {
+  omp_set_num_threads(1);
+  openblas_set_num_threads(1);
+}
+
+void ProductNT(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options) {
+  const int64_t n = x.dim(0), in = w.dim(1), out = w.dim(0);
+  CHECK(x.elements() == n * in && y.elements() == n * out)
+      << x.shape().ToString() << ' ' << w.shape().ToString() << ' ' << y.shape().ToString();
+  CHECK(!bias.defined() || (bias.elements() == out && bias.dtype() == w.dtype())) << bias.shape().ToString();
+  Multiply({ProductKind::kNT, n, in, out}, x, w, bias, y, options.accumulate);
+}
+
+void ProductNN(const Tensor& x, const Tensor& w, const Tensor& y, const ProductOptions& options) {
+  const int64_t n = x.dim(0), in = w.dim(1), out = w.dim(0);
+  CHECK(x.elements() == n * out && y.elements() == n * in)
+      << x.shape().ToString() << ' ' << w.shape().ToString() << ' ' << y.shape().ToString();
+  Multiply({ProductKind::kNN, n, in, out}, x, w, {}, y, options.accumulate);
+}
+
+void ProductTN(const Tensor& d, const Tensor& x, const Tensor& w, const ProductOptions& options) {
+  const int64_t n = x.dim(0), in = w.dim(1), out = w.dim(0);
+  CHECK(d.elements() == n * out && x.elements() == n * in)
+      << d.shape().ToString() << ' ' << x.shape().ToString() << ' ' << w.shape().ToString();
+  Multiply({ProductKind::kTN, n, in, out}, d, x, {}, w, options.accumulate);
+}
+
+}  // namespace conclave

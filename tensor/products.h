@@ -1,0 +1,33 @@
+// Dense matrix products: oneDNN for f32 (row tiles, so that a row's bits do not depend on its neighbours), blocks of our own for f64 (a
+// BLAS chooses its kernels by the number of rows).
+#ifndef CONCLAVE_TENSOR_PRODUCTS_H_
+#define CONCLAVE_TENSOR_PRODUCTS_H_
+
+#include <cstdint>
+
+#include "tensor/tensor.h"
+
+namespace conclave {
+
+// One compute thread for every product of this process and thread (library thread pools included). Call once in each rank thread before any
+// product; the first f32 product of a thread does it otherwise.
+void UseOneComputeThread();
+
+// y = x w^T (+ bias), or y += with accumulate. x: [n, in], w: [out, in], bias: [out] or undefined; y: [n, out]. f32 or f64. n may be 0.
+// Every row of y has the same bits whatever n is and wherever the row stands. Cost: 2 n in out FLOP; in f32 the first product of a shape
+// makes its kernels (0.1 to 0.3 ms each, at most 13 a shape and thread).
+struct ProductOptions {
+  bool accumulate = false;
+};
+void ProductNT(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options = {});
+
+// y = x w, or y += : x: [n, out], w: [out, in]; y: [n, in] (input gradients). Row-independent like ProductNT.
+void ProductNN(const Tensor& x, const Tensor& w, const Tensor& y, const ProductOptions& options = {});
+
+// w = d^T x, or w += : d: [n, out], x: [n, in]; w: [out, in] (weight gradients). Rows are summed in a fixed order that depends on n, in,
+// out only. n = 0 writes zeros.
+void ProductTN(const Tensor& d, const Tensor& x, const Tensor& w, const ProductOptions& options = {});
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_TENSOR_PRODUCTS_H_

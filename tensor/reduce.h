@@ -1,0 +1,22 @@
+// Whole-tensor questions asked about gradients and parameters.
+#ifndef CONCLAVE_TENSOR_REDUCE_H_
+#define CONCLAVE_TENSOR_REDUCE_H_
+
+#include <cstdint>
+
+#include "tensor/tensor.h"
+
+namespace conclave {
+
+// Sum of squares in f64, over fixed chunks of 4,096 elements: the same bits on every CPU and device. x: f32 or f64, any shape.
+double SumOfSquares(const Tensor& x);
+
+// Whether no element is infinite or NaN. Integers are finite.
+bool AllFinite(const Tensor& x);
+
+// A 64-bit hash of the bytes (base/digest.h): equal bits, equal value.
+uint64_t BitDigest(const Tensor& x);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_TENSOR_REDUCE_H_

@@ -1,0 +1,97 @@
+#include "tensor/tape.h"
+
+namespace conclave {
+
+void Tape::Reset() { nodes_.clear(); }
+
+Var Tape::Constant(const Tensor& value) {
+  nodes_.push_back({.value = value});
+  return {static_cast<int32_t>(nodes_.size()) - 1};
+}
+
+Var Tape::Parameter(BlockId block, const Tensor& value, const GradientSlot& gradient) {
+  nodes_.push_back({.value = value,
+                    .gradient = gradient.first,
+                    .gradient_stride = gradient.stride_bytes,
+                    .lanes = gradient.lanes,
+                    .block = block.value,
+                    .wants_gradient = gradients_ && gradient.first.defined()});
+  return {static_cast<int32_t>(nodes_.size()) - 1};
+}
+
+Var Tape::Record(const Tensor& value, std::span<const Var> inputs) {
+  const int32_t id = static_cast<int32_t>(nodes_.size());
+  bool wants = false;
+  for (const Var input : inputs) wants = wants || wants_gradient(input);
+  nodes_.push_back({.value = value, .wants_gradient = wants});
+  for (const Var input : inputs) NoteUse(input, id);
+  return {id};
+}
+
+Var Tape::View(Var parent, int64_t offset, const Shape& shape) {
+  const Tensor& base = value(parent);
+  CHECK(offset >= 0 && offset + shape.elements() <= base.elements())
+      << offset << ' ' << shape.ToString() << " of " << base.shape().ToString();
+  std::byte* data = static_cast<std::byte*>(base.raw()) + offset * SizeOf(base.dtype());
+  const Var view = Record(Tensor(data, shape, base.dtype(), base.device()), {parent});
+  nodes_[view.id].view_of = parent.id;
+  nodes_[view.id].view_offset = offset;
+  return view;
+}
+
+void Tape::NoteUse(Var input, int32_t user) {
+  if (!input.defined()) return;
+  Node& node = nodes_[input.id];
+  if (node.block < 0 || node.first_user >= 0) return;
+  node.first_user = user;
+  node.next_final = nodes_[user].finals;
+  nodes_[user].finals = input.id;
+}
+
+bool Tape::has_gradient(Var v) const {
+  const Node& node = nodes_[v.id];
+  if (node.view_of >= 0) return has_gradient({node.view_of});
+  return node.gradient.defined();
+}
+
+Tensor Tape::EnsureGradient(int32_t id) {
+  Node& node = nodes_[id];
+  CHECK(node.wants_gradient) << "node " << id;
+  if (node.view_of >= 0) {
+    const Tensor parent = EnsureGradient(node.view_of);
+    return Tensor(static_cast<std::byte*>(parent.raw()) + node.view_offset * SizeOf(parent.dtype()), node.value.shape(), parent.dtype());
+  }
+  if (!node.gradient.defined()) node.gradient = arena_->NewZeroed(node.value.shape(), node.value.dtype());
+  return node.gradient;
+}
+
+Tensor Tape::gradient(Var v) { return EnsureGradient(v.id); }
+
+Tensor Tape::gradient(Var v, int lane) {
+  const Node& node = nodes_[v.id];
+  const Tensor first = EnsureGradient(v.id);
+  CHECK(lane >= 0 && lane < node.lanes) << lane << " of " << node.lanes;
+  return Tensor(static_cast<std::byte*>(first.raw()) + lane * node.gradient_stride, first.shape(), first.dtype(), first.device());
+}
+
+absl::Status Tape::Backward(std::span<const Seed> seeds, const OnFinal& on_final) {
+  for (const Seed& seed : seeds) {
+    if (!wants_gradient(seed.var)) continue;
+    CHECK_EQ(value(seed.var).elements(), 1);
+    const Tensor g = gradient(seed.var);
+    DispatchFloat(g.dtype(), [&](auto t) { *g.data<decltype(t)>() += static_cast<decltype(t)>(seed.weight); });
+  }
+  for (int32_t id = static_cast<int32_t>(nodes_.size()) - 1; id >= 0; --id) {
+    const Node& node = nodes_[id];
+    if (node.run != nullptr && (node.collective || has_gradient({id}))) RETURN_IF_ERROR(node.run(node.closure, *this));
+    for (int32_t p = nodes_[id].finals; p >= 0; p = nodes_[p].next_final) {
+      if (nodes_[p].wants_gradient) RETURN_IF_ERROR(on_final({nodes_[p].block}));
+    }
+  }
+  for (const Node& node : nodes_) {
+    if (node.block >= 0 && node.first_user < 0 && node.wants_gradient) RETURN_IF_ERROR(on_final({node.block}));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace conclave

@@ -1,0 +1,124 @@
+// Tape: reverse-mode differentiation, recorded by the caller's ops. Recording order is the topological order. First derivatives only.
+#ifndef CONCLAVE_TENSOR_TAPE_H_
+#define CONCLAVE_TENSOR_TAPE_H_
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <new>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "base/status.h"
+#include "tensor/arena.h"
+#include "tensor/ids.h"
+#include "tensor/tensor.h"
+
+namespace conclave {
+
+// A value on a tape. Only meaningful with the tape that made it; -1 is "none" (an absent bias).
+struct Var {
+  int32_t id = -1;
+  bool defined() const { return id >= 0; }
+};
+
+// Where the gradient of a parameter goes: `lanes` tensors of the parameter's shape, `stride_bytes` apart. Lane l collects what came from
+// the l-th source rank of an expert group; ordinary parameters have one lane. Undefined `first`: no gradient is wanted (frozen).
+struct GradientSlot {
+  Tensor first;
+  int lanes = 1;
+  int64_t stride_bytes = 0;
+};
+
+struct Seed {
+  Var var;            // scalar
+  double weight = 1;  // d objective / d var
+};
+
+// Owned by the caller; the arena must outlive it. Reset between evaluations. Ops are free functions (tensor/ops) that compute a value,
+// Record it with its inputs and, if a gradient is wanted, add one backward closure, which ACCUMULATES into the gradients of the inputs. Not
+// thread-safe.
+class Tape {
+ public:
+  explicit Tape(Arena* arena, bool gradients = true) : arena_(arena), gradients_(gradients) {}
+
+  Arena& arena() { return *arena_; }
+  void Reset();  // forgets all nodes, keeps capacity; does not reset the arena
+
+  Var Constant(const Tensor& value);
+  Var Parameter(BlockId block, const Tensor& value, const GradientSlot& gradient);
+
+  // A new value computed from `inputs`. It wants a gradient if any input does.
+  Var Record(const Tensor& value, std::initializer_list<Var> inputs) { return Record(value, std::span(inputs.begin(), inputs.size())); }
+  Var Record(const Tensor& value, std::span<const Var> inputs);
+  // The same memory seen as another shape; its gradient is the parent's memory too. Offset in elements.
+  Var View(Var parent, int64_t offset, const Shape& shape);
+
+  // Adds the backward step of the node recorded last. `step` is called as step(tape) in reverse order of recording, returns void or
+  // absl::Status, captures Vars and plain values only (it is stored in the arena and never destroyed). It is skipped when nothing flowed
+  // into `output`, unless it is COLLECTIVE: such a step runs on every rank or on none.
+  enum class StepKind { kLocal, kCollective };
+  template <typename F>
+  void OnBackward(Var output, F step, StepKind kind = StepKind::kLocal);
+
+  const Tensor& value(Var v) const { return nodes_[v.id].value; }
+  bool wants_gradient(Var v) const { return v.defined() && nodes_[v.id].wants_gradient; }
+  bool has_gradient(Var v) const;    // something was accumulated (backward of an unused output is skipped)
+  Tensor gradient(Var v);            // zeroed at first use; of a parameter: lane 0 of its slot
+  Tensor gradient(Var v, int lane);  // of a parameter
+  int lanes(Var v) const { return nodes_[v.id].lanes; }
+
+  // Walks the tape backwards from the seeds. `on_final(block)` is called once for every recorded parameter, when no later step can add to
+  // it; parameters that no op used are reported at the end. Errors: those of the steps (collectives). Callable once per recording.
+  using OnFinal = std::function<absl::Status(BlockId)>;
+  absl::Status Backward(std::span<const Seed> seeds, const OnFinal& on_final);
+
+  int64_t nodes() const { return static_cast<int64_t>(nodes_.size()); }
+
+ private:
+  struct Node {
+    Tensor value;
+    Tensor gradient;
+    int64_t gradient_stride = 0;
+    int lanes = 1;
+    int32_t view_of = -1;
+    int64_t view_offset = 0;
+    int32_t block = -1;       // parameter: its block
+    int32_t first_user = -1;  // parameter: the first node that used it
+    int32_t next_final = -1;  // chain of parameters that become final with the same node
+    int32_t finals = -1;      // head of that chain
+    bool wants_gradient = false;
+    bool collective = false;
+    absl::Status (*run)(void*, Tape&) = nullptr;
+    void* closure = nullptr;
+  };
+  void NoteUse(Var input, int32_t user);
+  Tensor EnsureGradient(int32_t id);
+
+  Arena* arena_;
+  bool gradients_;
+  std::vector<Node> nodes_;
+};
+
+template <typename F>
+void Tape::OnBackward(Var output, F step, StepKind kind) {
+  static_assert(std::is_trivially_destructible_v<F>, "captures must be plain values");
+  Node& node = nodes_[output.id];
+  if (!node.wants_gradient) return;
+  node.collective = kind == StepKind::kCollective;
+  node.closure = new (arena_->Allocate(sizeof(F))) F(std::move(step));
+  node.run = [](void* closure, Tape& tape) -> absl::Status {
+    F& f = *static_cast<F*>(closure);
+    if constexpr (std::is_void_v<std::invoke_result_t<F&, Tape&>>) {
+      f(tape);
+      return absl::OkStatus();
+    } else {
+      return f(tape);
+    }
+  };
+}
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_TENSOR_TAPE_H_

@@ -1,0 +1,135 @@
+#include <gtest/gtest.h>
+
+#include "comm/exchange.h"
+#include "comm/ledger.h"
+#include "tests/comm/exchange_laws.h"
+
+namespace conclave {
+namespace {
+
+template <typename T>
+void ExpectTreeBits(const ExchangeCase& c) {
+  const Results<T> results = RunExchange<T>(c);
+  const ParameterSet set = TestParameters();
+  int seen = 0;
+  for (const Blocks<T>& blocks : results) {
+    for (const auto& [id, v] : blocks) {
+      ++seen;
+      EXPECT_TRUE(SameBits(v, TreeMean<T>(c, {id}, set[{id}].shape.elements())))
+          << "block " << id << ", " << c.workers << " workers, " << c.ranks << " ranks, expert axis " << c.expert_axis;
+    }
+  }
+  EXPECT_EQ(seen, c.ranks * (4 + 2 * kTestExperts / c.expert_axis));
+}
+
+TEST(ExactExchange, WorldSizeInvariantBits) {
+  for (const auto& [ranks, axis] :
+       {std::pair{1, 1}, {2, 1}, {2, 2}, {3, 1}, {4, 1}, {4, 2}, {4, 4}, {5, 1}, {6, 2}, {8, 1}, {8, 4}, {8, 8}}) {
+    ExpectTreeBits<float>({.workers = 8, .ranks = ranks, .expert_axis = axis});
+    ExpectTreeBits<double>({.workers = 11, .ranks = ranks, .expert_axis = axis, .steps = 1});
+  }
+}
+
+TEST(ExactExchange, BitsDoNotDependOnBuckets) {
+  for (const int64_t bytes : {1, 200, 1 << 20}) {
+    ExpectTreeBits<float>({.workers = 8, .ranks = 3, .bucket_bytes = bytes});
+    ExpectTreeBits<float>({.workers = 6, .ranks = 4, .expert_axis = 2, .bucket_bytes = bytes});
+  }
+}
+
+TEST(ExactExchange, AbsentBlocksAreZero) {
+  const auto skip = [](int worker, BlockId block) { return (worker + block.value) % 3 == 0 || block.value == 2 || worker == 4; };
+  for (const auto& [ranks, axis] : {std::pair{1, 1}, {2, 2}, {3, 1}, {4, 2}, {8, 1}}) {
+    ExpectTreeBits<float>({.workers = 8, .ranks = ranks, .expert_axis = axis, .skip = skip});
+  }
+  ExpectTreeBits<double>({.workers = 5, .ranks = 5, .skip = [](int, BlockId) { return true; }});
+}
+
+TEST(ExactExchange, FixedMeshIsTheMean) {
+  const ParameterSet set = TestParameters();
+  for (const bool folded : {false, true}) {
+    for (const auto& [ranks, axis] : {std::pair{1, 1}, {2, 2}, {3, 1}, {4, 2}}) {
+      const ExchangeCase c = {.workers = 8, .ranks = ranks, .expert_axis = axis, .world_size_invariant = false, .folded = folded};
+      const Results<double> results = RunExchange<double>(c), again = RunExchange<double>(c);
+      for (int r = 0; r < ranks; ++r) {
+        for (const auto& [id, v] : results[r]) {
+          const std::vector<double> expected = TreeMean<double>(c, {id}, set[{id}].shape.elements());
+          double scale = 1;
+          for (int m = 0; m < c.workers; ++m) {
+            for (const double x : WorkerVector<double>(m, {id}, set[{id}].shape.elements())) scale = std::max(scale, std::abs(x));
+          }
+          for (size_t i = 0; i < v.size(); ++i) EXPECT_NEAR(v[i], expected[i], 1e-14 * scale) << id << ' ' << i;
+          EXPECT_TRUE(SameBits(v, again[r].at(id))) << "not deterministic";
+        }
+      }
+      // Every owner has the same bits.
+      for (int r = 1; r < ranks; ++r) EXPECT_TRUE(SameBits(results[r].at(0), results[0].at(0)));
+    }
+  }
+}
+
+TEST(ExactExchange, RefusesWhatCannotBe) {
+  EXPECT_EQ(
+      RunRanks(
+          1,
+          [](Communicator& world) -> absl::Status {
+            const ParameterSet set = TestParameters();
+            const Layout layout = TestLayout(&set, 0, 1, 1);
+            const auto exchange = MakeExactExchange(
+                {.layout = &layout, .workers = {.workers = 4, .ranks = 1}, .world = &world, .data = &world, .world_size_invariant = true});
+            exchange->Begin(0, 0);
+            std::vector<float> v(5, 1.0f);
+            RETURN_IF_ERROR(exchange->Put({2}, {0}, TensorOf(v)));
+            EXPECT_EQ(exchange->Put({2}, {0}, TensorOf(v)).code(), absl::StatusCode::kInternal) << "twice";
+            EXPECT_EQ(exchange->Put({1}, {0}, TensorOf(v)).code(), absl::StatusCode::kInternal) << "out of order";
+            EXPECT_EQ(exchange->Put({4}, {0}, TensorOf(v)).code(), absl::StatusCode::kInternal) << "unknown worker";
+            EXPECT_TRUE(exchange->wants_each_worker());
+            return absl::OkStatus();
+          }),
+      absl::OkStatus());
+}
+
+// With one worker a rank the wire carries what the logical book says, and both equal the formula.
+TEST(ExactExchange, LedgerOnOneWorkerARank) {
+  const ParameterSet set = TestParameters();
+  for (const int ranks : {2, 3, 5}) {
+    std::vector<WireReport> reports(ranks);
+    ExchangeCase c = {.workers = ranks, .ranks = ranks, .bucket_bytes = 1000, .steps = 1};
+    c.after = [&](Communicator& world) { reports[world.rank()] = world.ledger()->Take(); };
+    RunExchange<float>(c);
+    int64_t sent = 0, received = 0, uplink = 0, downlink = 0;
+    for (const WireReport& report : reports) {
+      const WireCount physical = report.BetweenRanks();
+      EXPECT_EQ(physical.sent_bytes, report.logical.uplink_bytes + report.logical.downlink_bytes);
+      EXPECT_EQ(physical.sent_messages, report.logical.messages);
+      EXPECT_EQ(report.Total(LinkClass::kSelf).sent_bytes, 0);
+      sent += physical.sent_bytes, received += physical.received_bytes;
+      uplink += report.logical.uplink_bytes, downlink += report.logical.downlink_bytes;
+      EXPECT_EQ(report.logical.dense_bytes, set.elements() * 4);
+    }
+    EXPECT_EQ(sent, received);
+    EXPECT_EQ(uplink, (ranks - 1) * set.elements() * 4);
+    EXPECT_EQ(downlink, (ranks - 1) * set.elements() * 4);
+  }
+}
+
+TEST(ExactExchange, FewerRanksSendLessThanTheirWorkers) {
+  std::vector<WireReport> reports(2);
+  ExchangeCase c = {.workers = 8, .ranks = 2, .steps = 1};
+  c.after = [&](Communicator& world) { reports[world.rank()] = world.ledger()->Take(); };
+  RunExchange<float>(c);
+  const int64_t bytes = TestParameters().elements() * 4;
+  int64_t sent = 0, logical = 0;
+  for (const WireReport& report : reports) {
+    sent += report.BetweenRanks().sent_bytes;
+    logical += report.logical.uplink_bytes;
+  }
+  EXPECT_EQ(sent, 2 * bytes) << "one piece a rank there, and the sums back";
+  int64_t replicated = 0;
+  const ParameterSet set = TestParameters();
+  for (const BlockSpec& spec : set.blocks()) replicated += spec.kind == BlockKind::kReplicated ? spec.shape.elements() * 4 : 0;
+  EXPECT_EQ(logical, 7 * replicated + (bytes - replicated));
+}
+
+}  // namespace
+}  // namespace conclave

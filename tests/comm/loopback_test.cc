@@ -1,0 +1,68 @@
+#include "comm/loopback.h"
+
+#include <atomic>
+
+#include <gtest/gtest.h>
+
+#include "comm/ledger.h"
+#include "tests/comm/communicator_laws.h"
+
+namespace conclave {
+namespace {
+
+class LoopbackLaws : public testing::TestWithParam<int> {};
+
+TEST_P(LoopbackLaws, Hold) { EXPECT_EQ(RunRanks(GetParam(), AllCommunicatorLaws), absl::OkStatus()); }
+
+INSTANTIATE_TEST_SUITE_P(Ranks, LoopbackLaws, testing::Values(1, 2, 3, 4, 5));
+
+TEST(Loopback, TheFirstErrorWinsAndWakesTheOthers) {
+  std::atomic<int> woken = 0;
+  const absl::Status status = RunRanks(4, [&](Communicator& world) -> absl::Status {
+    if (world.rank() == 2) return DataLoss("disk %d is gone", 7);
+    std::vector<float> v(100000, 1.0f);
+    const absl::Status status = world.AllReduce("never", TensorOf(v), ReduceOp::kSum);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    woken += status.ok() ? 0 : 1;
+    return status;
+  });
+  EXPECT_EQ(status, DataLoss("disk %d is gone", 7));
+  EXPECT_EQ(woken, 3);
+}
+
+TEST(Loopback, ARankThatLeavesEarlyHangsNobody) {
+  const absl::Status status = RunRanks(3, [](Communicator& world) -> absl::Status {
+    if (world.rank() == 1) return absl::OkStatus();
+    return world.Barrier("missing one");
+  });
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_NE(status.message().find("rank 1 has returned"), std::string::npos) << status;
+}
+
+TEST(Loopback, UnequalSizesAreNamed) {
+  const absl::Status status = RunRanks(2, [](Communicator& world) -> absl::Status {
+    std::vector<float> v(world.rank() == 0 ? 4 : 5);
+    return world.Broadcast("sizes", TensorOf(v), 0);
+  });
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(status.message().find("expected 20 bytes, got 16"), std::string::npos) << status;
+}
+
+TEST(Loopback, NodesAreEmulated) {
+  const absl::Status status = RunRanks(4,
+                                       [](Communicator& world) -> absl::Status {
+                                         for (int r = 0; r < 4; ++r) EXPECT_EQ(world.Node(r), r / 2);
+                                         std::vector<float> mine(3), all(12);
+                                         RETURN_IF_ERROR(world.AllGather("g", TensorOf(mine), TensorOf(all)));
+                                         const WireReport report = world.ledger()->Take();
+                                         EXPECT_EQ(report.Total(LinkClass::kSelf).sent_bytes, 12);
+                                         EXPECT_EQ(report.Total(LinkClass::kIntraNode).sent_bytes, 12);
+                                         EXPECT_EQ(report.Total(LinkClass::kInterNode).sent_bytes, 24);
+                                         return absl::OkStatus();
+                                       },
+                                       {.nodes = {0, 0, 1, 1}});
+  EXPECT_EQ(status, absl::OkStatus());
+}
+
+}  // namespace
+}  // namespace conclave

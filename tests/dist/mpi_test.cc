@@ -1,0 +1,81 @@
+// The laws of communicators and of the exact exchange under a real mpirun.
+#include "comm/mpi_communicator.h"
+
+#include <mpi.h>
+
+#include <gtest/gtest.h>
+
+#include "comm/ledger.h"
+#include "tests/comm/communicator_laws.h"
+#include "tests/comm/exchange_laws.h"
+
+namespace conclave {
+namespace {
+
+std::unique_ptr<MpiSession> StartSession() {
+  absl::StatusOr<std::unique_ptr<MpiSession>> session = MpiSession::Start(nullptr, nullptr);
+  EXPECT_EQ(session.status(), absl::OkStatus());
+  return session.ok() ? *std::move(session) : nullptr;
+}
+
+TEST(Mpi, CommunicatorLaws) {
+  const auto session = StartSession();
+  ASSERT_NE(session, nullptr);
+  EXPECT_EQ(AllCommunicatorLaws(session->world()), absl::OkStatus());
+}
+
+TEST(Mpi, RanksOfOneMachineShareANode) {
+  const auto session = StartSession();
+  ASSERT_NE(session, nullptr);
+  Communicator& world = session->world();
+  int rank = 0, size = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  EXPECT_EQ(world.rank(), rank);
+  EXPECT_EQ(world.size(), size);
+  for (int r = 0; r < size; ++r) EXPECT_EQ(world.Node(r), 0);
+}
+
+TEST(Mpi, ExactExchangeHasTheBitsOfTheTree) {
+  const auto session = StartSession();
+  ASSERT_NE(session, nullptr);
+  Ledger ledger;
+  session->Attach(&ledger, nullptr);
+  const int ranks = session->world().size();
+  const ParameterSet set = TestParameters();
+  for (int axis = 1; axis <= ranks; axis *= 2) {
+    if (ranks % axis != 0) continue;
+    const ExchangeCase c = {.workers = 8, .ranks = ranks, .expert_axis = axis, .bucket_bytes = 500};
+    Blocks<float> result;
+    ASSERT_EQ(RunExchangeOn<float>(session->world(), c, result), absl::OkStatus());
+    for (const auto& [id, v] : result) EXPECT_TRUE(SameBits(v, TreeMean<float>(c, {id}, set[{id}].shape.elements()))) << "block " << id;
+  }
+  session->Attach(nullptr, nullptr);
+}
+
+TEST(Mpi, LedgerEqualsLoopback) {
+  const auto session = StartSession();
+  ASSERT_NE(session, nullptr);
+  Ledger ledger;
+  session->Attach(&ledger, nullptr);
+  ASSERT_EQ(AllCommunicatorLaws(session->world()), absl::OkStatus());
+  const WireReport mpi = ledger.Take();
+  std::vector<WireReport> loopback(session->world().size());
+  ASSERT_EQ(RunRanks(session->world().size(),
+                     [&](Communicator& world) -> absl::Status {
+                       RETURN_IF_ERROR(AllCommunicatorLaws(world));
+                       loopback[world.rank()] = world.ledger()->Take();
+                       return absl::OkStatus();
+                     }),
+            absl::OkStatus());
+  const WireReport& expected = loopback[session->world().rank()];
+  ASSERT_EQ(mpi.lines.size(), expected.lines.size());
+  for (size_t i = 0; i < mpi.lines.size(); ++i) {
+    EXPECT_EQ(mpi.lines[i].label, expected.lines[i].label);
+    EXPECT_EQ(mpi.lines[i].links, expected.lines[i].links) << mpi.lines[i].label;
+  }
+  EXPECT_TRUE(session->world().size() == 1 || mpi.BetweenRanks().sent_bytes > 0);
+}
+
+}  // namespace
+}  // namespace conclave

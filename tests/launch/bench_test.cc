@@ -1,0 +1,66 @@
+// The measuring behind `conclave bench`: statistics by value, and what the ledger must say of a bench.
+#include <gtest/gtest.h>
+
+#include "bench/benches.h"
+#include "comm/loopback.h"
+#include "trainer/json.h"
+
+namespace conclave {
+namespace {
+
+TEST(Measure, QuartilesInterpolate) {
+  const Timing odd = TimingOf({5, 1, 4, 2, 3});
+  EXPECT_EQ(odd.median, 3);
+  EXPECT_EQ(odd.low, 2);
+  EXPECT_EQ(odd.high, 4);
+  EXPECT_EQ(odd.samples, 5);
+  const Timing even = TimingOf({4, 1, 3, 2});
+  EXPECT_EQ(even.median, 2.5);
+  EXPECT_EQ(even.low, 1.75);
+  EXPECT_EQ(even.high, 3.25);
+  EXPECT_EQ(TimingOf({7}).median, 7);
+}
+
+TEST(Measure, SamplesAreRepeatedCalls) {
+  int calls = 0;
+  const Timing t = Measure([&] { ++calls; }, {.samples = 3, .sample_seconds = 0});
+  EXPECT_EQ(calls, 2 + 3);  // warm-up, trial, one call a sample
+  EXPECT_EQ(t.samples, 3);
+}
+
+TEST(Measure, JsonHoldsTheRate) {
+  const BenchReport report{
+      .bench = "x",
+      .ranks = 2,
+      .results = {{.name = "a \"b\"", .unit = "GB/s", .work = 6, .seconds = TimingOf({2, 3, 4}), .facts = {{"n", 5}}}}};
+  const absl::StatusOr<JsonValue> json = ParseJson(RenderJson(report));
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(*json->Find("ranks")->AsInt64(), 2);
+  const JsonValue& result = json->Find("results")->items.at(0);
+  EXPECT_EQ(result.Find("name")->text, "a \"b\"");
+  EXPECT_EQ(*result.Find("rate")->AsDouble(), 2);
+  EXPECT_EQ(*result.Find("seconds_high")->AsDouble(), 3.5);
+  EXPECT_EQ(*result.Find("n")->AsDouble(), 5);
+}
+
+// A rank sends the other ranks' chunks of its vector and the sum of its own chunk to everyone: at least 2 (P - 1) / P of the vector each,
+// and with one rank nothing.
+TEST(Collectives, TheLedgerCountsWhatTheExchangeMoves) {
+  for (const int ranks : {1, 2}) {
+    const absl::Status status = RunRanks(ranks, [&](Communicator& world) -> absl::Status {
+      ASSIGN_OR_RETURN(const BenchReport report, BenchCollectives(world, {.largest_bytes = 65536, .samples = 2}));
+      EXPECT_EQ(report.ranks, ranks);
+      for (const BenchResult& result : report.results) {
+        const double vector_bytes = result.work * 1e9, floor = 2 * (ranks - 1) * vector_bytes;
+        EXPECT_EQ(result.facts.at(0).first, "sent_bytes_all_ranks");
+        EXPECT_GE(result.facts.at(0).second, floor) << result.name;
+        EXPECT_LE(result.facts.at(0).second, 1.01 * floor + 4096 * (ranks - 1)) << result.name;
+      }
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,160 @@
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "tests/models/one_leaf.h"
+
+namespace conclave {
+namespace {
+
+std::vector<double> LogitsOf(const Model& model, const Batch& batch, DType dtype) {
+  std::vector<double> logits;
+  OnOneRank(model, dtype, [&](OneLeaf& leaf) -> absl::Status {
+    leaf.Shake(0.2, 3);
+    leaf.recorder().BeginEvaluation();
+    leaf.recorder().Begin(&leaf.point(), &batch, true);
+    ASSIGN_OR_RETURN(const Var out, model.Logits(leaf.recorder()));
+    EXPECT_EQ(leaf.tape().value(out).dim(0), batch.sequences * batch.tokens.dim(1));
+    EXPECT_EQ(leaf.tape().value(out).dim(1), model.vocabulary());
+    logits = ValuesOf(leaf.tape().value(out));
+    return absl::OkStatus();
+  });
+  return logits;
+}
+
+// Changing a token moves no logit before it, in its own sequence or in others.
+TEST(MoeLm, LogitsAreCausal) {
+  for (const char* position : {"LEARNED", "ROTARY"}) {
+    const auto model = ModelFromText(std::string("moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 2 context: 6 moe { experts: 4 } position: ") +
+                                     position + " }");
+    ASSERT_NE(model, nullptr);
+    BatchBuffer buffer = RandomBatch(model->sample_shape(), 2, 9, DType::kF32);
+    const std::vector<double> before = LogitsOf(*model, buffer.batch(), DType::kF32);
+    int32_t& changed = buffer.batch().tokens.data<int32_t>()[6 + 3];  // token 3 of sequence 1
+    changed = (changed + 1) % 9;
+    const std::vector<double> after = LogitsOf(*model, buffer.batch(), DType::kF32);
+    for (int64_t row = 0; row < 12; ++row) {
+      const bool same = std::equal(before.begin() + row * 9, before.begin() + (row + 1) * 9, after.begin() + row * 9);
+      EXPECT_EQ(same, row < 6 + 3) << position << " row " << row;
+    }
+  }
+}
+
+// With small weights every token is nearly equally likely.
+TEST(MoeLm, StartsAtTheUniformLoss) {
+  const auto model = ModelFromText("moe_lm { vocab_size: 50 layers: 2 width: 32 heads: 4 context: 8 moe { experts: 4 } }");
+  ASSERT_NE(model, nullptr);
+  BatchBuffer buffer = RandomBatch(model->sample_shape(), 4, 50, DType::kF32);
+  OnOneRank(*model, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+    RETURN_IF_ERROR(leaf.Objective(buffer.batch()).status());
+    EXPECT_NEAR(leaf.Term(0) / buffer.batch().count, std::log(50.0), 0.1);
+    return absl::OkStatus();
+  });
+}
+
+// A model whose mixtures have one expert gives the loss of the dense model with the same weights, to the bit, and its gradients.
+TEST(MoeLm, OneExpertIsTheDenseModel) {
+  const std::string shape = "moe_lm { vocab_size: 13 layers: 2 width: 12 heads: 2 context: 7 bias: true ";
+  const auto mixture = ModelFromText(shape + "moe { experts: 1 top_k: 1 hidden: 20 balance_loss: 0 z_loss: 0 } }");
+  const auto dense = ModelFromText(shape + "dense_hidden: 20 }");
+  ASSERT_TRUE(mixture != nullptr && dense != nullptr);
+  BatchBuffer buffer = RandomBatch(dense->sample_shape(), 3, 13, DType::kF32);
+  std::map<std::string, std::vector<double>> weights, gradients;
+  double loss = 0;
+  const auto dense_name = [](std::string name) {
+    if (const size_t at = name.find(".moe.experts.0"); at != std::string::npos) name.replace(at, 14, ".mlp");
+    return name;
+  };
+  OnOneRank(*mixture, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+    leaf.Shake(0.3, 3);
+    ASSIGN_OR_RETURN(loss, leaf.Differentiate(buffer.batch()));
+    for (int b = 0; b < mixture->parameters().size(); ++b) {
+      const std::string name = dense_name(mixture->parameters()[{b}].name);
+      weights[name] = ValuesOf(leaf.point().block({b}));
+      gradients[name] = ValuesOf(leaf.gradient().block({b}));
+    }
+    return absl::OkStatus();
+  });
+  OnOneRank(*dense, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+    for (int b = 0; b < dense->parameters().size(); ++b) {
+      std::ranges::copy(weights.at(dense->parameters()[{b}].name), leaf.point().block({b}).data<float>());
+    }
+    ASSIGN_OR_RETURN(const double dense_loss, leaf.Differentiate(buffer.batch()));
+    EXPECT_EQ(dense_loss, loss);
+    for (int b = 0; b < dense->parameters().size(); ++b) {
+      const std::string& name = dense->parameters()[{b}].name;
+      EXPECT_EQ(ValuesOf(leaf.gradient().block({b})), gradients.at(name)) << name;
+    }
+    return absl::OkStatus();
+  });
+}
+
+// Terms: loads of every layer sum to tokens * k, the balance loss of one expert is exactly 1 a layer.
+TEST(MoeLm, CountsEveryRoutedSlot) {
+  const auto model = ModelFromText("moe_lm { vocab_size: 9 layers: 3 width: 8 heads: 2 context: 5 moe { experts: 4 top_k: 3 every: 2 } }");
+  ASSERT_NE(model, nullptr);
+  EXPECT_EQ(model->experts(), std::vector<int>{4});  // block 1 of 0, 1, 2
+  EXPECT_EQ(model->counters(), 4);
+  BatchBuffer buffer = RandomBatch(model->sample_shape(), 4, 9, DType::kF32);
+  OnOneRank(*model, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+    RETURN_IF_ERROR(leaf.Objective(buffer.batch()).status());
+    int64_t total = 0;
+    for (const int64_t c : leaf.recorder().counters()) total += c;
+    EXPECT_EQ(total, 4 * 5 * 3);
+    return absl::OkStatus();
+  });
+  const auto single = ModelFromText("moe_lm { vocab_size: 9 layers: 3 width: 8 heads: 2 context: 5 moe { experts: 1 top_k: 1 } }");
+  ASSERT_NE(single, nullptr);
+  OnOneRank(*single, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+    RETURN_IF_ERROR(leaf.Objective(buffer.batch()).status());
+    EXPECT_NEAR(leaf.Term(1), 3.0, 1e-6);  // 1 for each of 3 layers, of f32 probabilities
+    return absl::OkStatus();
+  });
+}
+
+// Experts on two ranks, all tokens on one: the same loss bits, and the rank without tokens gets through.
+TEST(MoeLm, ARankWithoutTokens) {
+  const auto model = ModelFromText("moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 2 context: 5 moe { experts: 4 balance_scope: GLOBAL } }");
+  ASSERT_NE(model, nullptr);
+  BatchBuffer buffer = RandomBatch(model->sample_shape(), 3, 9, DType::kF32), empty(model->sample_shape(), 0, DType::kF32);
+  double alone = 0, together = 0;
+  OnOneRank(*model, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+    ASSIGN_OR_RETURN(alone, leaf.Objective(buffer.batch()));
+    return absl::OkStatus();
+  });
+  const absl::Status status = RunRanks(2, [&](Communicator& world) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::unique_ptr<OneLeaf> leaf, OneLeaf::Make(model.get(), world, DType::kF32));
+    leaf->recorder().BeginEvaluation();
+    const Batch& batch = world.rank() == 0 ? buffer.batch() : empty.Resize(0);
+    leaf->recorder().Begin(&leaf->point(), &batch, world.rank() == 0);
+    RETURN_IF_ERROR(model->Record(leaf->recorder()));
+    if (world.rank() == 0) {
+      for (size_t t = 0; t < model->terms().size(); ++t) {
+        const TermSpec& term = model->terms()[t];
+        together += term.coefficient * leaf->Term(static_cast<int>(t)) * (t == 0 ? 1.0 / batch.count : 1.0);
+      }
+    }
+    std::vector<Seed> seeds;
+    for (const Recorder::Recorded& recorded : leaf->recorder().recorded()) seeds.push_back({recorded.value, 1.0});
+    return leaf->tape().Backward(seeds, [](BlockId) { return absl::OkStatus(); });
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(together, alone);
+}
+
+TEST(MoeLm, RefusesWhatMakesNoModel) {
+  const auto refused = [](const std::string& text, int64_t vocabulary, const std::string& reason) {
+    const absl::Status status = MakeModel(ParseModelConfig(text), {.vocabulary = vocabulary}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_NE(std::string(status.message()).find(reason), std::string::npos) << status;
+  };
+  refused("moe_lm {}", 0, "vocab_size: not set");
+  refused("moe_lm { vocab_size: 100 }", 257, "the tokenizer makes ids up to 256");
+  refused("moe_lm { vocab_size: 9 width: 10 heads: 3 }", 0, "width 10 is not divisible by heads 3");
+  refused("moe_lm { vocab_size: 9 width: 9 heads: 3 position: ROTARY }", 0, "even head width, got 3");
+  refused("moe_lm { vocab_size: 9 moe { experts: 2 top_k: 3 } }", 0, "top_k 3 exceeds experts 2");
+  refused("", 0, "no kind is set");
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,179 @@
+// MASHA1 against its theory.
+#include <cmath>
+#include <complex>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "comm/loopback.h"
+#include "gtest/gtest.h"
+#include "optim/guard.h"
+#include "tests/optim/test_operators.h"
+
+namespace conclave {
+namespace {
+
+constexpr char kRandK[] = "exchange { quantized { codec { rand_k { fraction: 0.34 } } } }";  // k = 2 of 6 coordinates: q = 3
+
+double SquaredDistance(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sum;
+}
+
+// Equal workers on a game with lambda = mu: L, the constant Cq of M = 4 RandK codecs and the provable step size.
+struct Theory {
+  double p = 1.0 / 3;
+  double q = 3;
+  double mu = 0.5;
+  double lipschitz = std::hypot(0.5, 1.0);
+  double cq = std::sqrt(lipschitz * lipschitz * (1 + (q - 1) / 4));
+  double gamma = std::min(std::sqrt(p / 2) / cq, p / (2 * mu));
+};
+
+Play PlayOf(const std::string& config) { return {.config = ParseConfig<OptimConfig>(config)}; }
+
+TEST(Masha1Test, WithoutCompressionAndAlwaysRefreshedItIsExtragradient) {
+  const auto extragradient = PlayGame(PlayOf("extragradient { gamma: 0.4 }"));
+  ASSERT_TRUE(extragradient.ok()) << extragradient.status();
+  const auto expected = extragradient->state.All("model");
+  for (const char* exchange : {"exchange { exact {} }", "exchange { quantized { codec { identity {} } } }"}) {
+    const auto masha = PlayGame(PlayOf(absl::StrFormat("masha1 { gamma: 0.4 p: 1 %s }", exchange)));
+    ASSERT_TRUE(masha.ok()) << masha.status();
+    const auto got = masha->state.All("model");
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-13) << exchange << " coordinate " << i;
+  }
+}
+
+// Without compression a mode e = (x - x*) + i (y - y*) moves by nu = lambda - i sigma alone: zh = (1 - p) z + (p - gamma nu) w,
+// z+ = (1 - gamma nu) zh + gamma nu w; w+ = z+ where the coin says so.
+TEST(Masha1Test, FollowsItsRecursionModeByMode) {
+  using Mode = std::complex<double>;
+  Play play = PlayOf("masha1 { gamma: 0.4 p: 0.3 exchange { exact {} } }");
+  Play still = play;
+  still.from_solution = true;
+  still.steps = 0;
+  const auto solution = PlayGame(still);
+  ASSERT_TRUE(solution.ok()) << solution.status();
+  const auto modes = [&](const Outcome& outcome) {
+    std::vector<Mode> errors;
+    const auto x = outcome.state.Doubles("model/x.weight"), y = outcome.state.Doubles("model/y.bias");
+    const auto xs = solution->state.Doubles("model/x.weight"), ys = solution->state.Doubles("model/y.bias");
+    for (size_t i = 0; i < x.size(); ++i) errors.emplace_back(x[i] - xs[i], y[i] - ys[i]);
+    return errors;
+  };
+  play.steps = 0;
+  const auto start = PlayGame(play);
+  play.steps = 25;
+  const auto end = PlayGame(play);
+  ASSERT_TRUE(start.ok() && end.ok()) << end.status();
+  const std::vector<Mode> expected = modes(*end);
+  std::vector<Mode> z = modes(*start);
+  for (size_t i = 0; i < z.size(); ++i) {
+    const Mode step = 0.4 * Mode(0.5, -(0.2 + 0.8 * static_cast<double>(i) / 5));
+    Mode w = z[i];
+    for (const StepReport& report : end->reports) {
+      const Mode zh = 0.7 * z[i] + (0.3 - step) * w;
+      z[i] = (1.0 - step) * zh + step * w;
+      if (report.evaluations == 2) w = z[i];
+    }
+    EXPECT_NEAR(std::abs(z[i] - expected[i]), 0, 1e-12) << "mode " << i;
+  }
+}
+
+TEST(Masha1Test, ConvergesLinearlyAtProvableSteps) {
+  const Theory theory;
+  Play play = PlayOf(absl::StrFormat("masha1 { gamma: %.17g p: %.17g %s }", theory.gamma, theory.p, kRandK));
+  play.game.heterogeneity = 0;
+  play.steps = static_cast<int64_t>(std::ceil(2 / (theory.gamma * theory.mu) * std::log(1e12)));
+  const auto outcome = PlayGame(play);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  const double start = outcome->distances.front();
+  EXPECT_LT(outcome->distances.back() * outcome->distances.back(), 1e-12 * (2 - theory.p) * start * start);
+}
+
+// The reference point is what makes compression harmless: extragradient with the same codec stalls where workers differ at the solution.
+TEST(Masha1Test, NaiveCompressedExtragradientStalls) {
+  Play naive = PlayOf(absl::StrFormat("extragradient { gamma: 0.2 %s }", kRandK));
+  Play masha = PlayOf(absl::StrFormat("masha1 { gamma: 0.2 p: 0.33 %s }", kRandK));
+  naive.steps = masha.steps = 500;
+  const auto a = PlayGame(naive), b = PlayGame(masha);
+  ASSERT_TRUE(a.ok() && b.ok()) << a.status() << b.status();
+  EXPECT_GT(a->distances.back(), 1e-2 * a->distances.front());
+  EXPECT_LT(b->distances.back(), 1e-8 * b->distances.front());
+}
+
+TEST(Masha1Test, TheCoinIsFairAndSharedAndCostsNoState) {
+  Play play = PlayOf("masha1 { gamma: 0.1 p: 0.3 exchange { exact {} } }");
+  play.steps = 500;
+  play.ranks = 2;  // PlayGame compares the reports of both
+  const auto outcome = PlayGame(play);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  int refreshed = 0;
+  for (const StepReport& report : outcome->reports) refreshed += report.evaluations == 2;
+  EXPECT_NEAR(refreshed, 150, 4 * std::sqrt(500 * 0.3 * 0.7));
+}
+
+// Steps from one state many times, with fresh masks and coins each time: the mean of V+ = (1 - p) |z+ - u|^2 + |w+ - u|^2.
+struct Mean {
+  double value = 0, deviation = 0;  // of the mean itself
+};
+absl::StatusOr<Mean> MeanLyapunov(const Play& play, const SavedState& from, int draws, const std::function<double(const SavedState&)>& v) {
+  double sum = 0, squares = 0;
+  const absl::Status status = RunRanks(1, [&](Communicator& world) -> absl::Status {
+    Stage stage(world, play);
+    RETURN_IF_ERROR(stage.Open());
+    ASSIGN_OR_RETURN(std::unique_ptr<Scheme> scheme, MakeScheme(play.config, stage.context));
+    const std::unique_ptr<Guard> guard = MakeGuard(play.config.guard(), 0);
+    StateDict state;
+    scheme->Register(state);
+    for (int i = 0; i < draws; ++i) {
+      RETURN_IF_ERROR(from.Restore(state));
+      RETURN_IF_ERROR(scheme->Step(*stage.game, {.step = 1000 + i}, *guard).status());
+      SavedState after;
+      after.Add(state);
+      const double value = v(after);
+      sum += value;
+      squares += value * value;
+    }
+    return absl::OkStatus();
+  });
+  RETURN_IF_ERROR(status);
+  const double mean = sum / draws;
+  return Mean{mean, std::sqrt(std::max(0.0, squares / draws - mean * mean) / draws)};
+}
+
+// E V+ <= V - 2 gamma <F(zh), zh - u> - (1 - p) |z - zh|^2 - (p - gamma^2 Cq^2) |w - zh|^2, u the solution, one-sided at 4 deviations.
+TEST(Masha1Test, ItsLyapunovFunctionFallsAsItMust) {
+  Theory theory;
+  theory.gamma *= 1.4;  // the law holds for every gamma, the provable range is where it is a contraction
+  Play play = PlayOf(absl::StrFormat("masha1 { gamma: %.17g p: %.17g %s }", theory.gamma, theory.p, kRandK));
+  play.game.heterogeneity = 0;
+  Play still = play;
+  still.from_solution = true;
+  still.steps = 0;
+  const auto at_solution = PlayGame(still);
+  ASSERT_TRUE(at_solution.ok()) << at_solution.status();
+  const std::vector<double> u = at_solution->state.All("model");
+  const auto lyapunov = [&](const SavedState& s) {
+    return (1 - theory.p) * SquaredDistance(s.All("model"), u) + SquaredDistance(s.All("masha1.w"), u);
+  };
+  for (const int visited : {0, 1, 4, 9, 20, 45}) {
+    play.steps = visited;
+    const auto state = PlayGame(play);
+    ASSERT_TRUE(state.ok()) << state.status();
+    const auto z = state->state.All("model"), w = state->state.All("masha1.w"), fw = state->state.All("masha1.F_w");
+    std::vector<double> zh(z.size());
+    for (size_t i = 0; i < z.size(); ++i) zh[i] = (1 - theory.p) * z[i] + theory.p * w[i] - theory.gamma * fw[i];
+    const double gap = theory.mu * SquaredDistance(zh, u);  // the bilinear part is skew
+    const double bound = lyapunov(state->state) - 2 * theory.gamma * gap - (1 - theory.p) * SquaredDistance(z, zh) -
+                         (theory.p - std::pow(theory.gamma * theory.cq, 2)) * SquaredDistance(w, zh);
+    const auto mean = MeanLyapunov(play, state->state, 2000, lyapunov);
+    ASSERT_TRUE(mean.ok()) << mean.status();
+    EXPECT_LE(mean->value, bound + 4 * mean->deviation) << "visited state " << visited << ", deviation " << mean->deviation;
+  }
+}
+
+}  // namespace
+}  // namespace conclave

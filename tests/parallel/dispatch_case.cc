@@ -1,0 +1,164 @@
+#include "tests/parallel/dispatch_case.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+#include "base/rng.h"
+#include "comm/loopback.h"
+#include "parallel/expert_dispatch.h"
+
+namespace conclave {
+namespace {
+
+std::vector<double> Numbers(uint32_t site, int which, int64_t n) {
+  const RngKey key{.seed = 11, .site = site, .worker = static_cast<uint32_t>(which), .kind = RngKind::kTest};
+  std::vector<double> values(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) values[i] = 2 * key.UniformDouble(i) - 1;
+  return values;
+}
+
+// A tensor with its own memory, from doubles.
+OwnedTensor Make(const std::vector<double>& values, const Shape& shape, DType dtype) {
+  OwnedTensor tensor(shape, dtype);
+  DispatchFloat(dtype, [&](auto t) { std::ranges::transform(values, tensor->data<decltype(t)>(), [](double v) { return static_cast<decltype(t)>(v); }); });
+  return tensor;
+}
+
+std::vector<double> Read(const Tensor& tensor) {
+  return DispatchFloat(tensor.dtype(), [&](auto t) {
+    const auto span = tensor.span<decltype(t)>();
+    return std::vector<double>(span.begin(), span.end());
+  });
+}
+
+// One rank's variables and their gradients.
+struct RankRun {
+  const DispatchCase& c;
+  DType dtype;
+  Arena arena;
+  Tape tape{&arena};
+  std::vector<OwnedTensor> memory;  // values and gradients
+
+  Var Parameter(int block, const std::vector<double>& values, const Shape& shape, int lanes = 1) {
+    const Tensor value = *memory.emplace_back(Make(values, shape, dtype));
+    const Tensor gradient = *memory.emplace_back(Shape{lanes, shape.elements()}, dtype);
+    return tape.Parameter({block}, value, {gradient.Slice(0, 1).Reshape(shape), lanes, value.bytes()});
+  }
+
+  void Sleep(int rank, int place) const {
+    if (c.delays) std::this_thread::sleep_for(std::chrono::milliseconds((rank * 5 + place * 3) % 7));
+  }
+};
+
+absl::Status RunRank(Communicator& world, const DispatchCase& c, DType dtype, DispatchOutcome* outcome) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Mesh> mesh, Mesh::Create(&world, {.data = c.data, .expert = c.expert}));
+  std::vector<int> table(c.experts);
+  for (int e = 0; e < c.experts; ++e) table[e] = c.Home(e);
+  ASSIGN_OR_RETURN(const ExpertPlacement placement, ExpertPlacement::FromTable({table}, c.expert));
+  const ExpertDispatch dispatch(mesh.get(), &placement);
+  const int rank = world.rank(), slots = placement.slots(0);
+  const int64_t n = c.tokens[rank];
+
+  RankRun run{c, dtype};
+  const Var x = run.Parameter(0, c.Tokens(rank), {n, c.width});
+  const Var weights = run.Parameter(1, c.Weights(rank), {n, c.top_k});
+  std::vector<Var> experts;
+  for (int s = 0; s < slots; ++s) {
+    const int e = placement.expert_at(0, dispatch.coordinate(), s);
+    experts.push_back(run.Parameter(2 + e, c.Expert(e), {c.width, c.width}, c.lanes ? c.expert : 1));
+  }
+  std::vector<int32_t> ids = c.Ids(rank);
+
+  world.ledger()->Take();
+  run.Sleep(rank, 0);
+  DispatchPlan plan;
+  ASSIGN_OR_RETURN(const Var rows, dispatch.Dispatch(run.tape, x, Tensor(ids.data(), {n, c.top_k}, DType::kI32), 0, &plan));
+  run.Sleep(rank, 1);
+  const Var out = GroupedLinear(run.tape, rows, experts, {}, plan.groups);
+  ASSIGN_OR_RETURN(const Var y, dispatch.Combine(run.tape, out, weights, plan));
+  DispatchOutcome::Rank& mine = outcome->ranks[rank];
+  mine.forward = world.ledger()->Take();
+  run.Sleep(rank, 2);
+  const OwnedTensor cotangent = Make(c.Cotangent(rank), {n, c.width}, dtype);
+  const Seed seed{Dot(run.tape, y, run.tape.Constant(*cotangent))};
+  RETURN_IF_ERROR(run.tape.Backward(std::span(&seed, 1), [](BlockId) { return absl::OkStatus(); }));
+  mine.backward = world.ledger()->Take();
+
+  mine.y = Read(run.tape.value(y));
+  mine.dx = Read(run.tape.gradient(x));
+  mine.dweights = Read(run.tape.gradient(weights));
+  // One rank at a time may touch the map.
+  for (int turn = 0; turn < c.ranks(); ++turn) {
+    for (int s = 0; s < slots && turn == rank; ++s) {
+      const int e = placement.expert_at(0, dispatch.coordinate(), s);
+      std::vector<double>& dw = outcome->dexpert[{mesh->data_coordinate(), e}];
+      for (int l = 0; l < run.tape.lanes(experts[s]); ++l) std::ranges::copy(Read(run.tape.gradient(experts[s], l)), std::back_inserter(dw));
+    }
+    RETURN_IF_ERROR(world.Barrier("turn"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::vector<int32_t> DispatchCase::Ids(int rank) const {
+  std::vector<int32_t> ids;
+  for (int64_t t = 0; t < tokens[rank]; ++t) {
+    if (only_expert >= 0) {
+      ids.push_back(only_expert);
+      continue;
+    }
+    const RngKey key{.seed = 5, .site = static_cast<uint32_t>(t), .worker = static_cast<uint32_t>(rank), .kind = RngKind::kTest};
+    std::vector<int32_t> order(experts);
+    std::iota(order.begin(), order.end(), 0);
+    std::ranges::sort(order, {}, [&](int32_t e) { return key.Bits(e); });
+    ids.insert(ids.end(), order.begin(), order.begin() + top_k);
+  }
+  return ids;
+}
+
+std::vector<double> DispatchCase::Tokens(int rank) const { return Numbers(1, rank, tokens[rank] * width); }
+std::vector<double> DispatchCase::Weights(int rank) const { return Numbers(2, rank, tokens[rank] * top_k); }
+std::vector<double> DispatchCase::Cotangent(int rank) const { return Numbers(3, rank, tokens[rank] * width); }
+std::vector<double> DispatchCase::Expert(int e) const { return Numbers(4, e, width * width); }
+
+absl::StatusOr<DispatchOutcome> RunDispatch(const DispatchCase& c, DType dtype) {
+  DispatchOutcome outcome;
+  outcome.ranks.resize(c.ranks());
+  RETURN_IF_ERROR(RunRanks(c.ranks(), [&](Communicator& world) { return RunRank(world, c, dtype, &outcome); }));
+  return outcome;
+}
+
+DispatchOutcome Oracle(const DispatchCase& c) {
+  DispatchOutcome outcome;
+  const int64_t h = c.width;
+  for (int column = 0; column < c.data; ++column) {
+    for (int e = 0; e < c.experts; ++e) outcome.dexpert[{column, e}].assign(h * h * (c.lanes ? c.expert : 1), 0.0);
+  }
+  for (int r = 0; r < c.ranks(); ++r) {
+    const std::vector<int32_t> ids = c.Ids(r);
+    const std::vector<double> x = c.Tokens(r), w = c.Weights(r), dy = c.Cotangent(r);
+    DispatchOutcome::Rank& mine = outcome.ranks.emplace_back();
+    mine.y.assign(x.size(), 0.0), mine.dx.assign(x.size(), 0.0), mine.dweights.assign(w.size(), 0.0);
+    for (int64_t i = 0; i < c.tokens[r] * c.top_k; ++i) {
+      const int64_t t = i / c.top_k;
+      const std::vector<double> matrix = c.Expert(ids[i]);
+      double* dmatrix = outcome.dexpert[{r / c.expert, ids[i]}].data() + (c.lanes ? r % c.expert * h * h : 0);
+      for (int64_t o = 0; o < h; ++o) {
+        double row = 0;
+        for (int64_t j = 0; j < h; ++j) {
+          row += matrix[o * h + j] * x[t * h + j];
+          mine.dx[t * h + j] += w[i] * dy[t * h + o] * matrix[o * h + j];
+          dmatrix[o * h + j] += w[i] * dy[t * h + o] * x[t * h + j];
+        }
+        mine.y[t * h + o] += w[i] * row;
+        mine.dweights[i] += dy[t * h + o] * row;
+      }
+    }
+  }
+  return outcome;
+}
+
+}  // namespace conclave

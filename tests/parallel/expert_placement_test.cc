@@ -1,0 +1,75 @@
+#include "parallel/expert_placement.h"
+
+#include <gtest/gtest.h>
+
+namespace conclave {
+namespace {
+
+TEST(ExpertPlacement, ContiguousRunsAndTheirInverse) {
+  const std::vector<int> experts = {8, 4};
+  const auto placement = ExpertPlacement::Contiguous(experts, 4);
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  EXPECT_EQ(placement->layers(), 2);
+  EXPECT_EQ(placement->slots(0), 2);
+  EXPECT_EQ(placement->slots(1), 1);
+  for (int e = 0; e < 8; ++e) {
+    EXPECT_EQ(placement->coordinate(0, e), e / 2);
+    EXPECT_EQ(placement->slot(0, e), e % 2);
+  }
+  for (int layer = 0; layer < 2; ++layer) {
+    for (int e = 0; e < experts[layer]; ++e) {
+      EXPECT_EQ(placement->expert_at(layer, placement->coordinate(layer, e), placement->slot(layer, e)), e);
+    }
+  }
+}
+
+TEST(ExpertPlacement, SlotsAscendWithTheLogicalId) {
+  const auto placement = ExpertPlacement::FromTable({{1, 0, 1, 0, 0, 1}}, 2);
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  const int slots[] = {0, 0, 1, 1, 2, 2};
+  for (int e = 0; e < 6; ++e) EXPECT_EQ(placement->slot(0, e), slots[e]) << "expert " << e;
+  const int at_one[] = {0, 2, 5};
+  for (int s = 0; s < 3; ++s) EXPECT_EQ(placement->expert_at(0, 1, s), at_one[s]);
+}
+
+TEST(ExpertPlacement, RefusesWhatDoesNotBalance) {
+  const std::vector<int> six = {6};
+  const absl::Status uneven = ExpertPlacement::Contiguous(six, 4).status();
+  EXPECT_EQ(uneven.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(std::string(uneven.message()).find("6 experts cannot be split evenly over an expert axis of 4"), std::string::npos) << uneven;
+  EXPECT_EQ(ExpertPlacement::FromTable({{0, 0, 0, 1}}, 2).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ExpertPlacement::FromTable({{0, 2}}, 2).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ExpertPlacement::FromTable({{0, -1}}, 2).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ExpertPlacement::FromTable({{0, 1, 0}}, 2).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Replicated blocks everywhere; an expert's blocks on the ranks of its coordinate. Every block is canonical on exactly one rank.
+TEST(PlanLayout, OwnersFollowThePlacement) {
+  ParameterSet parameters;
+  const BlockId shared = parameters.Add({.name = "shared", .shape = {3}});
+  std::vector<BlockId> experts;
+  for (int e = 0; e < 4; ++e) {
+    experts.push_back(parameters.Add(
+        {.name = "expert" + std::to_string(e), .shape = {2, 5}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0}));
+  }
+  const auto placement = ExpertPlacement::FromTable({{1, 0, 0, 1}}, 2);
+  ASSERT_TRUE(placement.ok());
+  const MeshShape shape{.data = 2, .expert = 2};
+  std::vector<int> canonical(parameters.size(), 0);
+  for (int rank = 0; rank < 4; ++rank) {
+    const Layout layout = PlanLayout(&parameters, shape, rank, *placement);
+    EXPECT_TRUE(layout.is_local(shared));
+    EXPECT_EQ(layout.home(shared).owners, (std::vector<int>{0, 1, 2, 3}));
+    for (int e = 0; e < 4; ++e) {
+      const int coordinate = placement->coordinate(0, e);
+      EXPECT_EQ(layout.is_local(experts[e]), rank % 2 == coordinate) << "rank " << rank << " expert " << e;
+      EXPECT_EQ(layout.home(experts[e]).owners, (std::vector<int>{coordinate, 2 + coordinate}));
+    }
+    EXPECT_EQ(layout.local_blocks().size(), 3u);
+    for (int b = 0; b < parameters.size(); ++b) canonical[b] += layout.is_canonical({b});
+  }
+  for (const int count : canonical) EXPECT_EQ(count, 1);
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,151 @@
+#include "tensor/products.h"
+
+#include <thread>
+
+#include "tensor/kernels/linear_blocks.h"
+#include "tests/tensor/naive_oracle.h"
+
+namespace conclave {
+namespace {
+
+struct Sizes {
+  int64_t n, in, out;
+};
+
+double Tolerance(DType dtype, int64_t k) { return (dtype == DType::kF32 ? 6e-8 : 1.2e-16) * static_cast<double>(k + 8); }
+
+class Products : public ::testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Floats, Products, ::testing::Values(DType::kF32, DType::kF64),
+                         [](const auto& info) { return std::string(NameOf(info.param)); });
+
+TEST_P(Products, AgreeWithNaiveLoops) {
+  for (const Sizes s : {Sizes{1, 1, 1}, {7, 3, 5}, {64, 128, 65}, {65, 33, 100}, {130, 17, 1}, {300, 270, 40}, {5, 300, 7}}) {
+    const OwnedTensor x = RandomTensor({s.n, s.in}, GetParam(), 1), w = RandomTensor({s.out, s.in}, GetParam(), 2);
+    const OwnedTensor bias = RandomTensor({s.out}, GetParam(), 3), d = RandomTensor({s.n, s.out}, GetParam(), 4);
+    const std::vector<double> vx = Values(*x), vw = Values(*w), vb = Values(*bias), vd = Values(*d);
+    const std::vector<double> nt = NaiveProduct(vx, vw, {s.n, s.out, s.in, false, true});
+    const std::vector<double> nn = NaiveProduct(vd, vw, {s.n, s.in, s.out});
+    const std::vector<double> tn = NaiveProduct(vd, vx, {s.out, s.in, s.n, true, false});
+    std::vector<double> biased = nt;
+    for (int64_t i = 0; i < s.n * s.out; ++i) biased[i] += vb[i % s.out];
+
+    const OwnedTensor y = RandomTensor({s.n, s.out}, GetParam(), 5), dx = RandomTensor({s.n, s.in}, GetParam(), 6);
+    const OwnedTensor dw = RandomTensor({s.out, s.in}, GetParam(), 7);
+    const std::vector<double> before_y = Values(*y), before_dx = Values(*dx), before_dw = Values(*dw);
+    ProductNT(*x, *w, *bias, *y, {.accumulate = true});
+    EXPECT_TRUE(Near(*y, Plus(before_y, biased), Tolerance(GetParam(), s.in)));
+    ProductNN(*d, *w, *dx, {.accumulate = true});
+    EXPECT_TRUE(Near(*dx, Plus(before_dx, nn), Tolerance(GetParam(), s.out)));
+    ProductTN(*d, *x, *dw, {.accumulate = true});
+    EXPECT_TRUE(Near(*dw, Plus(before_dw, tn), Tolerance(GetParam(), s.n)));
+    for (const Tensor& output : {*y, *dx, *dw}) output.Fill(NAN);  // outputs arrive uninitialised
+    ProductNT(*x, *w, *bias, *y);
+    EXPECT_TRUE(Near(*y, biased, Tolerance(GetParam(), s.in)));
+    ProductNT(*x, *w, {}, *y);
+    EXPECT_TRUE(Near(*y, nt, Tolerance(GetParam(), s.in)));
+    ProductNN(*d, *w, *dx);
+    EXPECT_TRUE(Near(*dx, nn, Tolerance(GetParam(), s.out)));
+    ProductTN(*d, *x, *dw);
+    EXPECT_TRUE(Near(*dw, tn, Tolerance(GetParam(), s.n)));
+  }
+}
+
+TEST_P(Products, NoRowsAndNoWidth) {
+  const OwnedTensor w = RandomTensor({5, 3}, GetParam(), 1), none({0, 3}, GetParam()), none_out({0, 5}, GetParam());
+  ProductNT(*none, *w, {}, *none_out);
+  ProductNN(*none_out, *w, *none);
+  const OwnedTensor dw = RandomTensor({5, 3}, GetParam(), 2), kept = RandomTensor({5, 3}, GetParam(), 2);
+  ProductTN(*none_out, *none, *dw, {.accumulate = true});
+  EXPECT_TRUE(SameBits(*dw, *kept));
+  ProductTN(*none_out, *none, *dw);
+  EXPECT_TRUE(Near(*dw, std::vector<double>(15, 0.0), 0));
+
+  const OwnedTensor x({4, 0}, GetParam()), empty_w({5, 0}, GetParam()), bias = RandomTensor({5}, GetParam(), 3), y({4, 5}, GetParam());
+  y->Fill(NAN);
+  ProductNT(*x, *empty_w, *bias, *y);
+  for (int64_t r = 0; r < 4; ++r) EXPECT_TRUE(SameBits(y->Slice(r, 1), *bias));
+}
+
+// The law every parallel layout rests on: row bits do not depend on n or on the row's place, with a bias and without, written or
+// accumulated.
+TEST_P(Products, RowsDoNotDependOnTheirNeighbours) {
+  constexpr int64_t kRows = 320;
+  for (const Sizes s : {Sizes{0, 128, 96}, {0, 33, 65}, {0, 300, 3}, {0, 1, 1}}) {
+    const OwnedTensor x = RandomTensor({kRows, s.in}, GetParam(), 1), w = RandomTensor({s.out, s.in}, GetParam(), 2);
+    const OwnedTensor d = RandomTensor({kRows, s.out}, GetParam(), 3), bias = RandomTensor({s.out}, GetParam(), 4);
+    const OwnedTensor y({kRows, s.out}, GetParam()), biased({kRows, s.out}, GetParam()), dx = RandomTensor({kRows, s.in}, GetParam(), 5);
+    ProductNT(*x, *w, {}, *y);
+    ProductNT(*x, *w, *bias, *biased);
+    ProductNN(*d, *w, *dx, {.accumulate = true});
+    for (int64_t n = 1; n <= 130; ++n) {
+      const int64_t first = n * 37 % (kRows - n);
+      const OwnedTensor part({n, s.out}, GetParam()), biased_part({n, s.out}, GetParam());
+      const OwnedTensor whole_dx = RandomTensor({kRows, s.in}, GetParam(), 5);
+      ProductNT(x->Slice(first, n), *w, {}, *part);
+      ASSERT_TRUE(SameBits(*part, y->Slice(first, n))) << "n " << n << " from row " << first << " in " << s.in << " out " << s.out;
+      ProductNT(x->Slice(first, n), *w, *bias, *biased_part);
+      ASSERT_TRUE(SameBits(*biased_part, biased->Slice(first, n)))
+          << "n " << n << " from row " << first << " in " << s.in << " out " << s.out;
+      ProductNN(d->Slice(first, n), *w, whole_dx->Slice(first, n), {.accumulate = true});
+      ASSERT_TRUE(SameBits(whole_dx->Slice(first, n), dx->Slice(first, n)))
+          << "n " << n << " from row " << first << " in " << s.in << " out " << s.out;
+    }
+  }
+}
+
+// Bits are a function of the data alone: not of the thread, earlier calls or alignment.
+TEST_P(Products, SameBitsInAnyThreadAndAlignment) {
+  const Sizes s{77, 40, 24};
+  const OwnedTensor x = RandomTensor({s.n, s.in}, GetParam(), 1), d = RandomTensor({s.n, s.out}, GetParam(), 2),
+                    w({s.out, s.in}, GetParam());
+  ProductTN(*d, *x, *w);
+  const OwnedTensor shifted_x({1 + s.n * s.in}, GetParam()), shifted_d({3 + s.n * s.out}, GetParam()),
+      other({1 + s.out * s.in}, GetParam());
+  const auto tail = [](const OwnedTensor& t, int64_t skip, const Shape& shape) { return t->Slice(skip, shape.elements()).Reshape(shape); };
+  const Tensor x2 = tail(shifted_x, 1, {s.n, s.in}), d2 = tail(shifted_d, 3, {s.n, s.out}), w2 = tail(other, 1, {s.out, s.in});
+  x2.CopyFrom(*x);
+  d2.CopyFrom(*d);
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    w2.Fill(NAN);
+    std::thread([&] { ProductTN(d2, x2, w2); }).join();
+    EXPECT_TRUE(SameBits(w2, *w));
+  }
+}
+
+TEST_P(Products, PanelsAgreeWithBlocksWithinTheirBand) {
+  DispatchFloat(GetParam(), [&](auto t) {
+    using T = decltype(t);
+    constexpr int64_t kSize = 64;
+    for (const cpu::Band band : {cpu::Band::kAll, cpu::Band::kLowerA, cpu::Band::kUpperA, cpu::Band::kLowerC, cpu::Band::kUpperC}) {
+      const OwnedTensor a = RandomTensor({kSize, kSize}, GetParam(), 1), b = RandomTensor({kSize, kSize}, GetParam(), 2);
+      for (int64_t i = 0; i < kSize; ++i) {
+        for (int64_t p = 0; p < kSize; ++p) {
+          if ((band == cpu::Band::kLowerA && p > i) || (band == cpu::Band::kUpperA && p < i)) a->data<T>()[i * kSize + p] = 0;
+        }
+      }
+      const OwnedTensor c({kSize, kSize}, GetParam());
+      std::vector<double> want = NaiveProduct(Values(*a), Values(*b), {kSize, kSize, kSize});
+      cpu::PanelProduct(cpu::PanelOperands<T>{.a = a->data<T>(),
+                                              .a_row = kSize,
+                                              .a_column = 1,
+                                              .b = b->data<T>(),
+                                              .b_row = kSize,
+                                              .c = c->data<T>(),
+                                              .c_row = kSize,
+                                              .m = kSize,
+                                              .n = kSize,
+                                              .k = kSize,
+                                              .band = band});
+      for (int64_t i = 0; i < kSize; ++i) {
+        for (int64_t j = 0; j < kSize; ++j) {
+          const bool unwanted = (band == cpu::Band::kLowerC && j > i) || (band == cpu::Band::kUpperC && j < i);
+          if (unwanted) want[i * kSize + j] = c->data<T>()[i * kSize + j];
+        }
+      }
+      EXPECT_TRUE(Near(*c, want, Tolerance(GetParam(), kSize))) << "band " << static_cast<int>(band);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace conclave

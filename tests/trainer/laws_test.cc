@@ -1,0 +1,224 @@
+// Parity, WORLD_SIZE_INVARIANT, and what else must not depend on how a run is cut.
+#include "tests/trainer/laws.h"
+
+#include <cmath>
+#include <limits>
+
+#include <gtest/gtest.h>
+
+namespace conclave {
+namespace {
+
+constexpr char kInvariant[] = "parallel { numerics: WORLD_SIZE_INVARIANT }";
+
+void ExpectSameOnEverySplit(ModelRun run, const std::vector<int>& ranks, int experts) {
+  const auto alone = RunModel(run);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  ASSERT_TRUE(std::isfinite(alone->loss()));
+  for (const int count : ranks) {
+    for (const auto& split : Splits(count, experts)) {
+      std::tie(run.data, run.expert) = split;
+      const auto together = RunModel(run);
+      ASSERT_TRUE(together.ok()) << NameOfSplit(split) << ": " << together.status();
+      EXPECT_EQ(FirstDifference(*together, *alone), "") << NameOfSplit(split);
+    }
+  }
+}
+
+TEST(WorldSizeInvariant, EverySplitGivesTheSameBits) { ExpectSameOnEverySplit(SmallMixture(kInvariant), {2, 3, 4, 8}, 8); }
+
+TEST(WorldSizeInvariant, AlsoForTheOtherKindsOfLayers) {
+  ExpectSameOnEverySplit(SmallMixture(kInvariant, "position: ROTARY norm: RMS_NORM activation: SWIGLU tied_head: false bias: true"
+                                                  " moe { router: SOFTMAX_POST top_k: 3 balance_scope: SEQUENCE balance_loss: 0.1 every: 2 }"),
+                         {2, 3, 4}, 8);
+}
+
+TEST(WorldSizeInvariant, AlsoWithUnevenWorkers) {
+  ModelRun run = SmallMixture(std::string(kInvariant) + " trainer { workers: 7 global_batch: 14 }");
+  run.steps = 2;
+  ExpectSameOnEverySplit(run, {2, 4, 5}, 8);
+}
+
+TEST(WorldSizeInvariant, GamesUnderEveryScheme) {
+  for (const char* scheme : {"extragradient { gamma: 0.3 }", "gda { gamma: 0.1 }",
+                             "masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { rand_k { fraction: 0.5 } } } } }"}) {
+    const ModelRun run{.config = absl::StrFormat("name: 'game' trainer { workers: 4 global_batch: 0 } optim { %s } %s"
+                                                 " model { bilinear_game { dim: 6 heterogeneity: 0.5 lambda: 0.1 } }",
+                                                 scheme, kInvariant),
+                       .steps = 8};
+    SCOPED_TRACE(scheme);
+    ExpectSameOnEverySplit(run, {2, 3, 4}, 1);
+  }
+}
+
+TEST(WorldSizeInvariant, SampledModels) {
+  ModelRun run{.config = "name: 'vae' trainer { workers: 4 global_batch: 8 } optim { first_order { lr: 0.01 rule { sgd {} } } }"
+                         " parallel { numerics: WORLD_SIZE_INVARIANT } model { linear_vae { data_dim: 5 latent_dim: 2 samples: 2 } }"};
+  class Features : public Source {
+   public:
+    SampleShape shape() const override { return {SampleShape::Kind::kFeatures, 5}; }
+    int64_t size() const override { return 64; }
+    absl::Status Fetch(int64_t sample, int64_t, int64_t row, Batch* batch) const override {
+      for (int64_t i = 0; i < 5; ++i) batch->features.data<float>()[row * 5 + i] = static_cast<float>(RngKey{.seed = 1}.Normal(sample * 5 + i));
+      ++batch->count;
+      return absl::OkStatus();
+    }
+  };
+  run.source = [] { return std::make_unique<Features>(); };
+  ExpectSameOnEverySplit(run, {2, 3, 4}, 1);
+}
+
+// Cutting workers into leaves changes no bit: the tree and the balance scope count leaves.
+TEST(MicroBatches, AreWorkersThatShareAnExchange) {
+  const auto eight = RunModel(SmallMixture(kInvariant));
+  ASSERT_TRUE(eight.ok()) << eight.status();
+  for (const auto& [workers, leaves] : {std::pair{4, 2}, {2, 4}, {1, 8}}) {
+    ModelRun run = SmallMixture(kInvariant + absl::StrFormat(" trainer { workers: %d micro_batches: %d }", workers, leaves));
+    for (const auto& split : {std::pair{1, 1}, {1, 2}, {2, 1}, {2, 2}}) {
+      if (split.first * split.second > workers) continue;
+      std::tie(run.data, run.expert) = split;
+      const auto cut = RunModel(run);
+      ASSERT_TRUE(cut.ok()) << cut.status();
+      EXPECT_EQ(FirstDifference(*cut, *eight), "") << workers << " workers, " << NameOfSplit(split);
+    }
+  }
+}
+
+// Per tensor max |diff| <= 1e-12 max(1, max |p|).
+void ExpectClose(const ModelOutcome& got, const ModelOutcome& want, const std::string& what) {
+  ASSERT_EQ(got.parameters.size(), want.parameters.size()) << what;
+  for (const auto& [name, bytes] : want.parameters) {
+    const std::vector<double> a = got.Doubles(name), b = want.Doubles(name);
+    ASSERT_EQ(a.size(), b.size());
+    double largest = 1, worst = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      largest = std::max(largest, std::abs(b[i]));
+      worst = std::max(worst, std::abs(a[i] - b[i]));
+    }
+    EXPECT_LE(worst, 1e-12 * largest) << what << ": " << name;
+  }
+  for (size_t i = 0; i < want.reports.size(); ++i) {
+    EXPECT_NEAR(got.reports[i].evaluation.objective, want.reports[i].evaluation.objective, 1e-12 * std::abs(want.reports[i].evaluation.objective)) << what;
+    EXPECT_NEAR(got.reports[i].gradient_norm, want.reports[i].gradient_norm, 1e-11 * want.reports[i].gradient_norm) << what;
+    EXPECT_NEAR(got.reports[i].clip_factor, want.reports[i].clip_factor, 1e-11) << what;
+    EXPECT_EQ(got.reports[i].evaluation.counters, want.reports[i].evaluation.counters) << what;
+  }
+}
+
+TEST(Parity, TwentyStepsInDoubleOnEverySplit) {
+  ModelRun run = SmallMixture("", "");
+  run.config += " model { precision { compute: F64 } }";
+  run.steps = 20;
+  const auto alone = RunModel(run);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  EXPECT_LT(alone->loss(), alone->reports[0].evaluation.objective);
+  for (const int ranks : {2, 4}) {
+    for (const auto& split : Splits(ranks, 8)) {
+      std::tie(run.data, run.expert) = split;
+      const auto together = RunModel(run);
+      ASSERT_TRUE(together.ok()) << NameOfSplit(split) << ": " << together.status();
+      ExpectClose(*together, *alone, NameOfSplit(split));
+    }
+  }
+  // Leaves of a worker folded from left to right, and all workers kept apart.
+  std::tie(run.data, run.expert) = std::pair{1, 2};
+  const std::string config = run.config;
+  for (const char* more : {" trainer { workers: 2 micro_batches: 4 }", " parallel { numerics: WORLD_SIZE_INVARIANT }"}) {
+    run.config = config + more;
+    const auto cut = RunModel(run);
+    ASSERT_TRUE(cut.ok()) << cut.status();
+    ExpectClose(*cut, *alone, more);
+  }
+}
+
+// The same mesh gives the same bits twice, in either numerics.
+TEST(FixedMesh, RunsRepeat) {
+  ModelRun run = SmallMixture("");
+  std::tie(run.data, run.expert) = std::pair{2, 2};
+  const auto first = RunModel(run), second = RunModel(run);
+  ASSERT_TRUE(first.ok() && second.ok()) << first.status() << second.status();
+  EXPECT_EQ(FirstDifference(*first, *second), "");
+}
+
+TEST(Groups, FrozenBlocksKeepTheirBits) {
+  ModelRun run = SmallMixture(std::string(kInvariant) + " optim { groups { pattern: '*.router.*' frozen: true } groups { pattern: '*.experts.3.*' frozen: true } }");
+  std::tie(run.data, run.expert) = std::pair{1, 2};
+  const auto trained = RunModel(run);
+  run.steps = 0;
+  const auto initial = RunModel(run);
+  ASSERT_TRUE(trained.ok() && initial.ok()) << trained.status() << initial.status();
+  int frozen = 0;
+  for (const auto& [name, bytes] : initial->parameters) {
+    const bool keeps = name.find(".router.") != std::string::npos || name.find(".experts.3.") != std::string::npos;
+    EXPECT_EQ(trained->parameters.at(name) == bytes, keeps) << name;
+    frozen += keeps;
+  }
+  EXPECT_EQ(frozen, 2 * 3);
+}
+
+// One sample of one worker makes the router's logits NaN: every rank refuses that step, with the reason, and training goes on.
+TEST(Poison, AllRanksRefuseTheStepTogether) {
+  for (const std::string numerics : {"", kInvariant}) {
+    for (const auto& split : {std::pair{1, 1}, {1, 2}, {2, 2}}) {
+      SCOPED_TRACE(numerics + NameOfSplit(split));
+      ModelRun run = SmallMixture(numerics, "tied_head: false");
+      std::tie(run.data, run.expert) = split;
+      run.source = [] { return std::make_unique<RandomTokens>(RandomTokens::Options{.marked = 2 * 16 + 5}); };
+      run.prepare = [](const ParameterSet& parameters, FlatVector& point) {
+        const Tensor row = point.block(parameters.Find("embedding.weight")).Slice(15, 1);
+        row.Fill(std::numeric_limits<double>::quiet_NaN());
+      };
+      const auto through = RunModel(run);
+      ASSERT_TRUE(through.ok()) << through.status();
+      for (int step = 0; step < 4; ++step) {
+        const StepReport& report = through->reports[step];
+        EXPECT_EQ(report.skipped, step == 2) << "step " << step << ": " << report.reason;
+        EXPECT_EQ(std::isfinite(report.evaluation.objective), step != 2) << "step " << step;
+      }
+      EXPECT_NE(through->reports[2].reason, "");
+      run.steps = 2;
+      const auto before = RunModel(run);
+      run.steps = 3;
+      const auto after = RunModel(run);
+      ASSERT_TRUE(before.ok() && after.ok());
+      EXPECT_TRUE(before->parameters == after->parameters);  // the refused step wrote nothing
+      EXPECT_FALSE(after->parameters == through->parameters);
+    }
+  }
+}
+
+// Scope GLOBAL over two ranks sees the load of the whole step: the value is that of one leaf holding all its tokens.
+TEST(BalanceScope, GlobalIsTheWholeStep) {
+  const auto run = [](const std::string& scope, int workers, std::pair<int, int> split) {
+    ModelRun r = SmallMixture(absl::StrFormat("trainer { workers: %d }", workers), "moe { balance_scope: " + scope + " balance_loss: 0.5 }");
+    r.config += " model { precision { compute: F64 } }";
+    r.source = [] { return std::make_unique<RandomTokens>(RandomTokens::Options{}); };
+    std::tie(r.data, r.expert) = split;
+    r.steps = 5;
+    return RunModel(r);
+  };
+  const auto balance = [](const ModelOutcome& outcome, size_t step) {
+    for (const Term& term : outcome.reports[step].evaluation.terms) {
+      if (term.name == "balance") return term.value;
+    }
+    return 0.0;
+  };
+  const auto whole = run("WORKER", 1, {1, 1}), alone = run("GLOBAL", 1, {1, 1});
+  ASSERT_TRUE(whole.ok() && alone.ok()) << whole.status() << alone.status();
+  EXPECT_EQ(FirstDifference(*alone, *whole), "");
+  for (const auto& split : {std::pair{1, 2}, {2, 1}}) {
+    const auto together = run("GLOBAL", 2, split);
+    ASSERT_TRUE(together.ok()) << together.status();
+    for (size_t step = 0; step < 5; ++step) {
+      EXPECT_GT(balance(*whole, step), 2.0);  // two layers, each at least 1 near uniform probabilities
+      EXPECT_NEAR(balance(*together, step), balance(*whole, step), 1e-12) << NameOfSplit(split) << " step " << step;
+    }
+    ExpectClose(*together, *whole, NameOfSplit(split));
+  }
+  const auto local = run("WORKER", 2, {1, 2});
+  ASSERT_TRUE(local.ok());
+  EXPECT_GT(std::abs(balance(*local, 0) - balance(*whole, 0)), 1e-6);  // the scopes are not the same thing
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,116 @@
+#include "trainer/leaf_gradients.h"
+
+#include <gtest/gtest.h>
+
+#include "base/rng.h"
+#include "comm/loopback.h"
+#include "comm/reduction_tree.h"
+#include "trainer/leaf_table.h"
+
+namespace conclave {
+namespace {
+
+// One replicated block and one expert block, both here.
+struct Blocks {
+  ParameterSet parameters;
+  BlockId shared = parameters.Add({.name = "shared", .shape = {5}});
+  BlockId expert = parameters.Add({.name = "expert", .shape = {3, 2}, .kind = BlockKind::kExpert, .expert = 0, .moe_layer = 0});
+  Layout layout = ReplicatedLayout(&parameters, 0, 1);
+};
+
+float Leaf(int64_t leaf, int lane, int64_t i) {
+  return RngKey{.seed = 2, .site = static_cast<uint32_t>(leaf), .worker = static_cast<uint32_t>(lane)}.Uniform(i) - 0.4f;
+}
+
+// The sum of leaves lo .. hi - 1 by the tree, written as its definition.
+float TreeSum(int64_t lo, int64_t hi, int lane, int64_t i) {
+  if (hi - lo == 1) return Leaf(lo, lane, i);
+  const TreeNode node{static_cast<int>(lo), static_cast<int>(hi)};
+  const int64_t split = SplitPoint(node);
+  return TreeSum(lo, split, lane, i) + TreeSum(split, hi, lane, i);
+}
+
+TEST(LeafGradients, SumsLeavesByTheTree) {
+  for (int64_t leaves = 1; leaves <= 17; ++leaves) {
+    Blocks blocks;
+    LeafGradients gradients(&blocks.layout, DType::kF32, 2, leaves);
+    for (int worker = 0; worker < 2; ++worker) {  // the second finds the first one's sums in memory
+      gradients.Begin(/*each_worker=*/true);
+      for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+        if (leaf > 0) gradients.ClearRunning();
+        for (const BlockId block : {blocks.shared, blocks.expert}) {
+          const GradientSlot slot = gradients.Slot(block);
+          ASSERT_EQ(slot.lanes, block == blocks.expert ? 2 : 1);
+          for (int lane = 0; lane < slot.lanes; ++lane) {
+            float* out = reinterpret_cast<float*>(static_cast<std::byte*>(slot.first.raw()) + lane * slot.stride_bytes);
+            for (int64_t i = 0; i < slot.first.elements(); ++i) {
+              ASSERT_EQ(out[i], 0.0f);
+              out[i] = Leaf(leaf, lane, i);
+            }
+          }
+        }
+        for (const BlockId block : {blocks.shared, blocks.expert}) {
+          for (int lane = 0; lane < gradients.lanes(block); ++lane) {
+            const Tensor sum = gradients.Merge(block, lane, leaf);
+            ASSERT_EQ(sum.defined(), leaf + 1 == leaves);
+            for (int64_t i = 0; sum.defined() && i < sum.elements(); ++i) {
+              EXPECT_EQ(sum.data<float>()[i], TreeSum(0, leaves, lane, i)) << leaves << " leaves, lane " << lane;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(LeafGradients, OneLaneWhereWorkersAreFolded) {
+  Blocks blocks;
+  LeafGradients gradients(&blocks.layout, DType::kF64, 3, 2);
+  gradients.Begin(/*each_worker=*/false);
+  EXPECT_EQ(gradients.Slot(blocks.expert).lanes, 1);
+  gradients.Running(blocks.expert, 0).Fill(2);
+  const int64_t small = gradients.bytes();
+  gradients.Begin(/*each_worker=*/true);
+  EXPECT_EQ(gradients.Slot(blocks.expert).lanes, 3);
+  EXPECT_GT(gradients.bytes(), small);
+  for (int lane = 0; lane < 3; ++lane) EXPECT_EQ(gradients.Running(blocks.expert, lane).data<double>()[0], 0);
+}
+
+// Rows of leaves meet by the tree whatever rank they come from; counters are sums.
+TEST(LeafTable, GathersByTheTree) {
+  constexpr int kWorkers = 5, kLeavesPerWorker = 3, kLeaves = kWorkers * kLeavesPerWorker;
+  const auto value = [](int64_t leaf, int64_t column) { return RngKey{.seed = 5, .site = static_cast<uint32_t>(column)}.Normal(leaf); };
+  std::vector<double> workers(kWorkers), column(kLeavesPerWorker);
+  for (int m = 0; m < kWorkers; ++m) {
+    for (int b = 0; b < kLeavesPerWorker; ++b) column[b] = value(m * kLeavesPerWorker + b, 1);
+    workers[m] = (column[0] + column[1]) + column[2];
+  }
+  const double want = ((workers[0] + workers[1]) + (workers[2] + workers[3])) + workers[4];
+  for (const int ranks : {1, 2, 3}) {
+    std::vector<double> sums(ranks);
+    std::vector<int64_t> counts(ranks);
+    ASSERT_TRUE(RunRanks(ranks, [&](Communicator& world) -> absl::Status {
+                  LeafTable table(2, 2);
+                  for (int use = 0; use < 2; ++use) {  // the second use finds the first one's numbers in memory
+                    table.Begin(kLeaves);
+                    for (int leaf = world.rank(); leaf < kLeaves; leaf += ranks) {
+                      for (int64_t c = 0; c < 2; ++c) table.At(leaf, c) = value(leaf, c);
+                      const int64_t ones[] = {1, leaf};
+                      table.Count(ones);
+                    }
+                    RETURN_IF_ERROR(table.Gather(world, kLeavesPerWorker));
+                  }
+                  sums[world.rank()] = table.Sum(1);
+                  counts[world.rank()] = table.Counter(1);
+                  EXPECT_EQ(table.Counter(0), kLeaves);
+                  return absl::OkStatus();
+                }).ok());
+    for (int r = 0; r < ranks; ++r) {
+      EXPECT_EQ(sums[r], want) << ranks << " ranks";
+      EXPECT_EQ(counts[r], kLeaves * (kLeaves - 1) / 2) << ranks << " ranks";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace conclave

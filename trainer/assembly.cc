@@ -1,0 +1,142 @@
+#include "trainer/assembly.h"
+
+#include <limits>
+
+#include "base/strings.h"
+#include "optim/guard.h"
+#include "optim/schemes.h"
+
+namespace conclave {
+namespace {
+
+LoaderOptions MakeLoaderOptions(const Experiment& config) {
+  return {.seed = config.seed(),
+          .workers = static_cast<int>(config.trainer().workers()),
+          .global_batch = config.trainer().global_batch(),
+          .micro_batches = config.trainer().micro_batches(),
+          .shuffle = config.data().shuffle()};
+}
+
+int64_t ContextOf(const ModelConfig& config) { return config.has_moe_lm() ? config.moe_lm().context() : 0; }
+
+bool HasData(const DataConfig& config) {
+  for (const SourceConfig& source : config.sources()) {
+    if (source.kind_case() != SourceConfig::kNone && source.kind_case() != SourceConfig::KIND_NOT_SET) return true;
+  }
+  return false;
+}
+
+absl::Status OpenDataInTurn(const Experiment& config, Communicator& control, const FileSystem& files, DataSet* data) {
+  const auto open = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(*data, OpenData(config.data(), MakeLoaderOptions(config), ContextOf(config.model()), files));
+    return absl::OkStatus();
+  };
+  absl::Status status;
+  if (control.rank() == 0) status = open();
+  RETURN_IF_ERROR(AgreeOn(control, status, "opening the data"));
+  if (control.rank() != 0) status = open();
+  return AgreeOn(control, status, "opening the data");
+}
+
+absl::Status CheckSampleShape(const Assembly& a) {
+  const SampleShape wanted = a.model->sample_shape();
+  if (a.data.loader == nullptr) {
+    if (wanted.kind == SampleShape::Kind::kNone) return absl::OkStatus();
+    return InvalidArgument("data.sources: the model needs samples, but no source is set");
+  }
+  const SampleShape got = a.data.loader->shape();
+  if (got == wanted) return absl::OkStatus();
+  static constexpr const char* kNames[] = {"token sequences", "feature vectors", "no samples"};
+  return InvalidArgument("data: the model takes %s of width %d, the sources give %s of width %d", kNames[static_cast<int>(wanted.kind)], wanted.width,
+                         kNames[static_cast<int>(got.kind)], got.width);
+}
+
+absl::Status BuildModel(Assembly* a, Communicator& world) {
+  const Experiment& config = a->config;
+  const ModelContext context{.seed = config.seed(),
+                             .workers = static_cast<int>(config.trainer().workers()),
+                             .vocabulary = a->data.tokenizer == nullptr ? 0 : a->data.tokenizer->vocab_size()};
+  ASSIGN_OR_RETURN(a->model, MakeModel(config.model(), context));
+  RETURN_IF_ERROR(CheckSampleShape(*a));
+  ASSIGN_OR_RETURN(a->placement, ExpertPlacement::Contiguous(a->model->experts(), a->mesh->shape().expert));
+  a->layout.emplace(PlanLayout(&a->model->parameters(), a->mesh->shape(), world.rank(), *a->placement));
+  a->dispatch.emplace(a->mesh.get(), &*a->placement);
+  return absl::OkStatus();
+}
+
+absl::Status BuildScheme(Assembly* a) {
+  const Experiment& config = a->config;
+  a->guard = MakeGuard(config.optim().guard(), a->mesh->rank());
+  const ParameterSet& parameters = a->model->parameters();
+  const uint64_t seed = config.seed();
+  ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(), {.exchange = a->MakeExchangeContext(),
+                                                          .initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, seed, value); },
+                                                          .total_steps = config.trainer().steps()}));
+  return absl::OkStatus();
+}
+
+absl::Status BuildAfterData(Communicator& world, Assembly* a) {
+  RETURN_IF_ERROR(BuildModel(a, world));
+  const TrainerConfig& trainer = a->config.trainer();
+  a->held_out_rows = a->data.loader == nullptr ? 1 : std::max<int64_t>(1, a->data.loader->rows());
+  a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),
+                                                                    .mesh = a->mesh.get(),
+                                                                    .layout = &*a->layout,
+                                                                    .dispatch = &*a->dispatch,
+                                                                    .loader = a->data.loader.get(),
+                                                                    .held_out = &a->data.evaluation,
+                                                                    .workers = a->workers,
+                                                                    .micro_batches = trainer.micro_batches(),
+                                                                    .seed = a->config.seed(),
+                                                                    .dtype = a->dtype()});
+  return BuildScheme(a);
+}
+
+}  // namespace
+
+ExchangeContext Assembly::MakeExchangeContext() const {
+  return {.layout = &*layout,
+          .workers = workers,
+          .world = &mesh->gradient_world(),
+          .data = &mesh->gradient_data(),
+          .dtype = dtype(),
+          .world_size_invariant = config.parallel().numerics() == ParallelConfig::WORLD_SIZE_INVARIANT,
+          .bucket_bytes = config.comm().bucket_bytes(),
+          .seed = config.seed()};
+}
+
+absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what) {
+  int64_t first_bad = mine.ok() ? std::numeric_limits<int64_t>::max() : control.rank();
+  RETURN_IF_ERROR(control.AllReduce("agreement", Tensor(&first_bad, {1}, DType::kI64), ReduceOp::kMin));
+  if (first_bad == std::numeric_limits<int64_t>::max()) return absl::OkStatus();
+  if (first_bad == control.rank()) return mine;
+  return absl::AbortedError(absl::StrFormat("%s failed on rank %d; its message is there", what, first_bad));
+}
+
+absl::Status Assemble(const Experiment& config, Communicator& world, const FileSystem& files, Assembly* a) {
+  a->config = config;
+  const int expert = static_cast<int>(config.parallel().expert());
+  const int data = config.parallel().data() > 0 ? static_cast<int>(config.parallel().data()) : std::max(1, world.size() / expert);
+  ASSIGN_OR_RETURN(a->mesh, Mesh::Create(&world, {.data = data, .expert = expert}));
+  a->workers = {.workers = static_cast<int>(config.trainer().workers()), .ranks = world.size(), .expert_axis = expert};
+  if (a->workers.workers < world.size()) {
+    return InvalidArgument("trainer.workers: %d workers cannot fill %d ranks; set trainer.workers to at least %d or start fewer ranks", a->workers.workers,
+                           world.size(), world.size());
+  }
+  if (HasData(config.data())) RETURN_IF_ERROR(OpenDataInTurn(config, a->mesh->control(), files, &a->data));
+  return AgreeOn(a->mesh->control(), BuildAfterData(world, a), "building the run");
+}
+
+std::string MemoryReport(const Assembly& a) {
+  const int64_t local = a.layout->flat_elements(), element = SizeOf(a.dtype());
+  StateDict state;
+  a.scheme->Register(state);
+  int64_t train_state = 0;
+  for (const StateEntry& entry : state.entries()) train_state += entry.data.bytes();
+  const auto line = [](const char* what, int64_t bytes) { return absl::StrFormat("  %-34s %12s\n", what, HumanBytes(bytes)); };
+  return absl::StrFormat("memory of this rank (model: %s parameters, %s here)\n", HumanCount(a.model->parameters().elements()), HumanCount(local)) +
+         line("parameters", local * element) + line("parameters and scheme state", train_state) + line("gradients of a leaf", local * element) +
+         line("sums on their way (exchange)", local * element);
+}
+
+}  // namespace conclave

@@ -1,0 +1,51 @@
+// Assembly: everything of one run, made from a config on the ranks of a job.
+#ifndef CONCLAVE_TRAINER_ASSEMBLY_H_
+#define CONCLAVE_TRAINER_ASSEMBLY_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/file_system.h"
+#include "data/data_set.h"
+#include "models/model.h"
+#include "optim/scheme.h"
+#include "parallel/expert_dispatch.h"
+#include "parallel/mesh.h"
+#include "proto/experiment.pb.h"
+#include "trainer/model_operator.h"
+
+namespace conclave {
+
+// Parts in the order in which they are built; each refers to earlier ones. Not movable: build it in place.
+struct Assembly {
+  Experiment config;
+  std::unique_ptr<Mesh> mesh;
+  WorkerMap workers;
+  DataSet data;
+  std::unique_ptr<Model> model;
+  std::optional<ExpertPlacement> placement;
+  std::optional<Layout> layout;
+  std::optional<ExpertDispatch> dispatch;
+  std::unique_ptr<ModelOperator> field;
+  std::unique_ptr<Guard> guard;
+  std::unique_ptr<Scheme> scheme;
+  int64_t held_out_rows = 1;   // samples of a held-out batch
+
+  DType dtype() const { return ComputeDType(config.model()); }
+  ExchangeContext MakeExchangeContext() const;
+};
+
+// Builds all parts; rank 0 opens the data first, so that tokenizing happens once. Collective on `world`, which must outlive the assembly; either every rank
+// gets OK or every rank an error. config: all defaults filled in.
+absl::Status Assemble(const Experiment& config, Communicator& world, const FileSystem& files, Assembly* assembly);
+
+// OK only if `mine` is OK on every rank; the lowest failing rank's own status there, "rank r failed" elsewhere. Collective.
+absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what);
+
+// One table of what the run will hold in memory on this rank, in bytes, as text lines.
+std::string MemoryReport(const Assembly& assembly);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_TRAINER_ASSEMBLY_H_

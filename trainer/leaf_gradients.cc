@@ -1,0 +1,93 @@
+#include "trainer/leaf_gradients.h"
+
+#include <cstring>
+
+#include "base/simd.h"
+
+namespace conclave {
+namespace {
+
+template <typename T>
+CONCLAVE_INLINE void AddLoop(const T* a, const T* b, T* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+CONCLAVE_SIMD void Add(const float* a, const float* b, float* out, int64_t n) { AddLoop(a, b, out, n); }
+CONCLAVE_SIMD void Add(const double* a, const double* b, double* out, int64_t n) { AddLoop(a, b, out, n); }
+
+// sum = earlier + sum.
+void AddEarlier(const Tensor& earlier, const Tensor& sum) {
+  DispatchFloat(sum.dtype(), [&](auto t) {
+    using T = decltype(t);
+    Add(earlier.data<T>(), sum.data<T>(), sum.data<T>(), sum.elements());
+  });
+}
+
+}  // namespace
+
+LeafGradients::LeafGradients(const Layout* layout, DType dtype, int column, int64_t leaves)
+    : layout_(layout), dtype_(dtype), column_(column), leaves_(leaves), offset_(layout->parameters().size(), -1) {
+  for (const BlockId id : layout->local_blocks()) {
+    int64_t& end = is_expert(id) ? expert_elements_ : shared_elements_;
+    offset_[id.value] = end;
+    end += (layout->parameters()[id].shape.elements() + 15) / 16 * 16;
+  }
+}
+
+void LeafGradients::Reserve(int levels, int lanes) {
+  if (lanes > reserved_lanes_) {
+    levels_.clear();
+    reserved_lanes_ = lanes;
+  }
+  while (static_cast<int>(levels_.size()) < levels) {
+    levels_.push_back({Buffer(shared_elements_ * SizeOf(dtype_)), Buffer(expert_elements_ * reserved_lanes_ * SizeOf(dtype_))});
+  }
+}
+
+void LeafGradients::Begin(bool each_worker) {
+  int levels = 1;
+  for (int64_t n = 1; each_worker && n < leaves_; n *= 2) ++levels;
+  lanes_ = each_worker ? column_ : 1;
+  Reserve(levels, lanes_);
+  ClearRunning();
+}
+
+void LeafGradients::ClearRunning() {
+  std::memset(levels_[0].shared.data(), 0, levels_[0].shared.bytes());
+  std::memset(levels_[0].expert.data(), 0, expert_elements_ * lanes_ * SizeOf(dtype_));
+}
+
+Tensor LeafGradients::At(int level, BlockId block, int lane) const {
+  const int64_t offset = offset_[block.value];
+  CHECK_GE(offset, 0) << layout_->parameters()[block].name;
+  const Shape& shape = layout_->parameters()[block].shape;
+  if (!is_expert(block)) return levels_[level].shared.View(offset * SizeOf(dtype_), shape, dtype_);
+  return levels_[level].expert.View((lane * expert_elements_ + offset) * SizeOf(dtype_), shape, dtype_);
+}
+
+GradientSlot LeafGradients::Slot(BlockId block) {
+  return {.first = At(0, block, 0), .lanes = lanes(block), .stride_bytes = is_expert(block) ? expert_elements_ * SizeOf(dtype_) : 0};
+}
+
+Tensor LeafGradients::Merge(BlockId block, int lane, int64_t leaf) {
+  const Tensor sum = At(0, block, lane);
+  int level = 1;
+  for (int64_t bits = leaf; bits & 1; bits >>= 1) AddEarlier(At(level++, block, lane), sum);
+  if (leaf + 1 < leaves_) {
+    At(level, block, lane).CopyFrom(sum);
+    return {};
+  }
+  // The last leaf: what the counter still holds, smallest first.
+  for (int64_t bits = leaf >> (level - 1) >> 1; bits > 0; bits >>= 1) {
+    ++level;
+    if (bits & 1) AddEarlier(At(level, block, lane), sum);
+  }
+  return sum;
+}
+
+int64_t LeafGradients::bytes() const {
+  int64_t total = 0;
+  for (const Level& level : levels_) total += level.shared.bytes() + level.expert.bytes();
+  return total;
+}
+
+}  // namespace conclave

@@ -1,0 +1,194 @@
+#include "trainer/model_operator.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace conclave {
+namespace {
+
+void Negate(const Tensor& x) {
+  DispatchFloat(x.dtype(), [&](auto t) {
+    for (auto& v : x.span<decltype(t)>()) v = -v;
+  });
+}
+
+Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, GradientSlots* slots) {
+  return {.tape = tape,
+          .parameters = &o.model->parameters(),
+          .terms = &o.model->terms(),
+          .dispatch = o.dispatch,
+          .slots = slots,
+          .seed = o.seed,
+          .counters = o.model->counters()};
+}
+
+}  // namespace
+
+ModelOperator::ModelOperator(const Options& options)
+    : options_(options),
+      leaves_(options.workers.workers * options.micro_batches),
+      tape_(&arena_),
+      forward_tape_(&arena_, /*gradients=*/false),
+      gradients_(options.layout, options.dtype, options.workers.expert_axis, options.micro_batches),
+      recorder_(RecorderOptions(options, &tape_, &gradients_)),
+      forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr)),
+      held_out_batch_(options.model->sample_shape(), 0, options.dtype),
+      table_(static_cast<int64_t>(options.model->terms().size()), options.model->counters()) {
+  const int64_t rows = options.loader == nullptr ? 0 : options.loader->rows();
+  const int64_t local = options.workers.Count(options.mesh->rank()) * options.micro_batches;
+  batches_.reserve(local + 1);
+  for (int64_t i = 0; i < local; ++i) batches_.emplace_back(options.model->sample_shape(), rows, options.dtype);
+  batches_.emplace_back(options.model->sample_shape(), 0, options.dtype).Resize(0);
+  seeds_.reserve(64);
+}
+
+OperatorConstants ModelOperator::constants() const {
+  OperatorConstants constants;
+  if (const auto known = options_.model->constants()) {
+    constants.lipschitz = known->lipschitz;
+    constants.strong_monotonicity = known->strong_monotonicity;
+  }
+  return constants;
+}
+
+int64_t ModelOperator::LeafOf(int rank, int64_t micro_step) const {
+  if (micro_step >= options_.workers.Count(rank) * options_.micro_batches) return -1;
+  return options_.workers.First(rank) * options_.micro_batches + micro_step;
+}
+
+double ModelOperator::ScaleOf(TermScale scale, int64_t leaf_samples) const {
+  const double total = static_cast<double>(std::max<int64_t>(step_samples_, 1));
+  switch (scale) {
+    case TermScale::kPerSample: return 1.0 / total;
+    case TermScale::kLeafMean: return static_cast<double>(leaf_samples) / total;
+    case TermScale::kOnce: return 1.0 / static_cast<double>(leaves_);
+  }
+  return 0;
+}
+
+absl::Status ModelOperator::LoadLeaves(const SampleKey& key) {
+  const int rank = options_.mesh->rank();
+  int64_t samples = 0;
+  for (int64_t i = 0; LeafOf(rank, i) >= 0; ++i) {
+    const WorkerId worker{static_cast<int>(LeafOf(rank, i) / options_.micro_batches)};
+    if (options_.loader != nullptr) {
+      RETURN_IF_ERROR(options_.loader->FillLeaf(key, worker, i % options_.micro_batches, &batches_[i]));
+    } else {
+      Batch& batch = batches_[i].Resize(0);
+      batch.key = key;
+      batch.worker = worker;
+    }
+    samples += batches_[i].batch().count;
+  }
+  RETURN_IF_ERROR(options_.mesh->control().AllReduce("step samples", Tensor(&samples, {1}, DType::kI64), ReduceOp::kSum));
+  step_samples_ = samples;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) {
+  RETURN_IF_ERROR(LoadLeaves(key));
+  const std::vector<TermSpec>& terms = options_.model->terms();
+  const int64_t micro_steps = options_.workers.MostPerRank() * options_.micro_batches;
+  table_.Begin(leaves_);
+  recorder_.BeginEvaluation();
+  gradients_.Begin(each_worker);
+  for (int64_t i = 0; i < micro_steps; ++i) {
+    const int64_t leaf = LeafOf(options_.mesh->rank(), i);
+    const Batch& batch = batches_[leaf >= 0 ? i : batches_.size() - 1].batch();
+    tape_.Reset();
+    arena_.Reset();
+    if (each_worker && i > 0) gradients_.ClearRunning();
+    recorder_.Begin(&point, &batch, leaf >= 0);
+    RETURN_IF_ERROR(options_.model->Record(recorder_));
+    if (!recorder_.poison().ok()) LOG_WARNING << "step " << key.step << ": " << recorder_.poison().message();
+    if (leaf >= 0) {
+      for (size_t t = 0; t < terms.size(); ++t) table_.At(leaf, t) = recorder_.values()[t] * ScaleOf(terms[t].scale, batch.count);
+      table_.Count(recorder_.counters());
+    }
+    RETURN_IF_ERROR(Backward({.index = i, .last = i + 1 == micro_steps, .each_worker = each_worker}, on_block));
+  }
+  RETURN_IF_ERROR(table_.Gather(options_.mesh->control(), options_.micro_batches));
+  Evaluation evaluation{.samples = step_samples_};
+  for (size_t t = 0; t < terms.size(); ++t) {
+    const double value = table_.Sum(t);
+    evaluation.terms.push_back({terms[t].name, value, terms[t].objective, terms[t].coefficient});
+    if (terms[t].objective) evaluation.objective += terms[t].coefficient * value;
+  }
+  for (int64_t c = 0; c < table_.counters(); ++c) evaluation.counters.push_back(table_.Counter(c));
+  return evaluation;
+}
+
+absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_block) {
+  const std::vector<TermSpec>& terms = options_.model->terms();
+  seeds_.clear();
+  for (const Recorder::Recorded& recorded : recorder_.recorded()) {
+    const TermSpec& spec = terms[recorded.term];
+    if (!spec.objective) continue;
+    const double scale = ScaleOf(spec.scale, recorder_.batch().count) * static_cast<double>(options_.workers.workers);
+    seeds_.push_back({recorded.value, recorded.weight * spec.coefficient * scale});
+  }
+  return tape_.Backward(seeds_, [&](BlockId block) { return Deliver(step, block, on_block); });
+}
+
+absl::Status ModelOperator::Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block) {
+  const BlockSpec& spec = options_.model->parameters()[block];
+  const auto hand_over = [&](int64_t worker, const Tensor& sum, bool folded) {
+    if (spec.player == Player::kMax) Negate(sum);
+    return on_block(WorkerId{static_cast<int>(worker)}, block, sum, folded);
+  };
+  const int rank = options_.mesh->rank();
+  if (!step.each_worker) {
+    return step.last ? hand_over(options_.workers.First(rank), gradients_.Running(block, 0), true) : absl::OkStatus();
+  }
+  const bool expert = spec.kind == BlockKind::kExpert;
+  const int first = expert ? options_.mesh->data_coordinate() * options_.mesh->shape().expert : rank;
+  for (int lane = 0; lane < gradients_.lanes(block); ++lane) {
+    const int64_t leaf = LeafOf(first + lane, step.index);
+    if (leaf < 0) continue;
+    const Tensor sum = gradients_.Merge(block, lane, leaf % options_.micro_batches);
+    if (sum.defined()) RETURN_IF_ERROR(hand_over(leaf / options_.micro_batches, sum, false));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows) {
+  const int64_t available = options_.held_out == nullptr ? 0 : options_.held_out->batches(rows);
+  if (available == 0) return FailedPrecondition("evaluation: no samples are held out; set data.validation_fraction above 0");
+  const int64_t count = batches == 0 ? available : std::min(batches, available);
+  const std::vector<TermSpec>& terms = options_.model->terms();
+  const int64_t ranks = options_.mesh->ranks(), rank = options_.mesh->rank();
+  LeafTable table(static_cast<int64_t>(terms.size()) + 1, 0);  // last column: samples
+  table.Begin(count);
+  forward_recorder_.BeginEvaluation();
+  for (int64_t i = 0; i < (count + ranks - 1) / ranks; ++i) {
+    const int64_t index = i * ranks + rank;
+    if (index < count) {
+      RETURN_IF_ERROR(options_.held_out->Fill(index, rows, &held_out_batch_));
+    } else {
+      held_out_batch_.Resize(0).count = 0;
+    }
+    const Batch& batch = held_out_batch_.batch();
+    forward_tape_.Reset();
+    arena_.Reset();
+    forward_recorder_.Begin(&point, &batch, index < count);
+    RETURN_IF_ERROR(options_.model->Record(forward_recorder_));
+    if (index >= count) continue;
+    const double samples = static_cast<double>(batch.count);
+    for (size_t t = 0; t < terms.size(); ++t) {
+      table.At(index, t) = forward_recorder_.values()[t] * (terms[t].scale == TermScale::kPerSample ? 1.0 : samples);
+    }
+    table.At(index, terms.size()) = samples;
+  }
+  RETURN_IF_ERROR(table.Gather(options_.mesh->control(), 1));
+  const double samples = table.Sum(terms.size());
+  Evaluation evaluation{.samples = static_cast<int64_t>(samples)};
+  for (size_t t = 0; t < terms.size(); ++t) {
+    const double value = table.Sum(t) / std::max(samples, 1.0);
+    evaluation.terms.push_back({terms[t].name, value, terms[t].objective, terms[t].coefficient});
+    if (terms[t].objective) evaluation.objective += terms[t].coefficient * value;
+  }
+  return evaluation;
+}
+
+}  // namespace conclave

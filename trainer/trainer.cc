@@ -1,0 +1,233 @@
+#include "trainer/trainer.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "trainer/version.h"
+
+namespace conclave {
+namespace {
+
+// Physical bytes of the step over all links but self.
+void FillWire(const WireReport& report, StepRecord* record) {
+  const WireCount between = report.BetweenRanks();
+  record->wire = {.logical_up = report.logical.uplink_bytes,
+                  .logical_down = report.logical.downlink_bytes,
+                  .physical_sent = between.sent_bytes,
+                  .physical_received = between.received_bytes};
+}
+
+// Largest load over mean load of each MoE layer, and the largest of all: 1 is perfect balance.
+void AddLoads(const Evaluation& evaluation, const std::vector<int>& experts, StepRecord* record) {
+  size_t next = 0;
+  for (size_t layer = 0; layer < experts.size(); ++layer) {
+    int64_t total = 0, most = 0;
+    for (int e = 0; e < experts[layer]; ++e) {
+      total += evaluation.counters[next];
+      most = std::max(most, evaluation.counters[next++]);
+    }
+    const double ratio = total == 0 ? 0 : static_cast<double>(most) * experts[layer] / static_cast<double>(total);
+    record->extra.push_back({absl::StrFormat("load_max_over_mean.%d", layer), ratio});
+  }
+}
+
+}  // namespace
+
+Trainer::Trainer(Assembly* assembly, Communicator* control, const TrainerOptions& options)
+    : assembly_(*assembly), control_(*control), options_(options) {
+  if (assembly_.config.trainer().eval().ema_decay() > 0) {
+    averaged_ = FlatVector(&*assembly_.layout, assembly_.dtype());
+    averaged_.CopyFrom(assembly_.scheme->point());
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(Assembly* assembly, Communicator* control, const TrainerOptions& options) {
+  std::unique_ptr<Trainer> trainer(new Trainer(assembly, control, options));
+  const CheckpointConfig& config = assembly->config.checkpoint();
+  const std::string folder = config.dir().empty() ? options.folder->Checkpoints() : config.dir();
+  ASSIGN_OR_RETURN(trainer->store_, CheckpointStore::Open(*options.files, *control, folder, config));
+  RETURN_IF_ERROR(trainer->Restore());
+  RETURN_IF_ERROR(AgreeOn(*control, trainer->OpenTelemetry(), "opening the metrics"));
+  if (control->ledger() != nullptr) control->ledger()->Take();  // what came before the first step is not the step's
+  return trainer;
+}
+
+StateDict Trainer::MakeState() {
+  StateDict state;
+  assembly_.scheme->Register(state);
+  assembly_.guard->Register(state);
+  if (averaged_.defined()) state.Add("average", averaged_);
+  return state;
+}
+
+absl::Status Trainer::Restore() {
+  if (options_.resume) {
+    ASSIGN_OR_RETURN(const std::optional<LoadedCheckpoint> loaded, store_->LoadNewest(MakeState()));
+    if (loaded) {
+      const SavedState& state = loaded->manifest.state();
+      cursor_.step = static_cast<int64_t>(state.cursor().step());
+      if (state.best().has_value()) best_ = state.best().value();
+      best_step_ = static_cast<int64_t>(state.best().step());
+      last_saved_ = cursor_.step;
+      if (control_.rank() == 0) LOG_INFO << "resumed from " << loaded->path << " at step " << cursor_.step;
+      return absl::OkStatus();
+    }
+    if (!assembly_.config.checkpoint().fresh_start()) {
+      return NotFound("--resume: no usable checkpoint in '%s'; start without --resume, or set checkpoint.fresh_start: true", store_->folder());
+    }
+  }
+  if (assembly_.config.trainer().has_init_from()) {
+    const InitFromConfig& from = assembly_.config.trainer().init_from();
+    StateDict state;
+    state.Add("model", assembly_.scheme->point());
+    ASSIGN_OR_RETURN(const LoadedCheckpoint loaded,
+                     LoadCheckpoint(*options_.files, control_, from.path(), state, {.prefix = "model/", .strict = from.strict()}));
+    if (control_.rank() == 0) {
+      LOG_INFO << "weights from " << loaded.path << " (" << loaded.report.missing.size() << " kept as initialised, " << loaded.report.unused.size() << " unused)";
+    }
+    if (averaged_.defined()) averaged_.CopyFrom(assembly_.scheme->point());
+  }
+  return assembly_.scheme->Start(*assembly_.field);
+}
+
+absl::Status Trainer::OpenTelemetry() {
+  if (control_.rank() != 0) return absl::OkStatus();
+  const ObserveConfig& observe = assembly_.config.observe();
+  TelemetryOptions telemetry{.files = options_.files, .folder = options_.folder->path(), .resumed_step = cursor_.step, .metrics = observe.metrics()};
+  ASSIGN_OR_RETURN(telemetry_, Telemetry::Open(telemetry));
+  ProgressOptions progress = ProgressOptionsFor(observe.progress(), control_.rank());
+  progress.first = cursor_.step;
+  progress.total = total_steps();
+  progress.line_steps = assembly_.config.trainer().log_every();
+  progress_ = std::make_unique<Progress>(progress);
+  return absl::OkStatus();
+}
+
+void Trainer::SetPhase(Phase phase) {
+  if (control_.watchdog() != nullptr) control_.watchdog()->SetPhase(phase, cursor_.step);
+}
+
+absl::StatusOr<StopReason> Trainer::Run() {
+  StopReason reason = StopReason::kNone;
+  while (cursor_.step < total_steps()) {
+    RETURN_IF_ERROR(Step().status());
+    ASSIGN_OR_RETURN(reason, options_.stop->Agree(control_));
+    if (options_.stop_after > 0 && cursor_.step == options_.stop_after) reason = std::max(reason, StopReason::kPreempted);
+    if (reason != StopReason::kNone) break;
+  }
+  if (cursor_.step >= total_steps()) reason = StopReason::kNone;
+  if (last_saved_ != cursor_.step) RETURN_IF_ERROR(Save());
+  if (telemetry_ != nullptr) {
+    progress_->Finish();
+    RETURN_IF_ERROR(telemetry_->Sync());
+    RETURN_IF_ERROR(telemetry_->UpdateStatus({.phase = reason == StopReason::kNone ? "finished" : "stopped", .step = cursor_.step, .steps = total_steps(),
+                                              .ranks = control_.size(), .last_checkpoint = last_saved_}, true));
+  }
+  return reason;
+}
+
+absl::StatusOr<StepReport> Trainer::Step() {
+  const double began = RealClock().Seconds();
+  SetPhase(Phase::kStep);
+  ASSIGN_OR_RETURN(StepReport report, assembly_.scheme->Step(*assembly_.field, cursor_, *assembly_.guard));
+  ++cursor_.step;  // moves even when the guard refused the update
+  AverageWeights();
+  StepRecord record;
+  if (control_.ledger() != nullptr) FillWire(control_.ledger()->Take(), &record);
+  record.seconds.step = RealClock().Seconds() - began;
+
+  const int64_t every = assembly_.config.trainer().eval().every();
+  const bool last = cursor_.step == total_steps();
+  if (assembly_.data.evaluation.size() > 0 && (last || (every > 0 && cursor_.step % every == 0))) RETURN_IF_ERROR(Evaluate(&record));
+  RETURN_IF_ERROR(AgreeOn(control_, Record(report, std::move(record)), "writing the metrics"));
+  const int64_t save_every = assembly_.config.checkpoint().every();
+  if (save_every > 0 && cursor_.step % save_every == 0 && !last) RETURN_IF_ERROR(Save());
+  return report;
+}
+
+void Trainer::AverageWeights() {
+  if (!averaged_.defined()) return;
+  const double decay = assembly_.config.trainer().eval().ema_decay();
+  averaged_.Combine(decay, averaged_, 1 - decay, assembly_.scheme->point());
+}
+
+absl::Status Trainer::Evaluate(StepRecord* record) {
+  const double began = RealClock().Seconds();
+  SetPhase(Phase::kEvaluate);
+  const EvalConfig& eval = assembly_.config.trainer().eval();
+  const TrainerConfig& trainer = assembly_.config.trainer();
+  const FlatVector& point = averaged_.defined() ? averaged_ : assembly_.scheme->point();
+  ASSIGN_OR_RETURN(const Evaluation result,
+                   assembly_.field->EvaluateHeldOut(point, eval.batches() * trainer.workers() * trainer.micro_batches(), assembly_.held_out_rows));
+  for (const Term& term : result.terms) record->evaluation.push_back({term.name, term.value});
+  record->evaluation.push_back({"samples", static_cast<double>(result.samples)});
+  last_evaluation_ = result.terms[0].value;
+  if (!best_ || *last_evaluation_ < *best_) {
+    best_ = last_evaluation_;
+    best_step_ = cursor_.step;
+  }
+  record->seconds.evaluation = RealClock().Seconds() - began;
+  if (control_.ledger() != nullptr) control_.ledger()->Take();
+  if (control_.rank() == 0) LOG_INFO << absl::StrFormat("step %d: held-out %s %.4f (best %.4f at %d)", cursor_.step, result.terms[0].name, *last_evaluation_, *best_, best_step_);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Save() {
+  SetPhase(Phase::kCheckpoint);
+  const StateDict dict = MakeState();
+  SaveRequest request{.dict = &dict};
+  SavedCursor* cursor = request.state.mutable_cursor();
+  cursor->set_step(static_cast<uint64_t>(cursor_.step));
+  cursor->set_samples(static_cast<uint64_t>(cursor_.step * assembly_.config.trainer().global_batch()));
+  if (best_) request.state.mutable_best()->set_value(*best_);
+  request.state.mutable_best()->set_step(static_cast<uint64_t>(best_step_));
+  request.identity.set_config_hash(options_.config_hash);
+  request.identity.set_resolved_config(options_.resolved_config);
+  request.identity.set_ranks(control_.size());
+  request.identity.set_workers(assembly_.config.trainer().workers());
+  for (const auto& [name, size] : {std::pair{"data", assembly_.mesh->shape().data}, std::pair{"expert", assembly_.mesh->shape().expert}}) {
+    SavedAxis* axis = request.identity.add_mesh();
+    axis->set_name(name);
+    axis->set_size(size);
+  }
+  if (assembly_.data.tokenizer != nullptr) request.identity.set_tokenizer_fingerprint(assembly_.data.tokenizer->fingerprint());
+  request.identity.set_program_version(kProgramVersion);
+  if (last_evaluation_ && best_step_ == cursor_.step) request.metric = last_evaluation_;
+  if (telemetry_ != nullptr) RETURN_IF_ERROR(telemetry_->Sync());
+  const absl::Status saved = store_->Save(request);
+  if (control_.ledger() != nullptr) control_.ledger()->Take();
+  if (saved.ok()) {
+    failed_saves_ = 0;
+    last_saved_ = cursor_.step;
+    if (control_.rank() == 0) LOG_INFO << "checkpoint of step " << cursor_.step << " committed in " << store_->folder();
+    return absl::OkStatus();
+  }
+  if (control_.rank() == 0) LOG_ERROR << "checkpoint of step " << cursor_.step << " failed: " << saved.message();
+  // At the end of the run there is no later save that could make it good.
+  if (++failed_saves_ >= assembly_.config.checkpoint().max_failed_saves() || cursor_.step >= total_steps()) return saved;
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Record(const StepReport& report, StepRecord record) {
+  if (telemetry_ == nullptr) return absl::OkStatus();
+  record.step = cursor_.step;
+  record.objective = report.evaluation.objective;
+  for (const Term& term : report.evaluation.terms) record.terms.push_back({term.name, term.value});
+  record.gradient_norm = report.gradient_norm;
+  record.learning_rate = report.learning_rate;
+  record.samples = assembly_.config.trainer().global_batch();
+  record.tokens = report.evaluation.samples;
+  record.skipped = report.skipped;
+  record.reason = report.reason;
+  if (report.skipped) LOG_WARNING << "step " << cursor_.step << " refused: " << report.reason;
+  AddLoads(report.evaluation, assembly_.model->experts(), &record);
+  RETURN_IF_ERROR(telemetry_->Record(record));
+  const double rate = record.seconds.step > 0 ? static_cast<double>(record.tokens) / record.seconds.step : 0;
+  progress_->Update(cursor_.step, absl::StrFormat("%s %.4f  norm %.3f  lr %.2e  %s tokens/s", report.evaluation.terms.empty() ? "objective" : report.evaluation.terms[0].name,
+                                                  report.evaluation.terms.empty() ? record.objective : report.evaluation.terms[0].value, record.gradient_norm,
+                                                  record.learning_rate, HumanCount(static_cast<int64_t>(rate))));
+  return telemetry_->UpdateStatus({.phase = "train", .step = cursor_.step, .steps = total_steps(), .steps_per_second = progress_->rate(), .ranks = control_.size(),
+                                   .last_checkpoint = last_saved_});
+}
+
+}  // namespace conclave
