@@ -82,7 +82,10 @@ make_text() {
 
 train() {
   local more=("$@")
-  [[ -z $steps || " ${more[*]} " == *trainer.steps* ]] || more+=(--set "trainer.steps=$steps")
+  if [[ -n $steps ]]; then
+    [[ " ${more[*]} " == *trainer.steps* ]] || more+=(--set "trainer.steps=$steps")
+    more+=(--set "optim.schedule.warmup_steps=$((steps / 10))")  # the config's may not fit into so few
+  fi
   # The ranks' own output is a pipe, so whether a person watches is known here alone.
   [[ ! -t 2 ]] || more+=(--set observe.progress=BAR)
   launch/mpirun.sh -n "$ranks" conclave train "$config" --run-dir "$run_dir" "${more[@]}"

@@ -21,7 +21,8 @@ absl::StatusOr<std::vector<std::string>> GatherTexts(Communicator& control, std:
   RETURN_IF_ERROR(control.AllGather(label, Tensor(&my_size, {1}, DType::kI64), Tensor(sizes.data(), {control.size()}, DType::kI64)));
 
   const bool receives = root == kEveryRank || root == control.rank();
-  std::vector<int64_t> send_bytes(ranks, root == kEveryRank ? my_size : 0), send_offsets(ranks, 0), recv_bytes(ranks, 0), recv_offsets(ranks, 0);
+  std::vector<int64_t> send_bytes(ranks, root == kEveryRank ? my_size : 0), send_offsets(ranks, 0), recv_bytes(ranks, 0),
+      recv_offsets(ranks, 0);
   if (root != kEveryRank) send_bytes[static_cast<size_t>(root)] = my_size;
   int64_t total = 0;
   for (size_t r = 0; r < ranks && receives; ++r) {

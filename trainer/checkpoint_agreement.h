@@ -14,13 +14,14 @@ namespace conclave {
 inline constexpr int kEveryRank = -1;
 
 // Each rank's text, by rank, on `root` or on every rank; elsewhere empty texts. Any bytes. Collective; `label` a literal.
-absl::StatusOr<std::vector<std::string>> GatherTexts(Communicator& control, std::string_view label, std::string_view mine, int root = kEveryRank);
+absl::StatusOr<std::vector<std::string>> GatherTexts(Communicator& control, std::string_view label, std::string_view mine,
+                                                     int root = kEveryRank);
 
 // root's text on every rank. Collective.
 absl::Status BroadcastText(Communicator& control, std::string_view label, int root, std::string* text);
 
-// OK if `mine` is OK on every rank; otherwise, on every rank, the lowest failing rank's status, its message led by rank and host. Collective.
-// Cost: one all-reduce of 8 bytes where all is well.
+// OK if `mine` is OK on every rank; otherwise, on every rank, the lowest failing rank's status, its message led by rank and host.
+// Collective. Cost: one all-reduce of 8 bytes where all is well.
 absl::Status AgreeOnOutcome(Communicator& control, std::string_view label, const absl::Status& mine);
 
 // This machine's name.

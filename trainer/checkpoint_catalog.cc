@@ -25,7 +25,8 @@ std::string CheckpointCatalog::TemporaryPathOf(int64_t step) const {
 absl::Status CheckpointCatalog::ClearOne(const std::string& name, const CheckpointFolderName& parsed, const std::set<int64_t>& steps) {
   const std::string path = JoinPath(folder_, name);
   if (parsed.owner.has_value() && !parsed.owner->IsGone(Self())) {
-    LOG_WARNING << "leaving '" << path << "' alone: its owner (process " << parsed.owner->process << " on " << parsed.owner->host << ") may be alive";
+    LOG_WARNING << "leaving '" << path << "' alone: its owner (process " << parsed.owner->process << " on " << parsed.owner->host
+                << ") may be alive";
     return absl::OkStatus();
   }
   if (parsed.kind == Kind::kReplaced && !steps.contains(parsed.step)) {
@@ -93,7 +94,8 @@ absl::Status CheckpointCatalog::Commit(const std::string& temporary, int64_t ste
   }
   RETURN_IF_ERROR(files_.SyncDir(folder_));
   if (replaces) {
-    if (absl::Status removed = files_.RemoveTree(aside); !removed.ok()) LOG_WARNING << "a replaced checkpoint stays: " << std::string(removed.message());
+    if (absl::Status removed = files_.RemoveTree(aside); !removed.ok())
+      LOG_WARNING << "a replaced checkpoint stays: " << std::string(removed.message());
   }
   return absl::OkStatus();
 }

@@ -1,4 +1,5 @@
-// What lies in a folder of checkpoints: which steps, which of them are whole, what is kept and what is cleared away. Knows nothing of tensors or ranks.
+// What lies in a folder of checkpoints: which steps, which of them are whole, what is kept and what is cleared away. Knows nothing of
+// tensors or ranks.
 #ifndef CONCLAVE_TRAINER_CHECKPOINT_CATALOG_H_
 #define CONCLAVE_TRAINER_CHECKPOINT_CATALOG_H_
 
@@ -31,8 +32,8 @@ class CheckpointCatalog {
   std::string PathOf(int64_t step) const;
   std::string TemporaryPathOf(int64_t step) const;  // a new name at every call, as far as the clock moves
 
-  // Removes what dead runs (and failed saves of this process) left; a set-aside checkpoint comes back if its successor was never committed. Leftovers of
-  // live runs stay.
+  // Removes what dead runs (and failed saves of this process) left; a set-aside checkpoint comes back if its successor was never committed.
+  // Leftovers of live runs stay.
   absl::Status ClearLeftovers();
 
   // Steps that have a folder, ascending, whole or not.
@@ -40,13 +41,14 @@ class CheckpointCatalog {
   // Those whose manifest is sound and whose files have their sizes; a warning, once, names each other one and why.
   absl::StatusOr<std::vector<int64_t>> WholeSteps();
 
-  // Makes the finished folder `temporary` the checkpoint of `step`: the commit point. An existing one is set aside first, and trashed afterwards.
+  // Makes the finished folder `temporary` the checkpoint of `step`: the commit point. An existing one is set aside first, and trashed
+  // afterwards.
   absl::Status Commit(const std::string& temporary, int64_t step);
   // Points the hint `latest` at the step.
   absl::Status Announce(int64_t step) const;
 
-  // Removes whole checkpoints other than: the newest keep_last, `saved`, multiples of keep_every, the best by metric if keep_best, pinned ones, and those
-  // a kept one refers to. `damaged` steps do not count as kept, nor are they removed.
+  // Removes whole checkpoints other than: the newest keep_last, `saved`, multiples of keep_every, the best by metric if keep_best, pinned
+  // ones, and those a kept one refers to. `damaged` steps do not count as kept, nor are they removed.
   absl::Status Retire(const CheckpointConfig& config, int64_t saved, const std::set<int64_t>& damaged);
 
  private:

@@ -56,8 +56,8 @@ absl::StatusOr<LoadedCheckpoint> LoadFound(const FileSystem& files, Communicator
   return loaded;
 }
 
-absl::StatusOr<LoadedCheckpoint> LoadCheckpoint(const FileSystem& files, Communicator& control, const std::string& path, const StateDict& dict,
-                                                const LoadOptions& options) {
+absl::StatusOr<LoadedCheckpoint> LoadCheckpoint(const FileSystem& files, Communicator& control, const std::string& path,
+                                                const StateDict& dict, const LoadOptions& options) {
   absl::StatusOr<FoundCheckpoint> mine = FoundCheckpoint{};
   if (control.rank() == 0) mine = FindCheckpoint(files, path);
   ASSIGN_OR_RETURN(FoundCheckpoint found, ShareCheckpoint(control, std::move(mine)));

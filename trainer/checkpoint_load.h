@@ -27,10 +27,11 @@ struct FoundCheckpoint {
   CheckpointManifest manifest;
 };
 
-// Loads from any path: a checkpoint's folder, a folder of checkpoints or a run folder (the newest whole one then, no fallback). Collective; every rank gets
-// OK or the same error. To start from another run's weights: {.prefix = "model/"}. Errors: NotFound; DataLoss; FailedPrecondition if it does not fit.
-absl::StatusOr<LoadedCheckpoint> LoadCheckpoint(const FileSystem& files, Communicator& control, const std::string& path, const StateDict& dict,
-                                                const LoadOptions& options = {});
+// Loads from any path: a checkpoint's folder, a folder of checkpoints or a run folder (the newest whole one then, no fallback). Collective;
+// every rank gets OK or the same error. To start from another run's weights: {.prefix = "model/"}. Errors: NotFound; DataLoss;
+// FailedPrecondition if it does not fit.
+absl::StatusOr<LoadedCheckpoint> LoadCheckpoint(const FileSystem& files, Communicator& control, const std::string& path,
+                                                const StateDict& dict, const LoadOptions& options = {});
 
 // The checkpoint that LoadCheckpoint would take, without its tensors' bytes. Not collective. Errors: NotFound, DataLoss.
 absl::StatusOr<FoundCheckpoint> FindCheckpoint(const FileSystem& files, const std::string& path);
@@ -38,7 +39,8 @@ absl::StatusOr<FoundCheckpoint> FindCheckpoint(const FileSystem& files, const st
 // Rank 0's on every rank, or rank 0's error. Collective; elsewhere `mine` is not looked at.
 absl::StatusOr<FoundCheckpoint> ShareCheckpoint(Communicator& control, absl::StatusOr<FoundCheckpoint> mine);
 
-// Matches, reads and checks; then sets the scalars. Collective. Errors: as LoadCheckpoint's; after DataLoss tensors hold anything, scalars are untouched.
+// Matches, reads and checks; then sets the scalars. Collective. Errors: as LoadCheckpoint's; after DataLoss tensors hold anything, scalars
+// are untouched.
 absl::StatusOr<LoadedCheckpoint> LoadFound(const FileSystem& files, Communicator& control, FoundCheckpoint found, const StateDict& dict,
                                            const LoadOptions& options);
 

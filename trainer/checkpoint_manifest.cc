@@ -33,13 +33,15 @@ std::optional<int64_t> Volume(const Sizes& sizes, int64_t factor) {
 absl::Status CheckFiles(const CheckpointManifest& manifest, const std::string& path) {
   std::set<std::string> names;
   for (const SavedFile& file : manifest.files()) {
-    if (file.name().empty() || file.name().front() == '.' || file.name().find('/') != std::string::npos || !names.insert(file.name()).second) {
+    if (file.name().empty() || file.name().front() == '.' || file.name().find('/') != std::string::npos ||
+        !names.insert(file.name()).second) {
       return Broken(path, "file name '%s'", file.name());
     }
     const uint64_t chunk = file.chunk_bytes();
     if (chunk == 0 || chunk > (uint64_t{1} << 30) || file.bytes() > (uint64_t{1} << 62) ||
         (file.bytes() + chunk - 1) / chunk != static_cast<uint64_t>(file.chunk_crc32c_size())) {
-      return Broken(path, "file '%s': %d bytes in chunks of %d, and %d checksums", file.name(), file.bytes(), chunk, file.chunk_crc32c_size());
+      return Broken(path, "file '%s': %d bytes in chunks of %d, and %d checksums", file.name(), file.bytes(), chunk,
+                    file.chunk_crc32c_size());
     }
   }
   return absl::OkStatus();
@@ -65,7 +67,8 @@ bool Overlap(const SavedBox& a, const SavedBox& b) {
 absl::Status CheckBox(const CheckpointManifest& manifest, const SavedTensor& tensor, const SavedBox& box, const std::string& path) {
   bool inside = box.offset_size() == tensor.shape_size() && box.extent_size() == tensor.shape_size();
   for (int d = 0; inside && d < tensor.shape_size(); ++d) {
-    inside = box.offset(d) >= 0 && box.extent(d) >= 0 && box.offset(d) <= tensor.shape(d) && box.extent(d) <= tensor.shape(d) - box.offset(d);
+    inside =
+        box.offset(d) >= 0 && box.extent(d) >= 0 && box.offset(d) <= tensor.shape(d) && box.extent(d) <= tensor.shape(d) - box.offset(d);
   }
   if (!inside) return Broken(path, "tensor '%s': a box lies outside of it", tensor.name());
   if (box.file() >= static_cast<uint32_t>(manifest.files_size())) return Broken(path, "tensor '%s': no file %d", tensor.name(), box.file());
@@ -73,7 +76,8 @@ absl::Status CheckBox(const CheckpointManifest& manifest, const SavedTensor& ten
   const auto bytes = Volume(box.extent(), SafetensorsBits(tensor.dtype()) / 8);
   if (!bytes.has_value() || static_cast<uint64_t>(*bytes) != box.length() || box.begin() > file.bytes() ||
       box.length() > file.bytes() - box.begin()) {
-    return Broken(path, "tensor '%s', region %s: bytes %d + %d of '%s'", tensor.name(), Region(box), box.begin(), box.length(), file.name());
+    return Broken(path, "tensor '%s', region %s: bytes %d + %d of '%s'", tensor.name(), Region(box), box.begin(), box.length(),
+                  file.name());
   }
   return absl::OkStatus();
 }
@@ -120,13 +124,14 @@ absl::StatusOr<CheckpointManifest> DecodeManifest(std::string_view bytes, const 
   CheckpointManifest manifest;
   if (!manifest.ParseFromArray(body.data(), static_cast<int>(body.size()))) return Broken(path, "it is no CheckpointManifest");
   if (manifest.format_version() > kCheckpointFormat) {
-    return Unimplemented("manifest '%s' has format version %d, this program reads up to %d; use a newer program", path, manifest.format_version(),
-                         kCheckpointFormat);
+    return Unimplemented("manifest '%s' has format version %d, this program reads up to %d; use a newer program", path,
+                         manifest.format_version(), kCheckpointFormat);
   }
   if (manifest.format_version() == 0) return Broken(path, "it has no format version");
   RETURN_IF_ERROR(CheckFiles(manifest, path));
   for (int t = 0; t < manifest.tensors_size(); ++t) {
-    if (t > 0 && manifest.tensors(t - 1).name() >= manifest.tensors(t).name()) return Broken(path, "tensor '%s' is out of order", manifest.tensors(t).name());
+    if (t > 0 && manifest.tensors(t - 1).name() >= manifest.tensors(t).name())
+      return Broken(path, "tensor '%s' is out of order", manifest.tensors(t).name());
     RETURN_IF_ERROR(CheckTensor(manifest, manifest.tensors(t), path));
   }
   return manifest;

@@ -47,8 +47,8 @@ absl::Status Judge(const LoadReport& report, const std::string& path) {
 }
 
 // Matches this rank's tensors; wanted[t] becomes 1 for every tensor of the manifest that is wanted here.
-absl::Status MatchTensors(const CheckpointManifest& manifest, const StateDict& dict, const LoadOptions& options, std::vector<uint8_t>* wanted,
-                          StateMatch* match) {
+absl::Status MatchTensors(const CheckpointManifest& manifest, const StateDict& dict, const LoadOptions& options,
+                          std::vector<uint8_t>* wanted, StateMatch* match) {
   std::map<std::string_view, int> saved;
   for (int t = 0; t < manifest.tensors_size(); ++t) saved.emplace(manifest.tensors(t).name(), t);
   for (const StateEntry& entry : dict.entries()) {
@@ -62,13 +62,15 @@ absl::Status MatchTensors(const CheckpointManifest& manifest, const StateDict& d
     (*wanted)[static_cast<size_t>(it->second)] = 1;
     const SavedTensor& tensor = manifest.tensors(it->second);
     const std::vector<int64_t> dims = Dims(entry.data.shape());
-    if (tensor.dtype() == SafetensorsName(entry.data.dtype()) && std::equal(dims.begin(), dims.end(), tensor.shape().begin(), tensor.shape().end())) {
+    if (tensor.dtype() == SafetensorsName(entry.data.dtype()) &&
+        std::equal(dims.begin(), dims.end(), tensor.shape().begin(), tensor.shape().end())) {
       match->tensors.push_back({&tensor, entry.data});
       continue;
     }
-    match->report.mismatched.push_back(absl::StrFormat("%s: %s in the checkpoint, %s here", entry.name,
-                                                       DescribeType(tensor.dtype(), {tensor.shape().data(), static_cast<size_t>(tensor.shape_size())}),
-                                                       DescribeType(SafetensorsName(entry.data.dtype()), dims)));
+    match->report.mismatched.push_back(
+        absl::StrFormat("%s: %s in the checkpoint, %s here", entry.name,
+                        DescribeType(tensor.dtype(), {tensor.shape().data(), static_cast<size_t>(tensor.shape_size())}),
+                        DescribeType(SafetensorsName(entry.data.dtype()), dims)));
   }
   return absl::OkStatus();
 }
@@ -90,15 +92,16 @@ void MatchScalars(const CheckpointManifest& manifest, const StateDict& dict, Sta
 
 }  // namespace
 
-absl::StatusOr<StateMatch> MatchState(Communicator& control, const CheckpointManifest& manifest, const StateDict& dict, const LoadOptions& options,
-                                      const std::string& path) {
+absl::StatusOr<StateMatch> MatchState(Communicator& control, const CheckpointManifest& manifest, const StateDict& dict,
+                                      const LoadOptions& options, const std::string& path) {
   StateMatch match;
   std::vector<uint8_t> wanted(static_cast<size_t>(manifest.tensors_size()), 0);
   const absl::Status status = MatchTensors(manifest, dict, options, &wanted, &match);
   RETURN_IF_ERROR(AgreeOnOutcome(control, "checkpoint: match", status));
   if (options.prefix.empty()) MatchScalars(manifest, dict, &match);
   if (!wanted.empty()) {
-    RETURN_IF_ERROR(control.AllReduce("checkpoint: tensors wanted", Tensor(wanted.data(), {static_cast<int64_t>(wanted.size())}, DType::kU8), ReduceOp::kMax));
+    RETURN_IF_ERROR(control.AllReduce("checkpoint: tensors wanted",
+                                      Tensor(wanted.data(), {static_cast<int64_t>(wanted.size())}, DType::kU8), ReduceOp::kMax));
   }
   LoadReport& report = match.report;
   for (size_t t = 0; t < wanted.size(); ++t) {

@@ -33,15 +33,15 @@ struct TensorMatch {
 };
 
 struct StateMatch {
-  std::vector<TensorMatch> tensors;                             // of this rank
-  std::vector<std::pair<const StateScalar*, double>> scalars;   // and the values they get
+  std::vector<TensorMatch> tensors;                            // of this rank
+  std::vector<std::pair<const StateScalar*, double>> scalars;  // and the values they get
   LoadReport report;
 };
 
-// Collective; refers to manifest and dict. Errors: the communicator's; FailedPrecondition if options.strict and the report is not empty, with up to five
-// names of each kind; Unimplemented for a tensor that is not in host memory. `path` is for messages.
-absl::StatusOr<StateMatch> MatchState(Communicator& control, const CheckpointManifest& manifest, const StateDict& dict, const LoadOptions& options,
-                                      const std::string& path);
+// Collective; refers to manifest and dict. Errors: the communicator's; FailedPrecondition if options.strict and the report is not empty,
+// with up to five names of each kind; Unimplemented for a tensor that is not in host memory. `path` is for messages.
+absl::StatusOr<StateMatch> MatchState(Communicator& control, const CheckpointManifest& manifest, const StateDict& dict,
+                                      const LoadOptions& options, const std::string& path);
 
 }  // namespace conclave
 

@@ -83,7 +83,8 @@ CheckpointFolderName CheckpointFolderName::Parse(std::string_view name) {
   const std::optional<int64_t> step = TakeNumber(&name);
   if (!step.has_value()) return {};
   if (!trash && name.empty()) return {.kind = Kind::kStep, .step = *step};
-  if (trash) return TakePrefix("-", &name) ? CheckpointFolderName{Kind::kTrash, *step, CheckpointOwner::Parse(name)} : CheckpointFolderName{};
+  if (trash)
+    return TakePrefix("-", &name) ? CheckpointFolderName{Kind::kTrash, *step, CheckpointOwner::Parse(name)} : CheckpointFolderName{};
   if (!TakePrefix(".", &name)) return {};
   if (TakePrefix(kTmp, &name)) return {Kind::kTemporary, *step, CheckpointOwner::Parse(name)};
   if (TakePrefix(kReplaced, &name)) return {Kind::kReplaced, *step, CheckpointOwner::Parse(name)};

@@ -1,5 +1,5 @@
-// Names of the folders inside a checkpoint folder. A folder that is not a checkpoint yet, or no longer, carries its owner's identity in its name, so that
-// it exists from the first moment on and the leftovers of dead runs can be told from a live run's work.
+// Names of the folders inside a checkpoint folder. A folder that is not a checkpoint yet, or no longer, carries its owner's identity in its
+// name, so that it exists from the first moment on and the leftovers of dead runs can be told from a live run's work.
 #ifndef CONCLAVE_TRAINER_CHECKPOINT_OWNER_H_
 #define CONCLAVE_TRAINER_CHECKPOINT_OWNER_H_
 
@@ -25,8 +25,8 @@ struct CheckpointOwner {
   static std::optional<CheckpointOwner> Parse(std::string_view text);
 
   bool SameProcess(const CheckpointOwner& other) const;
-  // Whether its leftovers may be removed by the process `self`: it is this very process (which has no save under way), or a process of this host that no
-  // longer runs, or one of another host, which cannot be asked, and an hour has passed.
+  // Whether its leftovers may be removed by the process `self`: it is this very process (which has no save under way), or a process of this
+  // host that no longer runs, or one of another host, which cannot be asked, and an hour has passed.
   bool IsGone(const CheckpointOwner& self) const;
 };
 

@@ -74,7 +74,11 @@ std::string Suspects(const CheckpointManifest& manifest, uint32_t file, int64_t 
 class FileReading {
  public:
   FileReading(const FileSystem& files, const std::string& folder, const CheckpointManifest& manifest, uint32_t number)
-      : files_(files), manifest_(manifest), number_(number), saved_(manifest.files(static_cast<int>(number))), path_(JoinPath(folder, saved_.name())) {
+      : files_(files),
+        manifest_(manifest),
+        number_(number),
+        saved_(manifest.files(static_cast<int>(number))),
+        path_(JoinPath(folder, saved_.name())) {
     needed_.resize(static_cast<size_t>(saved_.chunk_crc32c_size()), false);
   }
 
@@ -138,8 +142,8 @@ class FileReading {
     RETURN_IF_ERROR(status);
     const uint32_t crc = Crc32c(chunk), expected = saved_.chunk_crc32c(static_cast<int>(c));
     if (crc == expected) return absl::OkStatus();
-    return DataLoss("'%s' is damaged in bytes %d..%d (checksum %08x, expected %08x): %s", path_, begin, begin + static_cast<int64_t>(chunk.size()) - 1, crc,
-                    expected, Suspects(manifest_, number_, begin, chunk));
+    return DataLoss("'%s' is damaged in bytes %d..%d (checksum %08x, expected %08x): %s", path_, begin,
+                    begin + static_cast<int64_t>(chunk.size()) - 1, crc, expected, Suspects(manifest_, number_, begin, chunk));
   }
 
   const FileSystem& files_;
@@ -153,8 +157,8 @@ class FileReading {
 
 }  // namespace
 
-absl::Status ReadTensors(const FileSystem& files, const std::string& folder, const CheckpointManifest& manifest, std::span<const TensorMatch> tensors,
-                         const ReadOptions& options) {
+absl::Status ReadTensors(const FileSystem& files, const std::string& folder, const CheckpointManifest& manifest,
+                         std::span<const TensorMatch> tensors, const ReadOptions& options) {
   std::vector<FileReading> readings;
   readings.reserve(static_cast<size_t>(manifest.files_size()));
   for (int f = 0; f < manifest.files_size(); ++f) {

@@ -13,15 +13,17 @@
 namespace conclave {
 
 struct ReadOptions {
-  // Also checks the bytes of no tensor (headers) in the files whose number is `share` modulo `shares`, so that all ranks together read all of every file.
+  // Also checks the bytes of no tensor (headers) in the files whose number is `share` modulo `shares`, so that all ranks together read all
+  // of every file.
   bool whole_files = true;
   int share = 0, shares = 1;
 };
 
-// Fills the destinations from the files in `folder`. manifest: as ReadManifest gave it. Needs memory for one chunk. Destinations hold anything after an error.
-// Errors: DataLoss naming file, bytes and tensors where a checksum differs or a file is too short; else the file system's.
-absl::Status ReadTensors(const FileSystem& files, const std::string& folder, const CheckpointManifest& manifest, std::span<const TensorMatch> tensors,
-                         const ReadOptions& options);
+// Fills the destinations from the files in `folder`. manifest: as ReadManifest gave it. Needs memory for one chunk. Destinations hold
+// anything after an error. Errors: DataLoss naming file, bytes and tensors where a checksum differs or a file is too short; else the file
+// system's.
+absl::Status ReadTensors(const FileSystem& files, const std::string& folder, const CheckpointManifest& manifest,
+                         std::span<const TensorMatch> tensors, const ReadOptions& options);
 
 }  // namespace conclave
 

@@ -89,7 +89,8 @@ absl::StatusOr<ShardPlan> PlanShard(const StateDict& dict) {
   }
   ShardPlan plan{.file = LayOutSafetensors(std::move(entries))};
   if (plan.file.data_begin > kMaxSafetensorsHeaderBytes) {
-    return InvalidArgument("the names of %d tensors need a header of %d bytes, more than a shard may have", plan.file.entries.size(), plan.file.data_begin);
+    return InvalidArgument("the names of %d tensors need a header of %d bytes, more than a shard may have", plan.file.entries.size(),
+                           plan.file.data_begin);
   }
   for (const SafetensorsEntry& entry : plan.file.entries) plan.tensors.push_back(tensors.at(entry.name));
   return plan;
@@ -127,7 +128,8 @@ absl::Status JoinShards(std::span<const ShardManifest> shards, CheckpointManifes
     for (const SavedTensor& tensor : shards[r].tensors()) {
       const auto [it, is_new] = tensors.emplace(tensor.name(), tensor);
       if (!is_new) {
-        return Internal("tensor '%s' of the train state was written by rank %d and by rank %d", tensor.name(), it->second.boxes(0).file(), r);
+        return Internal("tensor '%s' of the train state was written by rank %d and by rank %d", tensor.name(), it->second.boxes(0).file(),
+                        r);
       }
       for (SavedBox& box : *it->second.mutable_boxes()) box.set_file(static_cast<uint32_t>(r));
     }

@@ -27,14 +27,16 @@ struct ShardPlan {
 // A function of the entries' names, types and shapes alone. Errors: Unimplemented for a tensor that is not in host memory.
 absl::StatusOr<ShardPlan> PlanShard(const StateDict& dict);
 
-std::string ShardName(int rank);          // "rank-<r>.safetensors"
-std::string ShardManifestName(int rank);  // "rank-<r>.manifest.pb": lets the commit be finished without this process; gone from committed checkpoints
+std::string ShardName(int rank);  // "rank-<r>.safetensors"
+std::string ShardManifestName(
+    int rank);  // "rank-<r>.manifest.pb": lets the commit be finished without this process; gone from committed checkpoints
 
-// Writes and syncs both files into `folder`, which exists. The bytes of the shard are a function of the state and the plan: no time, host or number of ranks.
+// Writes and syncs both files into `folder`, which exists. The bytes of the shard are a function of the state and the plan: no time, host
+// or number of ranks.
 absl::StatusOr<ShardManifest> WriteShard(const FileSystem& files, const std::string& folder, int rank, const ShardPlan& plan);
 
-// Joins the ranks' manifests (shards[r] of rank r) into `manifest`. Errors: Internal if two ranks wrote a tensor of one name, which is our bug but must not
-// end the run.
+// Joins the ranks' manifests (shards[r] of rank r) into `manifest`. Errors: Internal if two ranks wrote a tensor of one name, which is our
+// bug but must not end the run.
 absl::Status JoinShards(std::span<const ShardManifest> shards, CheckpointManifest* manifest);
 
 }  // namespace conclave

@@ -27,11 +27,13 @@ absl::Status StoreScalars(const StateDict& dict, SavedState* state) {
 
 }  // namespace
 
-CheckpointStore::CheckpointStore(const FileSystem& files, Communicator& control, std::string folder, const CheckpointConfig& config, const Clock& clock)
+CheckpointStore::CheckpointStore(const FileSystem& files, Communicator& control, std::string folder, const CheckpointConfig& config,
+                                 const Clock& clock)
     : files_(files), control_(control), folder_(std::move(folder)), config_(config), clock_(clock), catalog_(files, folder_, clock) {}
 
-absl::StatusOr<std::unique_ptr<CheckpointStore>> CheckpointStore::Open(const FileSystem& files, Communicator& control, const std::string& folder,
-                                                                       const CheckpointConfig& config, const CheckpointStoreOptions& options) {
+absl::StatusOr<std::unique_ptr<CheckpointStore>> CheckpointStore::Open(const FileSystem& files, Communicator& control,
+                                                                       const std::string& folder, const CheckpointConfig& config,
+                                                                       const CheckpointStoreOptions& options) {
   const Clock& clock = options.clock != nullptr ? *options.clock : RealClock();
   std::unique_ptr<CheckpointStore> store(new CheckpointStore(files, control, folder, config, clock));
   absl::Status status;
@@ -40,7 +42,8 @@ absl::StatusOr<std::unique_ptr<CheckpointStore>> CheckpointStore::Open(const Fil
     if (status.ok()) status = store->catalog_.ClearLeftovers();
   }
   RETURN_IF_ERROR(AgreeOnOutcome(control, "checkpoint: open", status));
-  if (!files.Exists(folder)) status = NotFound("'%s' is not there, though rank 0 sees it; checkpoints need a folder that all hosts share", folder);
+  if (!files.Exists(folder))
+    status = NotFound("'%s' is not there, though rank 0 sees it; checkpoints need a folder that all hosts share", folder);
   RETURN_IF_ERROR(AgreeOnOutcome(control, "checkpoint: open", status));
   return store;
 }
@@ -55,7 +58,8 @@ absl::Status CheckpointStore::Save(const SaveRequest& request) {
   }
   damaged_.erase(step);
   if (!is_root()) return absl::OkStatus();
-  if (absl::Status status = catalog_.Announce(step); !status.ok()) LOG_WARNING << "step " << step << " is saved, but: " << std::string(status.message());
+  if (absl::Status status = catalog_.Announce(step); !status.ok())
+    LOG_WARNING << "step " << step << " is saved, but: " << std::string(status.message());
   if (absl::Status status = catalog_.Retire(config_, step, damaged_); !status.ok()) {
     LOG_WARNING << "step " << step << " is saved, but older checkpoints could not be removed: " << std::string(status.message());
   }
@@ -67,7 +71,8 @@ absl::Status CheckpointStore::WriteAndCommit(const SaveRequest& request, std::st
   RETURN_IF_ERROR(Prepare(request, &plan, temporary));
   const auto shard = WriteShard(files_, *temporary, control_.rank(), plan);
   RETURN_IF_ERROR(AgreeOnOutcome(control_, "checkpoint: shards", shard.status()));
-  ASSIGN_OR_RETURN(const std::vector<std::string> shards, GatherTexts(control_, "checkpoint: shard manifests", shard->SerializeAsString(), 0));
+  ASSIGN_OR_RETURN(const std::vector<std::string> shards,
+                   GatherTexts(control_, "checkpoint: shard manifests", shard->SerializeAsString(), 0));
   return AgreeOnOutcome(control_, "checkpoint: commit", is_root() ? CommitOnRoot(request, shards, *temporary) : absl::OkStatus());
 }
 
@@ -84,8 +89,9 @@ absl::Status CheckpointStore::Prepare(const SaveRequest& request, ShardPlan* pla
     const auto free = files_.FreeBytes(folder_);
     status = free.status();
     if (free.ok() && *free < needed) {
-      status = absl::ResourceExhaustedError(absl::StrFormat("'%s' has %s free, the checkpoint needs %s; free some space or lower checkpoint.keep_last",
-                                                            folder_, HumanBytes(*free), HumanBytes(needed)));
+      status = absl::ResourceExhaustedError(
+          absl::StrFormat("'%s' has %s free, the checkpoint needs %s; free some space or lower checkpoint.keep_last", folder_,
+                          HumanBytes(*free), HumanBytes(needed)));
     }
   }
   if (status.ok() && is_root()) {
@@ -97,7 +103,8 @@ absl::Status CheckpointStore::Prepare(const SaveRequest& request, ShardPlan* pla
   return BroadcastText(control_, "checkpoint: folder", 0, temporary);
 }
 
-absl::Status CheckpointStore::CommitOnRoot(const SaveRequest& request, const std::vector<std::string>& shards, const std::string& temporary) {
+absl::Status CheckpointStore::CommitOnRoot(const SaveRequest& request, const std::vector<std::string>& shards,
+                                           const std::string& temporary) {
   std::vector<ShardManifest> parsed(shards.size());
   for (size_t r = 0; r < shards.size(); ++r) CHECK(parsed[r].ParseFromString(shards[r])) << "of rank " << r;
 
@@ -105,14 +112,16 @@ absl::Status CheckpointStore::CommitOnRoot(const SaveRequest& request, const std
   manifest.set_format_version(kCheckpointFormat);
   *manifest.mutable_state() = request.state;
   *manifest.mutable_identity() = request.identity;
-  manifest.mutable_identity()->set_host(HostName());
-  manifest.mutable_identity()->set_written_unix_ms(clock_.WallNanos() / 1'000'000);
+  CheckpointIdentity* identity = manifest.mutable_identity();
+  if (identity->host().empty()) identity->set_host(HostName());
+  if (identity->written_unix_ms() == 0) identity->set_written_unix_ms(clock_.WallNanos() / 1'000'000);
   if (request.metric.has_value()) manifest.set_metric(*request.metric);
   RETURN_IF_ERROR(StoreScalars(*request.dict, manifest.mutable_state()));
   RETURN_IF_ERROR(JoinShards(parsed, &manifest));
 
   RETURN_IF_ERROR(files_.WriteAtomically(JoinPath(temporary, kManifestName), EncodeManifest(std::move(manifest))));
-  for (size_t r = 0; r < shards.size(); ++r) RETURN_IF_ERROR(files_.RemoveFile(JoinPath(temporary, ShardManifestName(static_cast<int>(r)))));
+  for (size_t r = 0; r < shards.size(); ++r)
+    RETURN_IF_ERROR(files_.RemoveFile(JoinPath(temporary, ShardManifestName(static_cast<int>(r)))));
   RETURN_IF_ERROR(files_.SyncDir(temporary));
   return catalog_.Commit(temporary, static_cast<int64_t>(request.state.cursor().step()));
 }
@@ -149,7 +158,8 @@ absl::StatusOr<std::optional<LoadedCheckpoint>> CheckpointStore::LoadNewest(cons
     if (!absl::IsDataLoss(loaded.status())) return loaded.status();
     damage = loaded.status();
     damaged_.insert(step);
-    if (is_root()) LOG_ERROR << "the checkpoint of step " << step << " is damaged, trying the next older one: " << std::string(damage.message());
+    if (is_root())
+      LOG_ERROR << "the checkpoint of step " << step << " is damaged, trying the next older one: " << std::string(damage.message());
   }
   if (damage.ok()) return std::nullopt;
   return DataLoss("no checkpoint in '%s' can be read any more; the oldest tried: %s", folder_, std::string(damage.message()));

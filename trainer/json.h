@@ -25,7 +25,8 @@ struct JsonValue {
   absl::StatusOr<double> AsDouble() const;  // also "NaN", "Infinity" and "-Infinity" as strings
 };
 
-// The whole text is one value with white space around it. Refused: bad UTF-8, repeated keys, nesting deeper than 64. Errors: InvalidArgument with the byte.
+// The whole text is one value with white space around it. Refused: bad UTF-8, repeated keys, nesting deeper than 64. Errors:
+// InvalidArgument with the byte.
 absl::StatusOr<JsonValue> ParseJson(std::string_view text);
 
 bool IsUtf8(std::string_view text);

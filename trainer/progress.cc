@@ -84,8 +84,8 @@ std::string Progress::Bar(int64_t done, double now) const {
   const double part = options_.total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(options_.total), 0.0, 1.0) : 0;
   const auto full = static_cast<size_t>(part * options_.width);
   const std::string bar = std::string(full, '#') + std::string(static_cast<size_t>(options_.width) - full, '.');
-  return absl::StrFormat("%s |%s| %d/%d [%s<%s, %.4g %s/s]", Percentage(done, options_.total), bar, done, options_.total, HumanDuration(now - start_),
-                         RemainingTime(options_.total - done, rate_), rate_, options_.unit);
+  return absl::StrFormat("%s |%s| %d/%d [%s<%s, %.4g %s/s]", Percentage(done, options_.total), bar, done, options_.total,
+                         HumanDuration(now - start_), RemainingTime(options_.total - done, rate_), rate_, options_.unit);
 }
 
 void Progress::Update(int64_t done, std::string_view text) {
@@ -100,8 +100,10 @@ void Progress::Update(int64_t done, std::string_view text) {
     done_ = done;
     last_text_ = text;
     const double now = clock_.Seconds(), passed = now - last_time_;
-    const bool bar = options_.style == ProgressOptions::Style::kBar, at_line_step = options_.line_steps > 0 && done % options_.line_steps == 0;
-    const bool due = done == options_.total || (bar ? passed >= options_.bar_seconds : passed >= options_.line_seconds || (at_line_step && passed >= 1));
+    const bool bar = options_.style == ProgressOptions::Style::kBar,
+               at_line_step = options_.line_steps > 0 && done % options_.line_steps == 0;
+    const bool due =
+        done == options_.total || (bar ? passed >= options_.bar_seconds : passed >= options_.line_seconds || (at_line_step && passed >= 1));
     if (!due && (drawn_ || done == options_.first)) return;
     if (passed > 0 && done > last_done_) {
       constexpr double kNewest = 0.3;
@@ -119,8 +121,9 @@ void Progress::Update(int64_t done, std::string_view text) {
       shown_ = drawing.size();
       return;
     }
-    line = absl::StrFormat("%s %d/%d (%s), %s, %.4g %s/s, %s left", options_.unit, done, options_.total, std::string(StripWhitespace(Percentage(done, options_.total))), last_text_, rate_,
-                           options_.unit, RemainingTime(options_.total - done, rate_));
+    line = absl::StrFormat("%s %d/%d (%s), %s, %.4g %s/s, %s left", options_.unit, done, options_.total,
+                           std::string(StripWhitespace(Percentage(done, options_.total))), last_text_, rate_, options_.unit,
+                           RemainingTime(options_.total - done, rate_));
   }
   LOG_INFO << line;  // without the lock: the log calls back
 }

@@ -22,10 +22,10 @@ struct ProgressOptions {
   int64_t first = 0;             // steps already done (resumed)
   int64_t total = 0;
   std::string unit = "steps";
-  int width = 24;               // characters of the bar
-  double bar_seconds = 0.1;     // at most one redraw in so many
-  double line_seconds = 10;     // a line at least every so many seconds
-  int64_t line_steps = 0;       // and at multiples of this, at most one a second; 0: never
+  int width = 24;            // characters of the bar
+  double bar_seconds = 0.1;  // at most one redraw in so many
+  double line_seconds = 10;  // a line at least every so many seconds
+  int64_t line_steps = 0;    // and at multiples of this, at most one a second; 0: never
 };
 
 // What the config and stderr say: NONE on ranks other than 0. Colour only on a terminal and where NO_COLOR is not set (no-color.org).

@@ -15,9 +15,9 @@ static_assert(std::endian::native == std::endian::little, "tensors are stored as
 
 constexpr int64_t kLengthBytes = 8;
 constexpr std::array<std::pair<std::string_view, int>, 22> kBits = {{
-    {"BOOL", 8},        {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
-    {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16}, {"F16", 16}, {"BF16", 16},   {"I32", 32},
-    {"U32", 32},        {"F32", 32},        {"C64", 64},        {"F64", 64},    {"I64", 64}, {"U64", 64},
+    {"BOOL", 8},    {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
+    {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16}, {"F16", 16}, {"BF16", 16},   {"I32", 32},
+    {"U32", 32},    {"F32", 32},        {"C64", 64},        {"F64", 64},    {"I64", 64}, {"U64", 64},
 }};
 constexpr std::array<std::pair<DType, const char*>, 6> kOurs = {
     {{DType::kF32, "F32"}, {DType::kBF16, "BF16"}, {DType::kF64, "F64"}, {DType::kI32, "I32"}, {DType::kI64, "I64"}, {DType::kU8, "U8"}}};
@@ -49,7 +49,8 @@ absl::StatusOr<std::vector<int64_t>> Integers(const JsonValue* value) {
 }
 
 absl::Status ParseEntry(const JsonValue& value, SafetensorsEntry* entry) {
-  if (value.kind != JsonValue::Kind::kObject || value.members.size() != 3) return InvalidArgument("expected exactly dtype, shape and data_offsets");
+  if (value.kind != JsonValue::Kind::kObject || value.members.size() != 3)
+    return InvalidArgument("expected exactly dtype, shape and data_offsets");
   const JsonValue* dtype = value.Find("dtype");
   if (dtype == nullptr || dtype->kind != JsonValue::Kind::kString) return InvalidArgument("no dtype");
   entry->dtype = dtype->text;
@@ -110,8 +111,10 @@ absl::StatusOr<SafetensorsFile> ParseHeader(std::string_view json, const std::st
 }
 
 absl::StatusOr<SafetensorsFile> CheckLength(uint64_t length, int64_t file_bytes, const std::string& path) {
-  if (length < 2 || length > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes) || static_cast<int64_t>(length) > file_bytes - kLengthBytes) {
-    return Broken(path, "its header claims %d bytes, the file has %d; at most %d are allowed", length, file_bytes, kMaxSafetensorsHeaderBytes);
+  if (length < 2 || length > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes) ||
+      static_cast<int64_t>(length) > file_bytes - kLengthBytes) {
+    return Broken(path, "its header claims %d bytes, the file has %d; at most %d are allowed", length, file_bytes,
+                  kMaxSafetensorsHeaderBytes);
   }
   return SafetensorsFile{.data_begin = kLengthBytes + static_cast<int64_t>(length), .bytes = file_bytes};
 }

@@ -41,8 +41,9 @@ SafetensorsFile LayOutSafetensors(std::vector<SafetensorsEntry> entries, std::ma
 // Everything before the data buffer: length and JSON, padded with spaces so that the buffer begins at a multiple of 8. Size: data_begin.
 std::string SafetensorsHeader(const SafetensorsFile& file);
 
-// Reads and checks the header; `path` is for messages. Errors: DataLoss for anything the format forbids, with the place: length of the header, UTF-8, JSON,
-// repeated names, unknown types, shape * type != bytes, holes, overlaps, bytes of no tensor; also dims beyond 2^63 bytes.
+// Reads and checks the header; `path` is for messages. Errors: DataLoss for anything the format forbids, with the place: length of the
+// header, UTF-8, JSON, repeated names, unknown types, shape * type != bytes, holes, overlaps, bytes of no tensor; also dims beyond 2^63
+// bytes.
 absl::StatusOr<SafetensorsFile> ReadSafetensorsHeader(const ReadableFile& file, const std::string& path);
 // The same, from the whole of a small file.
 absl::StatusOr<SafetensorsFile> ParseSafetensors(std::string_view content, const std::string& path);

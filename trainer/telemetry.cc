@@ -54,7 +54,7 @@ int64_t StepOf(std::string_view line) {
 absl::StatusOr<int64_t> WholeBytes(const ReadableFile& file, const std::string& path, int64_t last_step) {
   constexpr int64_t kPiece = 1 << 20;
   ASSIGN_OR_RETURN(const int64_t size, file.Size());
-  std::string text;       // from the beginning of a line
+  std::string text;        // from the beginning of a line
   int64_t text_begin = 0;  // in the file
   for (int64_t at = 0; at < size;) {
     const size_t old = text.size(), n = static_cast<size_t>(std::min(kPiece, size - at));
@@ -66,7 +66,9 @@ absl::StatusOr<int64_t> WholeBytes(const ReadableFile& file, const std::string& 
       const int64_t line_begin = text_begin + static_cast<int64_t>(begin);
       const std::string_view line = std::string_view(text).substr(begin, end + 1 - begin);
       if (line_begin == 0) {
-        if (line != kSchemaLine) return FailedPrecondition("'%s' begins with other than %s; move it away", path, std::string(kSchemaLine.substr(0, kSchemaLine.size() - 1)));
+        if (line != kSchemaLine)
+          return FailedPrecondition("'%s' begins with other than %s; move it away", path,
+                                    std::string(kSchemaLine.substr(0, kSchemaLine.size() - 1)));
         continue;
       }
       const int64_t step = StepOf(line);

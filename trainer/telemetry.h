@@ -28,8 +28,8 @@ struct StepRecord {
   double learning_rate = 0;
   int64_t samples = 0;  // of this step, all workers
   int64_t tokens = 0;
-  bool skipped = false;  // the guard refused the update
-  std::string reason;    // why
+  bool skipped = false;                 // the guard refused the update
+  std::string reason;                   // why
   std::vector<NamedNumber> evaluation;  // empty: none at this step
   std::vector<NamedNumber> extra;       // further functions of the state (expert load, gap measures)
 

@@ -16,12 +16,17 @@ constexpr int64_t kStep = 42;
 // Every type, a scalar, an empty tensor; experts on the rank of their number modulo the ranks.
 struct GoldenState {
   GoldenState(int rank, int ranks)
-      : weight({2, 3}, DType::kF32), moment({2, 3}, DType::kF64), half({4}, DType::kBF16), empty({0, 2}, DType::kF32), count(Shape{}, DType::kI64),
-        index({3}, DType::kI32), mask({5}, DType::kU8) {
+      : weight({2, 3}, DType::kF32),
+        moment({2, 3}, DType::kF64),
+        half({4}, DType::kBF16),
+        empty({0, 2}, DType::kF32),
+        count(Shape{}, DType::kI64),
+        index({3}, DType::kI32),
+        mask({5}, DType::kU8) {
     const bool writes = rank == 0;
-    for (const auto& [name, tensor] : {std::pair("model/weight", *weight), std::pair("optim/m/weight", *moment), std::pair("model/half", *half),
-                                       std::pair("optim/empty", *empty), std::pair("optim/count", *count), std::pair("data/index", *index),
-                                       std::pair("data/mask", *mask)}) {
+    for (const auto& [name, tensor] : {std::pair("model/weight", *weight), std::pair("optim/m/weight", *moment),
+                                       std::pair("model/half", *half), std::pair("optim/empty", *empty), std::pair("optim/count", *count),
+                                       std::pair("data/index", *index), std::pair("data/mask", *mask)}) {
       dict.Add(StateEntry{.name = name, .data = tensor, .canonical = writes});
     }
     for (int e = 0; e < 3; ++e) {
@@ -118,6 +123,8 @@ TEST(CheckpointGoldenTest, DISABLED_WriteCheckpointV1) {
                        request.state.mutable_cursor()->set_samples(8 * kStep);
                        request.identity.set_resolved_config("name: \"golden\"");
                        request.identity.set_ranks(2);
+                       request.identity.set_host("golden");
+                       request.identity.set_written_unix_ms(1'700'000'000'000);
                        return store->Save(request);
                      }),
             absl::OkStatus());

@@ -6,6 +6,7 @@
 #include "base/fault_file_system.h"
 #include "gtest/gtest.h"
 #include "tests/trainer/checkpoint_fixture.h"
+#include "trainer/checkpoint_manifest.h"
 
 namespace conclave {
 namespace {
@@ -18,15 +19,22 @@ std::vector<std::string> Names(const FileSystem& files) {
   return names.ok() ? *names : std::vector<std::string>{};
 }
 
+// Nothing but whole checkpoints and the hint.
+void ExpectTidy(const FaultFileSystem& fs, const std::string& where) {
+  for (const std::string& name : Names(fs)) {
+    if (name == kLatestName) continue;
+    ASSERT_EQ(CheckpointFolderName::Parse(name).kind, CheckpointFolderName::Kind::kStep) << where << ": " << name << " is left";
+    ASSERT_EQ(ReadManifest(fs, JoinPath(kFolder, name)).status(), absl::OkStatus()) << where;
+  }
+}
+
 // After any stop: the next start finds `committed` or a later step that was being saved, whole, and nothing temporary is left.
 void ExpectLaw(const FaultFileSystem& fs, int ranks, const std::set<int64_t>& allowed, const std::string& where) {
   const Loaded loaded = LoadNewestOn(fs, ranks);
   for (const absl::Status& status : loaded.statuses) ASSERT_EQ(status, absl::OkStatus()) << where;
   ASSERT_TRUE(allowed.contains(loaded.step)) << where << ": got step " << loaded.step;
   ASSERT_EQ(loaded.gathered, StateAt(loaded.step)) << where;
-  for (const std::string& name : Names(fs)) {
-    ASSERT_TRUE(CheckpointFolderName::Parse(name).kind == CheckpointFolderName::Kind::kStep || name == kLatestName) << where << ": " << name << " is left";
-  }
+  ExpectTidy(fs, where);
 }
 
 class CrashTest : public testing::TestWithParam<std::tuple<int, Survival>> {};
@@ -74,7 +82,8 @@ std::string CaseName(const testing::TestParamInfo<std::tuple<int, Survival>>& in
   return name + std::to_string(std::get<0>(info.param)) + "Ranks";
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CrashTest, testing::Combine(testing::Values(1, 2), testing::Values(Survival::kAll, Survival::kSynced, Survival::kChance)),
+INSTANTIATE_TEST_SUITE_P(All, CrashTest,
+                         testing::Combine(testing::Values(1, 2), testing::Values(Survival::kAll, Survival::kSynced, Survival::kChance)),
                          CaseName);
 
 TEST(CheckpointCrashTest, ACrashWhileCleaningUpAfterACrashIsCleanedUpToo) {
@@ -152,6 +161,21 @@ TEST(CheckpointFaultTest, PreviousStaysLoadableWhileEveryOperationFromSomePointF
     ExpectLaw(fs, 2, {statuses[0].ok() ? 20 : 10, 20}, "from operation " + std::to_string(n));
     if (HasFatalFailure()) return;
   }
+}
+
+TEST(CheckpointFaultTest, TheNextSaveClearsWhatAFailedOneCouldNot) {
+  FaultFileSystem fs;
+  ExpectAllOk(OnRanks(1, [&](Communicator& world) -> absl::Status {
+    ASSIGN_OR_RETURN(const auto store, CheckpointStore::Open(fs, world, kFolder, KeepAll()));
+    FakeState state(0, 1);
+    fs.FailOperations(fs.operations() + 3, 1'000'000, EIO);
+    EXPECT_FALSE(store->Save(RequestOf(state.dict(), 10)).ok());
+    EXPECT_EQ(Names(fs).size(), 1u);
+    fs.FailOperations(0, 0, EIO);
+    return store->Save(RequestOf(state.dict(), 20));
+  }));
+  ExpectTidy(fs, "after the second save");
+  EXPECT_EQ(Names(fs), (std::vector<std::string>{std::string(kLatestName), "step-20"}));
 }
 
 TEST(CheckpointFaultTest, TooLittleSpaceIsSeenBeforeAnythingIsWritten) {

@@ -20,12 +20,15 @@ namespace conclave {
 // Tensors by name, with raw bytes.
 using StateBytes = std::map<std::string, std::string>;
 
-// Tensors of all our types on every rank (one canonical writer each), and `experts` tensors that live on one rank each: expert e on rank (e + shift) % ranks.
+// Tensors of all our types on every rank (one canonical writer each), and `experts` tensors that live on one rank each: expert e on rank (e
+// + shift) % ranks.
 class FakeState {
  public:
   FakeState(int rank, int ranks, int shift = 0, int experts = 6) {
     int writer = 0;
-    const auto replicated = [&](const std::string& name, const Shape& shape, DType dtype) { Add(name, shape, dtype, writer++ % ranks == rank); };
+    const auto replicated = [&](const std::string& name, const Shape& shape, DType dtype) {
+      Add(name, shape, dtype, writer++ % ranks == rank);
+    };
     replicated("model/embedding", {5, 3}, DType::kF32);
     replicated("model/scale", {3}, DType::kBF16);
     replicated("optim/m/embedding", {5, 3}, DType::kF64);

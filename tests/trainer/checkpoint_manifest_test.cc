@@ -13,7 +13,8 @@ namespace conclave {
 namespace {
 
 // Adds a box of a row-major [4, 6] f32 tensor to the file's content and the manifest.
-void AddBox(const std::vector<float>& whole, std::array<int64_t, 2> offset, std::array<int64_t, 2> extent, std::string* content, SavedTensor* tensor) {
+void AddBox(const std::vector<float>& whole, std::array<int64_t, 2> offset, std::array<int64_t, 2> extent, std::string* content,
+            SavedTensor* tensor) {
   SavedBox* box = tensor->add_boxes();
   box->set_begin(content->size());
   for (int d = 0; d < 2; ++d) {
@@ -21,7 +22,8 @@ void AddBox(const std::vector<float>& whole, std::array<int64_t, 2> offset, std:
     box->add_extent(extent[static_cast<size_t>(d)]);
   }
   for (int64_t i = offset[0]; i < offset[0] + extent[0]; ++i) {
-    content->append(reinterpret_cast<const char*>(&whole[static_cast<size_t>(i * 6 + offset[1])]), static_cast<size_t>(extent[1]) * sizeof(float));
+    content->append(reinterpret_cast<const char*>(&whole[static_cast<size_t>(i * 6 + offset[1])]),
+                    static_cast<size_t>(extent[1]) * sizeof(float));
   }
   box->set_length(content->size() - box->begin());
   box->set_crc32c(Crc32c(std::string_view(*content).substr(box->begin())));

@@ -106,7 +106,8 @@ TEST(CheckpointTest, ThereAndBackGivesEqualBytes) {
 }
 
 // Loads step 1, saved by two ranks, into what `change` makes of the state.
-absl::Status LoadInto(const std::function<void(FakeState&, int rank)>& change, const LoadOptions& options = {}, LoadReport* report = nullptr, int experts = 6) {
+absl::Status LoadInto(const std::function<void(FakeState&, int rank)>& change, const LoadOptions& options = {},
+                      LoadReport* report = nullptr, int experts = 6) {
   FaultFileSystem fs;
   ExpectAllOk(SaveSteps(fs, 2, {1}));
   const auto statuses = OnRanks(2, [&](Communicator& world) -> absl::Status {
@@ -131,7 +132,8 @@ TEST(CheckpointTest, WhatDoesNotFitIsNamedOnEveryRank) {
 
   const absl::Status unused = LoadInto([](FakeState&, int) {}, {}, nullptr, /*experts=*/2);
   EXPECT_EQ(unused.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(unused.message().find("8 unknown to this run: model/expert.2, model/expert.3, model/expert.4, model/expert.5, optim/m/expert.2 and 3 more"),
+  EXPECT_NE(unused.message().find(
+                "8 unknown to this run: model/expert.2, model/expert.3, model/expert.4, model/expert.5, optim/m/expert.2 and 3 more"),
             absl::string_view::npos)
       << unused;
 
@@ -162,7 +164,8 @@ TEST(CheckpointTest, PrefixAndLenientLoadsReportWhatTheyLeave) {
   LoadReport report;
   EXPECT_EQ(LoadInto([](FakeState&, int) {}, {.prefix = "model/"}, &report), absl::OkStatus());
   EXPECT_TRUE(report.missing.empty() && report.unused.empty());
-  EXPECT_EQ(LoadInto([](FakeState& state, int) { state.Add("model/new", {2}, DType::kF32, false); }, {.prefix = "model/", .strict = false}, &report, 5),
+  EXPECT_EQ(LoadInto([](FakeState& state, int) { state.Add("model/new", {2}, DType::kF32, false); }, {.prefix = "model/", .strict = false},
+                     &report, 5),
             absl::OkStatus());
   EXPECT_EQ(report.missing, (std::vector<std::string>{"model/new"}));
   EXPECT_EQ(report.unused, (std::vector<std::string>{"model/expert.5"}));
@@ -183,7 +186,8 @@ TEST(CheckpointTest, EveryFlippedBitIsFoundAndTheOlderStepTaken) {
       ASSERT_EQ(loaded.step, 10) << name << ", byte " << at;
       ASSERT_EQ(loaded.gathered, StateAt(10));
       FakeState state(0, 1);
-      const auto explicitly = OnRanks(1, [&](Communicator& world) { return LoadCheckpoint(fs, world, PathOf(20, ""), state.dict()).status(); });
+      const auto explicitly =
+          OnRanks(1, [&](Communicator& world) { return LoadCheckpoint(fs, world, PathOf(20, ""), state.dict()).status(); });
       ASSERT_EQ(explicitly[0].code(), absl::StatusCode::kDataLoss) << explicitly[0];
       ASSERT_NE(explicitly[0].message().find(name), absl::string_view::npos) << explicitly[0];
       named += explicitly[0].message().find("tensor '") != absl::string_view::npos ? 1 : 0;
@@ -209,8 +213,24 @@ TEST(CheckpointTest, DamageNamesExactlyTheTensorThatHasIt) {
     Overwrite(fs, path, bad);
     FakeState state(0, 1);
     const auto status = OnRanks(1, [&](Communicator& world) { return LoadCheckpoint(fs, world, "run", state.dict()).status(); })[0];
-    const std::string expected = absl::StrFormat("tensor '%s' (bytes %d..%d)", tensor.name(), tensor.boxes(0).begin(), tensor.boxes(0).begin() + tensor.boxes(0).length() - 1);
+    const std::string expected = absl::StrFormat("tensor '%s' (bytes %d..%d)", tensor.name(), tensor.boxes(0).begin(),
+                                                 tensor.boxes(0).begin() + tensor.boxes(0).length() - 1);
     EXPECT_TRUE(std::string(status.message()).ends_with(expected)) << status;
+  }
+}
+
+TEST(CheckpointTest, DamageInAFileWithoutTensorsIsFoundToo) {
+  FaultFileSystem fs;
+  ExpectAllOk(SaveSteps(fs, 8, {10, 20}));  // rank 7 has nothing to write
+  const std::string path = PathOf(20, "rank-7.safetensors");
+  ASSERT_EQ(*fs.FileSize(path), 16);
+  for (int ranks = 1; ranks <= 3; ++ranks) {
+    ExpectLoads(fs, ranks, 20);
+    Overwrite(fs, path, std::string("\x08\0\0\0\0\0\0\0{}      ", 16));
+    ExpectLoads(fs, ranks, 20);
+    Overwrite(fs, path, std::string("\x08\0\0\0\0\0\0\0{}     \x21", 16));
+    ExpectLoads(fs, ranks, 10);
+    Overwrite(fs, path, std::string("\x08\0\0\0\0\0\0\0{}      ", 16));
   }
 }
 
@@ -313,9 +333,11 @@ TEST(CheckpointTest, LeftoversOfDeadRunsGoThoseOfLiveRunsStay) {
   foreign_young.host = foreign_old.host = "another-host";
   foreign_old.wall_ms -= 2 * 3'600'000;
   using Kind = CheckpointFolderName::Kind;
-  const std::string live = CheckpointFolderName::Of(Kind::kTemporary, 20, parent), young = CheckpointFolderName::Of(Kind::kTrash, 3, foreign_young);
-  for (const std::string& name : {live, young, CheckpointFolderName::Of(Kind::kTemporary, 21, reused), CheckpointFolderName::Of(Kind::kTemporary, 22, foreign_old),
-                                  CheckpointFolderName::Of(Kind::kTrash, 4, self), std::string("step-23.tmp-unknown"), std::string("notes")}) {
+  const std::string live = CheckpointFolderName::Of(Kind::kTemporary, 20, parent),
+                    young = CheckpointFolderName::Of(Kind::kTrash, 3, foreign_young);
+  for (const std::string& name :
+       {live, young, CheckpointFolderName::Of(Kind::kTemporary, 21, reused), CheckpointFolderName::Of(Kind::kTemporary, 22, foreign_old),
+        CheckpointFolderName::Of(Kind::kTrash, 4, self), std::string("step-23.tmp-unknown"), std::string("notes")}) {
     ASSERT_TRUE(fs.CreateDirs(JoinPath(kFolder, name)).ok());
   }
   ExpectLoads(fs, 1, 10);

@@ -18,8 +18,8 @@ std::string FileOf(std::string_view json, int64_t data_bytes) {
 }
 
 TEST(SafetensorsTest, LayoutIsByAlignmentThenNameWithoutGaps) {
-  const SafetensorsFile file = LayOutSafetensors({{"b", "U8", {3}}, {"z", "F64", {}}, {"a", "BF16", {2, 2}}, {"c", "I64", {1}}, {"d", "F32", {0, 7}}},
-                                                 {{"made by", "a \"test\""}});
+  const SafetensorsFile file = LayOutSafetensors(
+      {{"b", "U8", {3}}, {"z", "F64", {}}, {"a", "BF16", {2, 2}}, {"c", "I64", {1}}, {"d", "F32", {0, 7}}}, {{"made by", "a \"test\""}});
   std::vector<std::string> names;
   for (const SafetensorsEntry& entry : file.entries) names.push_back(entry.name);
   EXPECT_EQ(names, (std::vector<std::string>{"c", "z", "d", "a", "b"}));
@@ -55,8 +55,10 @@ TEST(SafetensorsTest, WhatIsWrittenIsRead) {
 
 TEST(SafetensorsTest, FilesOfOthersAreRead) {
   // Any order of entries, white space, trailing spaces, types we do not compute with, sub-byte types.
-  const auto read = ParseSafetensors(
-      FileOf("{ \"b\" : {\"shape\":[4],\"data_offsets\":[2,4],\"dtype\":\"F4\"}, \"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[2],\"data_offsets\":[0,2]}}   ", 4), "f");
+  const auto read = ParseSafetensors(FileOf("{ \"b\" : {\"shape\":[4],\"data_offsets\":[2,4],\"dtype\":\"F4\"}, "
+                                            "\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[2],\"data_offsets\":[0,2]}}   ",
+                                            4),
+                                     "f");
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->entries[0].name, "a");
   EXPECT_EQ(read->entries[1].dtype, "F4");
@@ -85,7 +87,10 @@ TEST(SafetensorsTest, EverythingTheFormatForbidsIsRefused) {
       {"UTF-8", FileOf("{\"\xff\":{}}", 0)},
       {"byte", FileOf("{\"a\":}", 0)},
       {"more text", FileOf("{}{}", 0)},
-      {"twice", FileOf("{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0)},
+      {"twice",
+       FileOf(
+           "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}",
+           0)},
       {"no string", FileOf("{\"__metadata__\":{\"a\":1}}", 0)},
       {"exactly", entry("\"dtype\":\"F32\",\"shape\":[1]", 4)},
       {"exactly", entry("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"more\":1", 4)},
@@ -100,9 +105,13 @@ TEST(SafetensorsTest, EverythingTheFormatForbidsIsRefused) {
       {"the file holds 5", entry("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]", 5)},
       {"the file holds 3", entry("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]", 3)},
       {"begins at byte 2",  // an overlap
-       FileOf("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[2,6]}}", 6)},
+       FileOf("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[2,"
+              "6]}}",
+              6)},
       {"begins at byte 5",  // a hole
-       FileOf("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[5,6]}}", 6)},
+       FileOf(
+           "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[5,6]}}",
+           6)},
   };
   for (const Case& c : cases) {
     const absl::Status status = ParseSafetensors(c.content, "folder/f").status();
@@ -131,8 +140,26 @@ TEST(JsonTest, ReadsWhatItWrites) {
 }
 
 TEST(JsonTest, RefusesWhatIsNoJson) {
-  for (const char* text : {"", "{", "[1,]", "{\"a\" 1}", "{a:1}", "01", "1.", "+1", "1e", "\"\x01\"", "\"\\x\"", "\"\\ud800\"", "\"\\udc00\"", "nul", "1 2",
-                           "{\"a\":1,\"a\":2}", "\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"a"}) {
+  for (const char* text : {"",
+                           "{",
+                           "[1,]",
+                           "{\"a\" 1}",
+                           "{a:1}",
+                           "01",
+                           "1.",
+                           "+1",
+                           "1e",
+                           "\"\x01\"",
+                           "\"\\x\"",
+                           "\"\\ud800\"",
+                           "\"\\udc00\"",
+                           "nul",
+                           "1 2",
+                           "{\"a\":1,\"a\":2}",
+                           "\"\xc0\x80\"",
+                           "\"\xed\xa0\x80\"",
+                           "\"\xf4\x90\x80\x80\"",
+                           "\"a"}) {
     EXPECT_FALSE(ParseJson(text).ok()) << text;
   }
   EXPECT_FALSE(ParseJson(std::string(100, '[') + std::string(100, ']')).ok());

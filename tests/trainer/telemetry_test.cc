@@ -20,7 +20,12 @@ namespace {
 constexpr int64_t kSecond = 1'000'000'000;
 
 StepRecord RecordOf(int64_t step) {
-  StepRecord record{.step = step, .objective = 1.0 / static_cast<double>(step + 2), .gradient_norm = 0.1, .learning_rate = 1e-3, .samples = 8, .tokens = 512};
+  StepRecord record{.step = step,
+                    .objective = 1.0 / static_cast<double>(step + 2),
+                    .gradient_norm = 0.1,
+                    .learning_rate = 1e-3,
+                    .samples = 8,
+                    .tokens = 512};
   record.terms = {{"nll", record.objective}, {"balance", 1}};
   return record;
 }
