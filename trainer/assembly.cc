@@ -5,6 +5,7 @@
 #include "base/strings.h"
 #include "optim/guard.h"
 #include "optim/schemes.h"
+#include "tensor/device.h"
 
 namespace conclave {
 namespace {
@@ -24,6 +25,14 @@ bool HasData(const DataConfig& config) {
     if (source.kind_case() != SourceConfig::kNone && source.kind_case() != SourceConfig::KIND_NOT_SET) return true;
   }
   return false;
+}
+
+absl::Status CheckDevice(const ParallelConfig& config) {
+  if (config.device() == ParallelConfig::CPU) return absl::OkStatus();
+  if (const absl::Status usable = RequireDevice({.kind = DeviceKind::kCuda}); !usable.ok()) {
+    return FailedPrecondition("parallel.device: CUDA cannot be used: %s; set CPU", usable.message());
+  }
+  return Unimplemented("parallel.device: CUDA: this version trains on the CPU only; set CPU");
 }
 
 absl::Status OpenDataInTurn(const Experiment& config, Communicator& control, const FileSystem& files, DataSet* data) {
@@ -115,6 +124,7 @@ absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std:
 
 absl::Status Assemble(const Experiment& config, Communicator& world, const FileSystem& files, Assembly* a) {
   a->config = config;
+  RETURN_IF_ERROR(CheckDevice(config.parallel()));
   const int expert = static_cast<int>(config.parallel().expert());
   const int data = config.parallel().data() > 0 ? static_cast<int>(config.parallel().data()) : std::max(1, world.size() / expert);
   ASSIGN_OR_RETURN(a->mesh, Mesh::Create(&world, {.data = data, .expert = expert}));

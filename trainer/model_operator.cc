@@ -34,7 +34,8 @@ ModelOperator::ModelOperator(const Options& options)
       recorder_(RecorderOptions(options, &tape_, &gradients_)),
       forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr)),
       held_out_batch_(options.model->sample_shape(), 0, options.dtype),
-      table_(static_cast<int64_t>(options.model->terms().size()), options.model->counters()) {
+      table_(static_cast<int64_t>(options.model->terms().size()), options.model->counters()),
+      final_(options.model->parameters().size()) {
   const int64_t rows = options.loader == nullptr ? 0 : options.loader->rows();
   const int64_t local = options.workers.Count(options.mesh->rank()) * options.micro_batches;
   batches_.reserve(local + 1);
@@ -128,7 +129,17 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
     const double scale = ScaleOf(spec.scale, recorder_.batch().count) * static_cast<double>(options_.workers.workers);
     seeds_.push_back({recorded.value, recorded.weight * spec.coefficient * scale});
   }
-  return tape_.Backward(seeds_, [&](BlockId block) { return Deliver(step, block, on_block); });
+  std::ranges::fill(final_, false);
+  RETURN_IF_ERROR(tape_.Backward(seeds_, [&](BlockId block) {
+    final_[block.value] = true;
+    return Deliver(step, block, on_block);
+  }));
+  // Blocks that this recording did not use (a rank without a leaf in this micro-step, a branch of the model): nothing was added to them, but what earlier
+  // leaves left must still be handed over, and every leaf must be counted.
+  for (const BlockId block : options_.layout->local_blocks()) {
+    if (!final_[block.value]) RETURN_IF_ERROR(Deliver(step, block, on_block));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ModelOperator::Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block) {

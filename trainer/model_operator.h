@@ -68,6 +68,7 @@ class ModelOperator : public Operator {
   BatchBuffer held_out_batch_;
   LeafTable table_;
   std::vector<Seed> seeds_;
+  std::vector<char> final_;               // by block: handed over in the running micro-step
   int64_t step_samples_ = 0;              // T_step
 };
 

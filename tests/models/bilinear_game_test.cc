@@ -49,7 +49,8 @@ std::vector<double> Difference(const std::vector<double>& a, const std::vector<d
 }
 
 TEST(BilinearGame, FieldVanishesAtTheSolution) {
-  for (const char* text : {"bilinear_game { dim: 6 sigma_min: 0.2 }", "bilinear_game { dim: 5 lambda: 0.3 heterogeneity: 0.5 }", "bilinear_game { dim: 1 }"}) {
+  for (const char* text :
+       {"bilinear_game { dim: 6 sigma_min: 0.2 }", "bilinear_game { dim: 5 lambda: 0.3 heterogeneity: 0.5 }", "bilinear_game { dim: 1 }"}) {
     const auto model = ModelFromText(text, {.seed = 4, .workers = 3});
     ASSERT_NE(model, nullptr);
     const std::vector<double> x = model->Solution(model->parameters().Find("x")), y = model->Solution(model->parameters().Find("y"));
@@ -60,7 +61,8 @@ TEST(BilinearGame, FieldVanishesAtTheSolution) {
 }
 
 TEST(BilinearGame, ASingularGameHasNoSolution) {
-  const auto singular = ModelFromText("bilinear_game { dim: 3 sigma_min: 0 }"), regular = ModelFromText("bilinear_game { dim: 3 sigma_min: 0 lambda: 0.1 }");
+  const auto singular = ModelFromText("bilinear_game { dim: 3 sigma_min: 0 }"),
+             regular = ModelFromText("bilinear_game { dim: 3 sigma_min: 0 lambda: 0.1 }");
   ASSERT_TRUE(singular != nullptr && regular != nullptr);
   EXPECT_TRUE(singular->Solution({0}).empty());
   EXPECT_EQ(regular->Solution({0}).size(), 3u);
@@ -69,8 +71,8 @@ TEST(BilinearGame, ASingularGameHasNoSolution) {
 // <F(z) - F(w), z - w> = lambda |z - w|^2 and |F(z) - F(w)| <= L |z - w|; with sigma_min = sigma_max equality.
 TEST(BilinearGame, ConstantsAreThoseOfTheField) {
   for (const double sigma_min : {0.1, 2.0}) {
-    const auto model =
-        ModelFromText("bilinear_game { dim: 5 lambda: 0.25 sigma_min: " + std::to_string(sigma_min) + " sigma_max: 2 }", {.seed = 2, .workers = 2});
+    const auto model = ModelFromText("bilinear_game { dim: 5 lambda: 0.25 sigma_min: " + std::to_string(sigma_min) + " sigma_max: 2 }",
+                                     {.seed = 2, .workers = 2});
     ASSERT_NE(model, nullptr);
     const ProblemConstants constants = *model->constants();
     EXPECT_DOUBLE_EQ(constants.lipschitz, std::hypot(0.25, 2.0));

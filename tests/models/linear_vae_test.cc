@@ -1,4 +1,5 @@
-// linear_vae against probabilistic PCA (Tipping & Bishop 1999). Data: rows +-sqrt(d lambda_i) e_i, whose mean is 0 and covariance diag(lambda).
+// linear_vae against probabilistic PCA (Tipping & Bishop 1999). Data: rows +-sqrt(d lambda_i) e_i, whose mean is 0 and covariance
+// diag(lambda).
 #include <cmath>
 #include <numbers>
 
@@ -24,7 +25,8 @@ BatchBuffer AxisData(const std::vector<double>& eigenvalues) {
 }
 
 // The optimum with latent j on axis axes[j]: U_j = sqrt(max(lambda - v, 0)) e, encoder M^-1 U', variances v / M_j, M_j = |U_j|^2 + v.
-void SetOptimum(OneLeaf& leaf, const ParameterSet& parameters, const std::vector<double>& eigenvalues, const std::vector<int>& axes, double v) {
+void SetOptimum(OneLeaf& leaf, const ParameterSet& parameters, const std::vector<double>& eigenvalues, const std::vector<int>& axes,
+                double v) {
   const int64_t d = static_cast<int64_t>(eigenvalues.size()), q = static_cast<int64_t>(axes.size());
   const auto block = [&](const char* name) { return leaf.point().block(parameters.Find(name)); };
   leaf.point().Zero();
@@ -142,7 +144,8 @@ TEST(LinearVae, SampledBoundsAgreeWithTheClosedForm) {
 }
 
 TEST(LinearVae, ClosedFormNeedsTheAnalyticKl) {
-  const absl::Status status = MakeModel(ParseModelConfig("linear_vae { data_dim: 4 latent_dim: 2 samples: 0 analytic_kl: false }"), {}).status();
+  const absl::Status status =
+      MakeModel(ParseModelConfig("linear_vae { data_dim: 4 latent_dim: 2 samples: 0 analytic_kl: false }"), {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(std::string(status.message()).find("needs analytic_kl: true"), std::string::npos) << status;
 }

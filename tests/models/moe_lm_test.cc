@@ -25,8 +25,8 @@ std::vector<double> LogitsOf(const Model& model, const Batch& batch, DType dtype
 // Changing a token moves no logit before it, in its own sequence or in others.
 TEST(MoeLm, LogitsAreCausal) {
   for (const char* position : {"LEARNED", "ROTARY"}) {
-    const auto model = ModelFromText(std::string("moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 2 context: 6 moe { experts: 4 } position: ") +
-                                     position + " }");
+    const auto model = ModelFromText(
+        std::string("moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 2 context: 6 moe { experts: 4 } position: ") + position + " }");
     ASSERT_NE(model, nullptr);
     BatchBuffer buffer = RandomBatch(model->sample_shape(), 2, 9, DType::kF32);
     const std::vector<double> before = LogitsOf(*model, buffer.batch(), DType::kF32);
@@ -114,7 +114,8 @@ TEST(MoeLm, CountsEveryRoutedSlot) {
 
 // Experts on two ranks, all tokens on one: the same loss bits, and the rank without tokens gets through.
 TEST(MoeLm, ARankWithoutTokens) {
-  const auto model = ModelFromText("moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 2 context: 5 moe { experts: 4 balance_scope: GLOBAL } }");
+  const auto model =
+      ModelFromText("moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 2 context: 5 moe { experts: 4 balance_scope: GLOBAL } }");
   ASSERT_NE(model, nullptr);
   BatchBuffer buffer = RandomBatch(model->sample_shape(), 3, 9, DType::kF32), empty(model->sample_shape(), 0, DType::kF32);
   double alone = 0, together = 0;

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "google/protobuf/text_format.h"
 #include <gtest/gtest.h>
+#include "google/protobuf/text_format.h"
 
 #include "proto/options.pb.h"
 

@@ -91,7 +91,8 @@ TEST(Router, NonFiniteLogitsPoisonTheStep) {
     for (const RouterOptions& options : AllKinds(3, 2)) {
       RouterRun run;
       const Routing routing = run.Route({1, 2, 3, 4, bad, 6, 7, 8, 9}, options);
-      EXPECT_NE(std::string(run.recorder.poison().message()).find("MoE layer 3: logits of token 1"), std::string::npos) << run.recorder.poison();
+      EXPECT_NE(std::string(run.recorder.poison().message()).find("MoE layer 3: logits of token 1"), std::string::npos)
+          << run.recorder.poison();
       EXPECT_TRUE(std::isnan(run.recorder.values()[0]));
       for (const int e : run.Ids(routing)) EXPECT_TRUE(e >= 0 && e < 3);
       // The other tokens are routed as ever.

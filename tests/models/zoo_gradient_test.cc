@@ -14,18 +14,22 @@ const std::map<std::string, std::vector<std::string>>& Cases() {
       {"moe_lm",
        {
            "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 2 context: 5 }",
-           "moe_lm { vocab_size: 11 layers: 2 width: 8 heads: 2 context: 5 bias: true moe { experts: 4 hidden: 5 balance_loss: 0.5 z_loss: 0.1 } }",
-           "moe_lm { vocab_size: 11 layers: 2 width: 8 heads: 2 context: 5 position: ROTARY norm: RMS_NORM activation: SWIGLU tied_head: false"
+           "moe_lm { vocab_size: 11 layers: 2 width: 8 heads: 2 context: 5 bias: true moe { experts: 4 hidden: 5 balance_loss: 0.5 z_loss: "
+           "0.1 } }",
+           "moe_lm { vocab_size: 11 layers: 2 width: 8 heads: 2 context: 5 position: ROTARY norm: RMS_NORM activation: SWIGLU tied_head: "
+           "false"
            "         moe { experts: 4 top_k: 3 hidden: 3 every: 2 router: SOFTMAX_POST balance_scope: SEQUENCE balance_loss: 0.5 } }",
            "moe_lm { vocab_size: 11 layers: 1 width: 5 heads: 1 context: 7 activation: SWIGLU bias: true"
            "         moe { experts: 3 top_k: 2 hidden: 7 renormalize: false balance_scope: GLOBAL balance_loss: 0.5 z_loss: 0.2 } }",
            "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 3 context: 4 position: ROTARY moe { experts: 3 top_k: 3 hidden: 4 } }",
-           "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 2 context: 4 moe { experts: 1 top_k: 1 hidden: 4 balance_loss: 0 z_loss: 0 } }",
+           "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 2 context: 4 moe { experts: 1 top_k: 1 hidden: 4 balance_loss: 0 z_loss: 0 } "
+           "}",
        }},
       {"linear_vae",
        {
            "linear_vae { data_dim: 5 latent_dim: 3 samples: 0 }",
-           "linear_vae { data_dim: 5 latent_dim: 3 samples: 2 beta: 0.7 prior_variance: 1.5 learn_decoder_variance: true decoder_variance: 0.8 }",
+           "linear_vae { data_dim: 5 latent_dim: 3 samples: 2 beta: 0.7 prior_variance: 1.5 learn_decoder_variance: true decoder_variance: "
+           "0.8 }",
            "linear_vae { data_dim: 4 latent_dim: 2 samples: 3 analytic_kl: false decoder_variance: 0.5 }",
            "linear_vae { data_dim: 4 latent_dim: 2 samples: 0 learn_decoder_variance: true }",
        }},

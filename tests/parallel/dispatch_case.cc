@@ -22,7 +22,9 @@ std::vector<double> Numbers(uint32_t site, int which, int64_t n) {
 // A tensor with its own memory, from doubles.
 OwnedTensor Make(const std::vector<double>& values, const Shape& shape, DType dtype) {
   OwnedTensor tensor(shape, dtype);
-  DispatchFloat(dtype, [&](auto t) { std::ranges::transform(values, tensor->data<decltype(t)>(), [](double v) { return static_cast<decltype(t)>(v); }); });
+  DispatchFloat(dtype, [&](auto t) {
+    std::ranges::transform(values, tensor->data<decltype(t)>(), [](double v) { return static_cast<decltype(t)>(v); });
+  });
   return tensor;
 }
 
@@ -37,7 +39,7 @@ std::vector<double> Read(const Tensor& tensor) {
 struct RankRun {
   const DispatchCase& c;
   DType dtype;
-  Arena arena;
+  Arena arena{0};
   Tape tape{&arena};
   std::vector<OwnedTensor> memory;  // values and gradients
 
@@ -94,7 +96,8 @@ absl::Status RunRank(Communicator& world, const DispatchCase& c, DType dtype, Di
     for (int s = 0; s < slots && turn == rank; ++s) {
       const int e = placement.expert_at(0, dispatch.coordinate(), s);
       std::vector<double>& dw = outcome->dexpert[{mesh->data_coordinate(), e}];
-      for (int l = 0; l < run.tape.lanes(experts[s]); ++l) std::ranges::copy(Read(run.tape.gradient(experts[s], l)), std::back_inserter(dw));
+      for (int l = 0; l < run.tape.lanes(experts[s]); ++l)
+        std::ranges::copy(Read(run.tape.gradient(experts[s], l)), std::back_inserter(dw));
     }
     RETURN_IF_ERROR(world.Barrier("turn"));
   }

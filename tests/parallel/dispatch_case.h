@@ -14,23 +14,23 @@ namespace conclave {
 
 struct DispatchCase {
   std::string name;
-  int data = 1, expert = 1;         // the mesh
+  int data = 1, expert = 1;  // the mesh
   int experts = 1, top_k = 1;
-  std::vector<int64_t> tokens;      // by rank
-  int only_expert = -1;             // every token goes there (top_k 1); -1: random distinct experts
-  std::vector<int> table;           // coordinate by expert; empty: contiguous
-  bool delays = false;              // ranks sleep for unequal times between operations
-  bool lanes = false;               // expert gradients kept apart by source rank
+  std::vector<int64_t> tokens;  // by rank
+  int only_expert = -1;         // every token goes there (top_k 1); -1: random distinct experts
+  std::vector<int> table;       // coordinate by expert; empty: contiguous
+  bool delays = false;          // ranks sleep for unequal times between operations
+  bool lanes = false;           // expert gradients kept apart by source rank
   int64_t width = 3;
 
   int ranks() const { return data * expert; }
   int Home(int e) const { return table.empty() ? e / (experts / expert) : table[e]; }
   // The data: the same for any mesh and placement with the same tokens by rank.
-  std::vector<int32_t> Ids(int rank) const;           // [tokens, top_k]
-  std::vector<double> Tokens(int rank) const;         // [tokens, width]
-  std::vector<double> Weights(int rank) const;        // [tokens, top_k]
-  std::vector<double> Cotangent(int rank) const;      // [tokens, width]: gradient of the output
-  std::vector<double> Expert(int e) const;            // [width, width]
+  std::vector<int32_t> Ids(int rank) const;       // [tokens, top_k]
+  std::vector<double> Tokens(int rank) const;     // [tokens, width]
+  std::vector<double> Weights(int rank) const;    // [tokens, top_k]
+  std::vector<double> Cotangent(int rank) const;  // [tokens, width]: gradient of the output
+  std::vector<double> Expert(int e) const;        // [width, width]
 };
 
 // What a run leaves behind. y[t] = sum_s w[t, s] W[ids[t, s]] x[t] and the gradients of sum <cotangent, y>.

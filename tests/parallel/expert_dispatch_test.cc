@@ -15,7 +15,8 @@ namespace {
 void ExpectNear(const std::vector<double>& got, const std::vector<double>& want, const std::string& what) {
   ASSERT_EQ(got.size(), want.size()) << what;
   for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_LE(std::abs(got[i] - want[i]), 1e-13 * std::max(1.0, std::abs(want[i]))) << what << " element " << i << ": " << got[i] << " vs " << want[i];
+    ASSERT_LE(std::abs(got[i] - want[i]), 1e-13 * std::max(1.0, std::abs(want[i])))
+        << what << " element " << i << ": " << got[i] << " vs " << want[i];
   }
 }
 
@@ -33,7 +34,8 @@ int64_t SentBytes(const WireReport& report, const std::string& label) {
   int64_t bytes = 0;
   for (const WireLine& line : report.lines) {
     if (line.label != label) continue;
-    bytes += line.links[static_cast<int>(LinkClass::kIntraNode)].sent_bytes + line.links[static_cast<int>(LinkClass::kInterNode)].sent_bytes;
+    bytes +=
+        line.links[static_cast<int>(LinkClass::kIntraNode)].sent_bytes + line.links[static_cast<int>(LinkClass::kInterNode)].sent_bytes;
   }
   return bytes;
 }
@@ -203,7 +205,9 @@ TEST(ExpertDispatch, RoundTripIsTheIdentity) {
 
 // <D x, r> = <x, D' r> and <C r, y> = <r, C' y>, each summed over ranks: r are the gradients that reached the rows.
 TEST(ExpertDispatch, BackwardIsTheAdjoint) {
-  const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); };
+  const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) {
+    return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+  };
   for (const int expert : {1, 2, 3}) {
     const DispatchCase c{.expert = expert, .experts = 6, .top_k = 3, .tokens = {5, 0, 4}};
     const auto all = RunStraight(c);
@@ -242,7 +246,7 @@ TEST(ExpertDispatch, OrderOfRows) {
                 groups[r].assign(plan.groups.rows.begin(), plan.groups.rows.end());
                 return absl::OkStatus();
               }).ok());
-  EXPECT_EQ(rows[0], (std::vector<double>{0, 1, 10, 2}));        // expert 0: tokens 0, 1 of rank 0 and 10; expert 1: token 2
+  EXPECT_EQ(rows[0], (std::vector<double>{0, 1, 10, 2}));  // expert 0: tokens 0, 1 of rank 0 and 10; expert 1: token 2
   EXPECT_EQ(groups[0], (std::vector<int64_t>{2, 1, 1, 0}));
   EXPECT_EQ(rows[1], (std::vector<double>{0, 2, 10, 11, 1, 11}));  // expert 2: 0, 2, 10, 11; expert 3: 1, 11
   EXPECT_EQ(groups[1], (std::vector<int64_t>{2, 2, 1, 1}));

@@ -49,8 +49,8 @@ TEST(PlanLayout, OwnersFollowThePlacement) {
   const BlockId shared = parameters.Add({.name = "shared", .shape = {3}});
   std::vector<BlockId> experts;
   for (int e = 0; e < 4; ++e) {
-    experts.push_back(parameters.Add(
-        {.name = "expert" + std::to_string(e), .shape = {2, 5}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0}));
+    experts.push_back(
+        parameters.Add({.name = "expert" + std::to_string(e), .shape = {2, 5}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0}));
   }
   const auto placement = ExpertPlacement::FromTable({{1, 0, 0, 1}}, 2);
   ASSERT_TRUE(placement.ok());

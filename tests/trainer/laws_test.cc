@@ -28,8 +28,9 @@ void ExpectSameOnEverySplit(ModelRun run, const std::vector<int>& ranks, int exp
 TEST(WorldSizeInvariant, EverySplitGivesTheSameBits) { ExpectSameOnEverySplit(SmallMixture(kInvariant), {2, 3, 4, 8}, 8); }
 
 TEST(WorldSizeInvariant, AlsoForTheOtherKindsOfLayers) {
-  ExpectSameOnEverySplit(SmallMixture(kInvariant, "position: ROTARY norm: RMS_NORM activation: SWIGLU tied_head: false bias: true"
-                                                  " moe { router: SOFTMAX_POST top_k: 3 balance_scope: SEQUENCE balance_loss: 0.1 every: 2 }"),
+  ExpectSameOnEverySplit(SmallMixture(kInvariant,
+                                      "position: ROTARY norm: RMS_NORM activation: SWIGLU tied_head: false bias: true"
+                                      " moe { router: SOFTMAX_POST top_k: 3 balance_scope: SEQUENCE balance_loss: 0.1 every: 2 }"),
                          {2, 3, 4}, 8);
 }
 
@@ -52,14 +53,16 @@ TEST(WorldSizeInvariant, GamesUnderEveryScheme) {
 }
 
 TEST(WorldSizeInvariant, SampledModels) {
-  ModelRun run{.config = "name: 'vae' trainer { workers: 4 global_batch: 8 } optim { first_order { lr: 0.01 rule { sgd {} } } }"
-                         " parallel { numerics: WORLD_SIZE_INVARIANT } model { linear_vae { data_dim: 5 latent_dim: 2 samples: 2 } }"};
+  ModelRun run{.config =
+                   "name: 'vae' trainer { workers: 4 global_batch: 8 } optim { first_order { lr: 0.01 rule { sgd {} } } }"
+                   " parallel { numerics: WORLD_SIZE_INVARIANT } model { linear_vae { data_dim: 5 latent_dim: 2 samples: 2 } }"};
   class Features : public Source {
    public:
     SampleShape shape() const override { return {SampleShape::Kind::kFeatures, 5}; }
     int64_t size() const override { return 64; }
     absl::Status Fetch(int64_t sample, int64_t, int64_t row, Batch* batch) const override {
-      for (int64_t i = 0; i < 5; ++i) batch->features.data<float>()[row * 5 + i] = static_cast<float>(RngKey{.seed = 1}.Normal(sample * 5 + i));
+      for (int64_t i = 0; i < 5; ++i)
+        batch->features.data<float>()[row * 5 + i] = static_cast<float>(RngKey{.seed = 1}.Normal(sample * 5 + i));
       ++batch->count;
       return absl::OkStatus();
     }
@@ -98,7 +101,9 @@ void ExpectClose(const ModelOutcome& got, const ModelOutcome& want, const std::s
     EXPECT_LE(worst, 1e-12 * largest) << what << ": " << name;
   }
   for (size_t i = 0; i < want.reports.size(); ++i) {
-    EXPECT_NEAR(got.reports[i].evaluation.objective, want.reports[i].evaluation.objective, 1e-12 * std::abs(want.reports[i].evaluation.objective)) << what;
+    EXPECT_NEAR(got.reports[i].evaluation.objective, want.reports[i].evaluation.objective,
+                1e-12 * std::abs(want.reports[i].evaluation.objective))
+        << what;
     EXPECT_NEAR(got.reports[i].gradient_norm, want.reports[i].gradient_norm, 1e-11 * want.reports[i].gradient_norm) << what;
     EXPECT_NEAR(got.reports[i].clip_factor, want.reports[i].clip_factor, 1e-11) << what;
     EXPECT_EQ(got.reports[i].evaluation.counters, want.reports[i].evaluation.counters) << what;
@@ -131,6 +136,25 @@ TEST(Parity, TwentyStepsInDoubleOnEverySplit) {
   }
 }
 
+// Ranks without a leaf in the last micro-step still hand over what their earlier leaves left.
+TEST(Parity, WorkersThatDoNotDivide) {
+  ModelRun mixture = SmallMixture(" model { precision { compute: F64 } } trainer { workers: 7 global_batch: 14 }");
+  const ModelRun game{.config =
+                          "name: 'game' trainer { workers: 4 global_batch: 0 } optim { extragradient { gamma: 0.3 } }"
+                          " model { precision { compute: F64 } bilinear_game { dim: 6 heterogeneity: 0.5 lambda: 0.1 } }",
+                      .steps = 8};
+  for (ModelRun run : {mixture, game}) {
+    const auto alone = RunModel(run);
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    for (const auto& split : {std::pair{3, 1}, {2, 1}, {2, 2}}) {
+      std::tie(run.data, run.expert) = split;
+      const auto together = RunModel(run);
+      ASSERT_TRUE(together.ok()) << NameOfSplit(split) << ": " << together.status();
+      ExpectClose(*together, *alone, NameOfSplit(split));
+    }
+  }
+}
+
 // The same mesh gives the same bits twice, in either numerics.
 TEST(FixedMesh, RunsRepeat) {
   ModelRun run = SmallMixture("");
@@ -141,7 +165,8 @@ TEST(FixedMesh, RunsRepeat) {
 }
 
 TEST(Groups, FrozenBlocksKeepTheirBits) {
-  ModelRun run = SmallMixture(std::string(kInvariant) + " optim { groups { pattern: '*.router.*' frozen: true } groups { pattern: '*.experts.3.*' frozen: true } }");
+  ModelRun run = SmallMixture(std::string(kInvariant) +
+                              " optim { groups { pattern: '*.router.*' frozen: true } groups { pattern: '*.experts.3.*' frozen: true } }");
   std::tie(run.data, run.expert) = std::pair{1, 2};
   const auto trained = RunModel(run);
   run.steps = 0;
@@ -190,7 +215,8 @@ TEST(Poison, AllRanksRefuseTheStepTogether) {
 // Scope GLOBAL over two ranks sees the load of the whole step: the value is that of one leaf holding all its tokens.
 TEST(BalanceScope, GlobalIsTheWholeStep) {
   const auto run = [](const std::string& scope, int workers, std::pair<int, int> split) {
-    ModelRun r = SmallMixture(absl::StrFormat("trainer { workers: %d }", workers), "moe { balance_scope: " + scope + " balance_loss: 0.5 }");
+    ModelRun r =
+        SmallMixture(absl::StrFormat("trainer { workers: %d }", workers), "moe { balance_scope: " + scope + " balance_loss: 0.5 }");
     r.config += " model { precision { compute: F64 } }";
     r.source = [] { return std::make_unique<RandomTokens>(RandomTokens::Options{}); };
     std::tie(r.data, r.expert) = split;

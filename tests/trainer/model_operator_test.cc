@@ -126,15 +126,17 @@ TEST(ModelOperator, SumsDoNotDependOnTheMesh) {
 
 // The mean gradient is the derivative of the reported objective, and the maximising player's is turned round.
 TEST(ModelOperator, SignsFollowThePlayer) {
-  const ModelRun run{.config = "name: 'game' trainer { workers: 3 global_batch: 0 } optim { gda { gamma: 0.1 } }"
-                               " model { precision { compute: F64 } bilinear_game { dim: 3 heterogeneity: 0.5 lambda: 0.2 } }"};
+  const ModelRun run{.config =
+                         "name: 'game' trainer { workers: 3 global_batch: 0 } optim { gda { gamma: 0.1 } }"
+                         " model { precision { compute: F64 } bilinear_game { dim: 3 heterogeneity: 0.5 lambda: 0.2 } }"};
   const auto delivered = EvaluateOnce(run, true);
   ASSERT_TRUE(delivered.ok()) << delivered.status();
   const absl::Status status = RunRanks(1, [&](Communicator& world) -> absl::Status {
     Assembly a;
     RETURN_IF_ERROR(BuildRun(run, world, &a));
     const auto objective = [&]() -> absl::StatusOr<double> {
-      ASSIGN_OR_RETURN(const Evaluation e, a.field->Evaluate(a.scheme->point(), {.step = 1}, true, [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); }));
+      ASSIGN_OR_RETURN(const Evaluation e, a.field->Evaluate(a.scheme->point(), {.step = 1}, true,
+                                                             [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); }));
       return e.objective;
     };
     for (const char* name : {"x", "y"}) {
@@ -166,10 +168,12 @@ TEST(ModelOperator, GradientOfTheStepsObjective) {
       Assembly a;
       RETURN_IF_ERROR(BuildRun(run, world, &a));
       const auto objective = [&]() -> absl::StatusOr<double> {
-        ASSIGN_OR_RETURN(const Evaluation e, a.field->Evaluate(a.scheme->point(), {.step = 1}, true, [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); }));
+        ASSIGN_OR_RETURN(const Evaluation e, a.field->Evaluate(a.scheme->point(), {.step = 1}, true,
+                                                               [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); }));
         return e.objective;
       };
-      for (const char* name : {"embedding.weight", "blocks.0.attention.qkv.weight", "blocks.1.moe.router.weight", "blocks.0.moe.experts.5.up.weight"}) {
+      for (const char* name :
+           {"embedding.weight", "blocks.0.attention.qkv.weight", "blocks.1.moe.router.weight", "blocks.0.moe.experts.5.up.weight"}) {
         const BlockId block = a.model->parameters().Find(name);
         CHECK_GE(block.value, 0) << name;
         const bool here = a.layout->is_local(block);
@@ -191,6 +195,27 @@ TEST(ModelOperator, GradientOfTheStepsObjective) {
   }
 }
 
+// Terms of unequal leaves are weighted by their tokens: a step reports what the held-out evaluation of the same leaves reports.
+TEST(ModelOperator, UnequalLeavesCountByTheirTokens) {
+  for (const auto& split : {std::pair{1, 1}, {2, 2}}) {
+    const ModelRun run = InDouble(split);
+    const absl::Status status = RunRanks(run.ranks(), [&](Communicator& world) -> absl::Status {
+      Assembly a;
+      RETURN_IF_ERROR(BuildRun(run, world, &a));
+      const auto ignore = [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); };
+      ASSIGN_OR_RETURN(const Evaluation step, a.field->Evaluate(a.scheme->point(), {.step = 0}, false, ignore));
+      ASSIGN_OR_RETURN(const Evaluation held_out, a.field->EvaluateHeldOut(a.scheme->point(), 8, 2));
+      EXPECT_EQ(step.samples, held_out.samples);
+      EXPECT_EQ(step.terms.size(), 3u);
+      for (size_t t = 0; t < step.terms.size(); ++t) {
+        EXPECT_NEAR(step.terms[t].value, held_out.terms[t].value, 1e-14 * std::abs(step.terms[t].value)) << step.terms[t].name;
+      }
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
 // The same key gives the same bits, another step gives other samples.
 TEST(ModelOperator, IsAFunctionOfPointAndKey) {
   const ModelRun run = SmallMixture("");
@@ -199,7 +224,8 @@ TEST(ModelOperator, IsAFunctionOfPointAndKey) {
     RETURN_IF_ERROR(BuildRun(run, world, &a));
     std::vector<double> objectives;
     for (const uint32_t step : {0u, 1u, 0u}) {
-      ASSIGN_OR_RETURN(const Evaluation e, a.field->Evaluate(a.scheme->point(), {.step = step}, true, [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); }));
+      ASSIGN_OR_RETURN(const Evaluation e, a.field->Evaluate(a.scheme->point(), {.step = step}, true,
+                                                             [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); }));
       objectives.push_back(e.objective);
     }
     EXPECT_EQ(objectives[0], objectives[2]);

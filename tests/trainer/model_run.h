@@ -33,7 +33,9 @@ class RandomTokens : public Source {
   int64_t size() const override { return 1 << 20; }
   absl::Status Fetch(int64_t sample, int64_t, int64_t row, Batch* batch) const override {
     const RngKey key{.seed = 77, .site = 1, .kind = RngKind::kTest};
-    const auto at = [&](int64_t i) { return static_cast<int32_t>(key.Below(options_.vocabulary - 1, sample * (options_.context + 1) + i)); };
+    const auto at = [&](int64_t i) {
+      return static_cast<int32_t>(key.Below(options_.vocabulary - 1, sample * (options_.context + 1) + i));
+    };
     const bool none = options_.ragged && (sample % 16 == 4 || sample % 16 == 5);
     for (int64_t i = 0; i < options_.context; ++i) {
       const bool ignored = none || (options_.ragged && sample % 3 == 1 && i < 3);
@@ -67,14 +69,15 @@ struct ModelOutcome {
   std::vector<double> Doubles(const std::string& name) const {
     std::string bytes = parameters.at(name);
     const Tensor flat(bytes.data(), {static_cast<int64_t>(bytes.size()) / SizeOf(dtype)}, dtype);
-    return DispatchFloat(dtype, [&](auto t) { return std::vector<double>(flat.span<decltype(t)>().begin(), flat.span<decltype(t)>().end()); });
+    return DispatchFloat(dtype,
+                         [&](auto t) { return std::vector<double>(flat.span<decltype(t)>().begin(), flat.span<decltype(t)>().end()); });
   }
   double loss() const { return reports.back().evaluation.objective; }
 };
 
 inline Experiment ParseExperiment(const std::string& text) {
   Experiment config;
-  CHECK(google::protobuf::TextFormat::ParseFromString(text, &config)) << text;
+  CHECK(google::protobuf::TextFormat::MergeFromString(text, &config)) << text;  // merging: later text adds to earlier blocks
   ConfigPlaces places;
   FillDefaults(&config, &places);
   return config;
@@ -117,7 +120,8 @@ inline absl::Status BuildRun(const ModelRun& run, Communicator& world, Assembly*
   a->guard = MakeGuard(a->config.optim().guard(), world.rank());
   const ParameterSet& parameters = a->model->parameters();
   const auto initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, a->config.seed(), value); };
-  ASSIGN_OR_RETURN(a->scheme, MakeScheme(a->config.optim(), {.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = run.steps}));
+  ASSIGN_OR_RETURN(a->scheme,
+                   MakeScheme(a->config.optim(), {.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = run.steps}));
   return absl::OkStatus();
 }
 
