@@ -26,7 +26,8 @@ struct CollectiveBenchOptions {
 };
 absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const CollectiveBenchOptions& options = {});
 
-// Training steps of a config (data, checkpoints and evaluation left out): tokens or samples a second, bytes between ranks a step.
+// Training steps of a config (data, checkpoints and evaluation left out): tokens or samples a second (steps, where the
+// model has no data), bytes between ranks a step.
 // Collective.
 struct TrainingBenchOptions {
   int warmup_steps = 3;

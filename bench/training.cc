@@ -31,11 +31,11 @@ absl::StatusOr<BenchReport> BenchTraining(const Experiment& config, Communicator
   int64_t totals[2] = {wire.sent_bytes, wire.sent_messages};
   RETURN_IF_ERROR(world.AllReduce("bench: bytes", Tensor(totals, {2}, DType::kI64), ReduceOp::kSum));
   const double steps = options.steps;
-  BenchResult result{
-      .name = config.name() + ", a training step", .work = static_cast<double>(units) / steps, .seconds = TimingOf(std::move(seconds))};
-  result.unit = "units/s";
-  if (assembly.model->sample_shape().kind == SampleShape::Kind::kTokens) result.unit = "tokens/s";
-  if (assembly.model->sample_shape().kind == SampleShape::Kind::kFeatures) result.unit = "samples/s";
+  BenchResult result{.name = config.name() + ", a training step", .unit = "steps/s", .work = 1, .seconds = TimingOf(std::move(seconds))};
+  if (assembly.model->sample_shape().kind != SampleShape::Kind::kNone) {
+    result.unit = assembly.model->sample_shape().kind == SampleShape::Kind::kTokens ? "tokens/s" : "samples/s";
+    result.work = static_cast<double>(units) / steps;
+  }
   result.facts = {{"sent_bytes_all_ranks", static_cast<double>(totals[0]) / steps},
                   {"messages_all_ranks", static_cast<double>(totals[1]) / steps},
                   {"parameters", static_cast<double>(assembly.model->parameters().elements())}};

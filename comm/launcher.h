@@ -11,7 +11,8 @@ struct LauncherPlace {
   int ranks = 1;
 };
 
-// This process's place in an MPI job; nullopt where no launcher started it. From the environment that Open MPI's mpirun and Slurm's srun --mpi=pmix set.
+// This process's place in an MPI job; nullopt where no launcher started it. From the environment that Open MPI's mpirun and Slurm's srun
+// --mpi=pmix set.
 std::optional<LauncherPlace> PlaceByLauncher();
 
 }  // namespace conclave

@@ -15,6 +15,16 @@ struct Part {
   int64_t size() const { return end - begin; }
 };
 
+// Number and kind of a collective in one tag: what ranks out of step send each other never matches, so that they wait and the watchdog names them, instead
+// of adding up what does not belong together.
+int CollectiveTag(const Collective& op, int64_t sequence) {
+  constexpr int kNumbers = 1 << 12;
+  uint32_t kind = 2166136261u + static_cast<uint32_t>(op.kind);  // FNV-1a
+  for (const char c : op.label) kind = (kind ^ static_cast<unsigned char>(c)) * 16777619u;
+  kind ^= kind >> 16;
+  return static_cast<int>(sequence % kNumbers) + kNumbers * static_cast<int>(kind % (kCollectiveTags / kNumbers));
+}
+
 Part PartOf(int64_t elements, int index, int parts) { return {elements * index / parts, elements * (index + 1) / parts}; }
 
 }  // namespace
@@ -27,7 +37,7 @@ class MessageOperation final : public Request::Impl {
 
   void Begin(const Collective& op, int64_t sequence) {
     op_ = op;
-    tag_ = sequence < 0 ? kCollectiveTags + op.tag : static_cast<int>(sequence % kCollectiveTags);
+    tag_ = sequence < 0 ? kCollectiveTags + op.tag : CollectiveTag(op, sequence);
     phase_ = 0;
     status_ = absl::OkStatus();
     done_ = false;

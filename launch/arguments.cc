@@ -9,7 +9,8 @@ absl::Status UnknownOption(const CommandSpec& spec, const std::string& name) {
   std::vector<std::string> known{"--help"};
   for (const OptionSpec& option : spec.options) known.push_back(option.name);
   const std::string closest = ClosestName(name, known);
-  return InvalidArgument("unknown option '%s'%s (see conclave %s --help)", name, closest.empty() ? "" : "; did you mean '" + closest + "'?", spec.name);
+  return InvalidArgument("unknown option '%s'%s (see conclave %s --help)", name, closest.empty() ? "" : "; did you mean '" + closest + "'?",
+                         spec.name);
 }
 
 }  // namespace
@@ -24,7 +25,8 @@ absl::StatusOr<Arguments> Arguments::Parse(const CommandSpec& spec, const std::v
       return result;
     }
     if (argument.size() < 2 || argument[0] != '-') {
-      if (result.positional_.size() == wanted.size()) return InvalidArgument("unexpected argument '%s' (see conclave %s --help)", argument, spec.name);
+      if (result.positional_.size() == wanted.size())
+        return InvalidArgument("unexpected argument '%s' (see conclave %s --help)", argument, spec.name);
       result.positional_.push_back(argument);
       continue;
     }
@@ -78,7 +80,8 @@ absl::StatusOr<double> Arguments::Real(const std::string& option, double fallbac
 }
 
 std::string HelpText(const CommandSpec& spec) {
-  std::string text = absl::StrFormat("usage: conclave %s%s%s [options]\n\n%s\n\n", spec.name, spec.positional.empty() ? "" : " ", spec.positional, spec.summary);
+  std::string text = absl::StrFormat("usage: conclave %s%s%s [options]\n\n%s\n\n", spec.name, spec.positional.empty() ? "" : " ",
+                                     spec.positional, spec.summary);
   for (const OptionSpec& option : spec.options) {
     const std::string left = option.value.empty() ? option.name : option.name + " " + option.value;
     absl::StrAppendFormat(&text, "  %-26s %s\n", left, option.help);

@@ -12,15 +12,15 @@
 namespace conclave {
 
 struct OptionSpec {
-  std::string name;     // "--run-dir"
-  std::string value;    // "DIR"; empty: a flag
+  std::string name;   // "--run-dir"
+  std::string value;  // "DIR"; empty: a flag
   std::string help;
   bool repeated = false;
 };
 
 struct CommandSpec {
-  std::string name;         // "train"
-  std::string positional;   // "CONFIG"; several in their order: "WHAT [CONFIG]", optional ones in brackets; empty: none
+  std::string name;        // "train"
+  std::string positional;  // "CONFIG"; several in their order: "WHAT [CONFIG]", optional ones in brackets; empty: none
   std::string summary;
   std::vector<OptionSpec> options;
 };

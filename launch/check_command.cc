@@ -32,7 +32,8 @@ int RunCheck(const Arguments& arguments, const std::vector<std::string>&) {
   }
   // A model that cannot be made is a bad config too; the vocabulary of a tokenizer that is still to be trained is not known here.
   Experiment config = loaded->config;
-  if (config.model().has_moe_lm() && config.model().moe_lm().vocab_size() == 0) config.mutable_model()->mutable_moe_lm()->set_vocab_size(256);
+  if (config.model().has_moe_lm() && config.model().moe_lm().vocab_size() == 0)
+    config.mutable_model()->mutable_moe_lm()->set_vocab_size(256);
   const auto model = MakeModel(config.model(), {.seed = config.seed(), .workers = static_cast<int>(config.trainer().workers())});
   if (!model.ok()) return Fail(model.status());
   if (arguments.Has("--resolved")) std::fputs(ResolvedText(*loaded).c_str(), stdout);
@@ -44,11 +45,14 @@ int RunTokenize(const Arguments& arguments, const std::vector<std::string>&) {
   const absl::StatusOr<LoadedConfig> loaded = LoadConfig(arguments.positional(), arguments.All("--set"));
   if (!loaded.ok()) return FailConfig(loaded.status());
   const Experiment& config = loaded->config;
-  const LoaderOptions options{.seed = config.seed(), .workers = static_cast<int>(config.trainer().workers()),
-                              .global_batch = config.trainer().global_batch(), .micro_batches = config.trainer().micro_batches()};
+  const LoaderOptions options{.seed = config.seed(),
+                              .workers = static_cast<int>(config.trainer().workers()),
+                              .global_batch = config.trainer().global_batch(),
+                              .micro_batches = config.trainer().micro_batches()};
   const absl::StatusOr<DataSet> data = OpenData(config.data(), options, config.model().moe_lm().context(), RealFileSystem());
   if (!data.ok()) return Fail(data.status());
-  if (data->tokenizer != nullptr) std::printf("tokenizer           %s, %d ids\n", data->tokenizer->name().c_str(), static_cast<int>(data->tokenizer->vocab_size()));
+  if (data->tokenizer != nullptr)
+    std::printf("tokenizer           %s, %d ids\n", data->tokenizer->name().c_str(), static_cast<int>(data->tokenizer->vocab_size()));
   if (data->bytes_per_token > 0) std::printf("bytes per token     %.3f\n", data->bytes_per_token);
   std::printf("training samples    %lld an epoch\nheld-out samples    %lld\n", static_cast<long long>(data->loader->samples_per_epoch()),
               static_cast<long long>(data->evaluation.size()));
@@ -67,15 +71,23 @@ Command CheckCommand() {
   return {{.name = "check",
            .positional = "[CONFIG]",
            .summary = "Parses and validates a config; touches no process group and no device.",
-           .options = {kSet, {"--ranks", "N", "also check that the mesh fits N ranks"}, {"--resolved", "", "print every field with its origin"},
+           .options = {kSet,
+                       {"--ranks", "N", "also check that the mesh fits N ranks"},
+                       {"--resolved", "", "print every field with its origin"},
                        {"--reference", "", "print the reference of all fields as Markdown; needs no CONFIG"}}},
           RunCheck};
 }
 
 Command TokenizeCommand() {
-  return {{.name = "tokenize", .positional = "CONFIG", .summary = "Trains the tokenizer and tokenizes the text of a config into its cache.", .options = {kSet}}, RunTokenize};
+  return {{.name = "tokenize",
+           .positional = "CONFIG",
+           .summary = "Trains the tokenizer and tokenizes the text of a config into its cache.",
+           .options = {kSet}},
+          RunTokenize};
 }
 
-Command VersionCommand() { return {{.name = "version", .summary = "Prints the versions of the program and of its libraries."}, RunVersion}; }
+Command VersionCommand() {
+  return {{.name = "version", .summary = "Prints the versions of the program and of its libraries."}, RunVersion};
+}
 
 }  // namespace conclave

@@ -18,7 +18,8 @@ absl::StatusOr<GenerateOptions> OptionsFrom(const Arguments& arguments) {
   ASSIGN_OR_RETURN(options.top_k, arguments.Integer("--top-k", options.top_k));
   ASSIGN_OR_RETURN(const int64_t seed, arguments.Integer("--seed", 1));
   options.seed = static_cast<uint64_t>(seed);
-  if (options.tokens < 0 || options.temperature < 0 || options.top_k < 0) return InvalidArgument("--tokens, --temperature and --top-k must not be negative");
+  if (options.tokens < 0 || options.temperature < 0 || options.top_k < 0)
+    return InvalidArgument("--tokens, --temperature and --top-k must not be negative");
   return options;
 }
 

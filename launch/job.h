@@ -13,16 +13,17 @@
 namespace conclave {
 
 struct JobOptions {
-  const Experiment* config = nullptr;   // transport, timeout, log settings
-  const RunFolder* folder = nullptr;    // logs and heartbeats go there; null: neither
-  int loopback_ranks = 1;               // ranks as threads, where no launcher started the process
+  const Experiment* config = nullptr;  // transport, timeout, log settings
+  const RunFolder* folder = nullptr;   // logs and heartbeats go there; null: neither
+  int loopback_ranks = 1;              // ranks as threads, where no launcher started the process
 };
 
 // What a rank does. Its exit code should be the same on every rank.
 using RankMain = std::function<absl::StatusOr<int>(Communicator& world)>;
 
-// Runs `main` on every rank of the job and returns the process's exit code: main's, or that of the error. All ranks finish MPI before any returns a code other than 0.
-// An error is printed by the rank that has it.
+// Runs `main` on every rank of the job and returns the process's exit code: main's, or that of the error. All ranks finish MPI before any
+// returns a code other than 0. An error is printed by the rank that has it, by one of them where several have the same; one rank's error
+// ends the job within seconds.
 int RunJob(const JobOptions& options, const RankMain& main);
 
 // True on the one process that should print what all processes know before MPI starts.

@@ -11,8 +11,11 @@
 namespace conclave {
 
 int FailConfig(const absl::Status& status) {
-  if (status.code() != absl::StatusCode::kInvalidArgument) return Fail(status);
-  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  if (status.code() == absl::StatusCode::kInvalidArgument) {
+    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());  // says "error:" at each place
+  } else {
+    Fail(status);
+  }
   return kExitUsage;
 }
 

@@ -19,8 +19,9 @@ std::string Usage(const std::vector<Command>& commands) {
   for (const Command& command : commands) {
     absl::StrAppendFormat(&text, "  %-10s %s\n", command.spec.name, SplitString(command.spec.summary, '\n')[0]);
   }
-  return text + "\nconclave COMMAND --help tells more. Exit codes: 0 finished; 1 failed; 2 bad config or usage; 70 a rank hung;\n"
-                "75 stopped with a committed checkpoint, resume me; 93 stopped by the user.\n";
+  return text +
+         "\nconclave COMMAND --help tells more. Exit codes: 0 finished; 1 failed; 2 bad config or usage; 70 a rank hung;\n"
+         "75 stopped with a committed checkpoint, resume me; 93 stopped by the user.\n";
 }
 
 int Main(const std::vector<std::string>& arguments) {

@@ -32,17 +32,22 @@ absl::StatusOr<int> TrainRank(const TrainRun& run, Communicator& world) {
   RETURN_IF_ERROR(Assemble(run.loaded.config, world, files, &assembly));
   if (world.rank() == 0) {
     LOG_INFO << "run folder " << run.folder.path();
-    LOG_INFO << absl::StrFormat("%d ranks = data %d x expert %d, %d workers", world.size(), assembly.mesh->shape().data, assembly.mesh->shape().expert,
-                                assembly.workers.workers);
+    LOG_INFO << absl::StrFormat("%d ranks = data %d x expert %d, %d workers", world.size(), assembly.mesh->shape().data,
+                                assembly.mesh->shape().expert, assembly.workers.workers);
     for (const std::string& line : SplitString(MemoryReport(assembly), '\n')) {
       if (!line.empty()) LOG_INFO << line;
     }
   }
-  const TrainerOptions options{.files = &files, .folder = &run.folder, .stop = &stop, .resume = run.resume, .config_hash = run.loaded.hash,
+  const TrainerOptions options{.files = &files,
+                               .folder = &run.folder,
+                               .stop = &stop,
+                               .resume = run.resume,
+                               .config_hash = run.loaded.hash,
                                .resolved_config = ResolvedText(run.loaded)};
   ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(&assembly, &world, options));
   ASSIGN_OR_RETURN(const StopReason reason, trainer->Run());
-  if (world.rank() == 0) LOG_INFO << "stopped at step " << trainer->step() << (reason == StopReason::kNone ? ", finished" : ", resume with --resume");
+  if (world.rank() == 0)
+    LOG_INFO << "stopped at step " << trainer->step() << (reason == StopReason::kNone ? ", finished" : ", resume with --resume");
   if (reason == StopReason::kNone) return kExitFinished;
   return reason == StopReason::kUser ? kExitUser : kExitRequeue;
 }
@@ -56,8 +61,12 @@ int Run(const Arguments& arguments, const std::vector<std::string>& raw) {
   std::string folder = arguments.Get("--run-dir", loaded->config.trainer().run_dir());
   if (folder.empty()) folder = JoinPath("runs", loaded->config.name());
   InstallStopHandlers();
-  TrainRun run{.loaded = *std::move(loaded), .folder = RunFolder(&RealFileSystem(), folder), .raw = raw, .overrides = overrides,
-               .stop_file = arguments.Get("--stop-file"), .resume = arguments.Has("--resume")};
+  TrainRun run{.loaded = *std::move(loaded),
+               .folder = RunFolder(&RealFileSystem(), folder),
+               .raw = raw,
+               .overrides = overrides,
+               .stop_file = arguments.Get("--stop-file"),
+               .resume = arguments.Has("--resume")};
   return RunJob({.config = &run.loaded.config, .folder = &run.folder, .loopback_ranks = static_cast<int>(*ranks)},
                 [&run](Communicator& world) { return TrainRank(run, world); });
 }

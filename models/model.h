@@ -24,7 +24,7 @@ class Model {
  public:
   virtual ~Model() = default;
   const ParameterSet& parameters() const { return parameters_; }
-  const std::vector<TermSpec>& terms() const { return terms_; }   // terms()[0] is the one that evaluation reports as "loss"
+  const std::vector<TermSpec>& terms() const { return terms_; }  // terms()[0] is the one that evaluation reports as "loss"
   virtual SampleShape sample_shape() const = 0;
   // Number of experts of each MoE layer; empty: none.
   virtual std::vector<int> experts() const { return {}; }
@@ -52,8 +52,8 @@ class Model {
 // What a model needs beside its message.
 struct ModelContext {
   uint64_t seed = 1;
-  int workers = 1;              // M
-  int64_t vocabulary = 0;       // the tokenizer's; 0: no tokenizer
+  int workers = 1;         // M
+  int64_t vocabulary = 0;  // the tokenizer's; 0: no tokenizer
 };
 
 // Errors: InvalidArgument for a message that makes no model, with the field's name.

@@ -24,8 +24,8 @@ enum class TermScale {
 struct TermSpec {
   std::string name;
   TermScale scale = TermScale::kPerSample;
-  double coefficient = 1;   // its weight in the objective
-  bool objective = true;    // false: reported only
+  double coefficient = 1;  // its weight in the objective
+  bool objective = true;   // false: reported only
 };
 
 // Gives each local block its gradient memory.
@@ -49,7 +49,8 @@ class Recorder {
   };
   explicit Recorder(const Options& options);
 
-  // Starts a leaf. `present` is false for a micro-step in which this rank has no leaf: the model still records (collectives), with zero rows.
+  // Starts a leaf. `present` is false for a micro-step in which this rank has no leaf: the model still records (collectives), with zero
+  // rows.
   void Begin(const FlatVector* point, const Batch* batch, bool present);
   // Starts an evaluation: clears the running counts.
   void BeginEvaluation();
@@ -62,7 +63,8 @@ class Recorder {
   Var Parameter(BlockId block);
   bool is_local(BlockId block) const { return point_->layout().is_local(block); }
   DType dtype() const { return point_->dtype(); }
-  // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width + column.
+  // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width +
+  // column.
   RngKey Noise(uint32_t site) const;
 
   // value: scalar f64. Adds weight * value to term `term`.
@@ -72,8 +74,8 @@ class Recorder {
   // What the loss cannot survive (non-finite router logits): the leaf's terms become NaN, so that all ranks refuse the step together.
   void Poison(const absl::Status& reason);
 
-  std::span<int64_t> counters() { return counters_; }        // of this leaf, cleared by Begin
-  std::span<int64_t> running_counts() { return running_; }   // since BeginEvaluation, equal on all ranks; the model's to fill
+  std::span<int64_t> counters() { return counters_; }       // of this leaf, cleared by Begin
+  std::span<int64_t> running_counts() { return running_; }  // since BeginEvaluation, equal on all ranks; the model's to fill
 
   struct Recorded {
     int term;
@@ -89,7 +91,7 @@ class Recorder {
   const FlatVector* point_ = nullptr;
   const Batch* batch_ = nullptr;
   bool present_ = true;
-  std::vector<Var> parameters_;      // by block id
+  std::vector<Var> parameters_;  // by block id
   std::vector<Recorded> recorded_;
   std::vector<double> values_;
   std::vector<int64_t> counters_, running_;

@@ -8,8 +8,9 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::Contiguous(std::span<const int>
   std::vector<std::vector<int>> table;
   for (const int count : experts) {
     if (count % axis != 0) {
-      return InvalidArgument("model.moe.experts: %d experts cannot be split evenly over an expert axis of %d; choose parallel.expert among the divisors of %d",
-                             count, axis, count);
+      return InvalidArgument(
+          "model.moe.experts: %d experts cannot be split evenly over an expert axis of %d; choose parallel.expert among the divisors of %d",
+          count, axis, count);
     }
     std::vector<int>& row = table.emplace_back(count);
     for (int e = 0; e < count; ++e) row[e] = e / (count / axis);
@@ -29,7 +30,8 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::FromTable(std::vector<std::vect
     std::vector<int>& at = p.expert_at_.emplace_back(row.size(), -1);
     for (size_t e = 0; e < row.size(); ++e) {
       if (row[e] < 0 || row[e] >= axis || used[row[e]] == slots) {
-        return InvalidArgument("placement: layer %d expert %d on coordinate %d: expected %d experts on each of 0..%d", layer, e, row[e], slots, axis - 1);
+        return InvalidArgument("placement: layer %d expert %d on coordinate %d: expected %d experts on each of 0..%d", layer, e, row[e],
+                               slots, axis - 1);
       }
       slot[e] = used[row[e]]++;
       at[row[e] * slots + slot[e]] = static_cast<int>(e);

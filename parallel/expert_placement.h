@@ -11,8 +11,8 @@
 
 namespace conclave {
 
-// For every MoE layer: which coordinate of the expert axis holds an expert, and in which local slot. Slots are 0 .. slots(layer) - 1, ascending with the
-// logical id. Every coordinate holds equally many experts of a layer.
+// For every MoE layer: which coordinate of the expert axis holds an expert, and in which local slot. Slots are 0 .. slots(layer) - 1,
+// ascending with the logical id. Every coordinate holds equally many experts of a layer.
 class ExpertPlacement {
  public:
   // experts[layer] experts each in contiguous runs. Errors: experts not divisible by the axis.
@@ -33,7 +33,8 @@ class ExpertPlacement {
   std::vector<std::vector<int>> coordinate_, slot_, expert_at_;
 };
 
-// Homes of all blocks: replicated blocks on every rank (canonical: rank 0), expert blocks on the ranks of their expert's coordinate (canonical: data coordinate 0).
+// Homes of all blocks: replicated blocks on every rank (canonical: rank 0), expert blocks on the ranks of their expert's coordinate
+// (canonical: data coordinate 0).
 Layout PlanLayout(const ParameterSet* parameters, const MeshShape& shape, int rank, const ExpertPlacement& placement);
 
 }  // namespace conclave

@@ -4,8 +4,9 @@ namespace conclave {
 
 absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator* world, const MeshShape& shape) {
   if (shape.data < 1 || shape.expert < 1 || int64_t{shape.data} * shape.expert != world->size()) {
-    return InvalidArgument("mesh: data %d x expert %d = %d ranks, but the job has %d; start %d ranks or change parallel.data / parallel.expert",
-                           shape.data, shape.expert, int64_t{shape.data} * shape.expert, world->size(), int64_t{shape.data} * shape.expert);
+    return InvalidArgument(
+        "mesh: data %d x expert %d = %d ranks, but the job has %d; start %d ranks or change parallel.data / parallel.expert", shape.data,
+        shape.expert, int64_t{shape.data} * shape.expert, world->size(), int64_t{shape.data} * shape.expert);
   }
   std::unique_ptr<Mesh> mesh(new Mesh(world, shape));
   const int rank = world->rank();

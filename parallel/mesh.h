@@ -15,8 +15,8 @@ struct MeshShape {
   int expert = 1;
 };
 
-// Owns one communicator a traffic class, so that collectives of one class can never be matched with another's. Each rank uses them in one order:
-// control at step boundaries; dispatch inside an evaluation; gradient traffic as buckets fill, in the fixed bucket order.
+// Owns one communicator a traffic class, so that collectives of one class can never be matched with another's. Each rank uses them in one
+// order: control at step boundaries; dispatch inside an evaluation; gradient traffic as buckets fill, in the fixed bucket order.
 class Mesh {
  public:
   // Collective on `world`, which must outlive the mesh. Errors: the product of the axes is not the number of ranks.
@@ -28,7 +28,7 @@ class Mesh {
   int data_coordinate() const { return rank() / shape_.expert; }
   int expert_coordinate() const { return rank() % shape_.expert; }
 
-  Communicator& control() const { return *world_; }               // all ranks: decisions, counts, checkpoints
+  Communicator& control() const { return *world_; }                  // all ranks: decisions, counts, checkpoints
   Communicator& gradient_world() const { return *gradient_world_; }  // all ranks: replicated blocks
   Communicator& gradient_data() const { return *gradient_data_; }    // ranks of equal expert coordinate: expert blocks
   Communicator& dispatch() const { return *dispatch_; }              // ranks of equal data coordinate: tokens to experts

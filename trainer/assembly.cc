@@ -30,7 +30,7 @@ bool HasData(const DataConfig& config) {
 absl::Status CheckDevice(const ParallelConfig& config) {
   if (config.device() == ParallelConfig::CPU) return absl::OkStatus();
   if (const absl::Status usable = RequireDevice({.kind = DeviceKind::kCuda}); !usable.ok()) {
-    return FailedPrecondition("parallel.device: CUDA cannot be used: %s; set CPU", usable.message());
+    return FailedPrecondition("parallel.device: %s", usable.message());
   }
   return Unimplemented("parallel.device: CUDA: this version trains on the CPU only; set CPU");
 }
@@ -56,8 +56,8 @@ absl::Status CheckSampleShape(const Assembly& a) {
   const SampleShape got = a.data.loader->shape();
   if (got == wanted) return absl::OkStatus();
   static constexpr const char* kNames[] = {"token sequences", "feature vectors", "no samples"};
-  return InvalidArgument("data: the model takes %s of width %d, the sources give %s of width %d", kNames[static_cast<int>(wanted.kind)], wanted.width,
-                         kNames[static_cast<int>(got.kind)], got.width);
+  return InvalidArgument("data: the model takes %s of width %d, the sources give %s of width %d", kNames[static_cast<int>(wanted.kind)],
+                         wanted.width, kNames[static_cast<int>(got.kind)], got.width);
 }
 
 absl::Status BuildModel(Assembly* a, Communicator& world) {
@@ -78,9 +78,10 @@ absl::Status BuildScheme(Assembly* a) {
   a->guard = MakeGuard(config.optim().guard(), a->mesh->rank());
   const ParameterSet& parameters = a->model->parameters();
   const uint64_t seed = config.seed();
-  ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(), {.exchange = a->MakeExchangeContext(),
-                                                          .initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, seed, value); },
-                                                          .total_steps = config.trainer().steps()}));
+  ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(),
+                                         {.exchange = a->MakeExchangeContext(),
+                                          .initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, seed, value); },
+                                          .total_steps = config.trainer().steps()}));
   return absl::OkStatus();
 }
 
@@ -130,8 +131,8 @@ absl::Status Assemble(const Experiment& config, Communicator& world, const FileS
   ASSIGN_OR_RETURN(a->mesh, Mesh::Create(&world, {.data = data, .expert = expert}));
   a->workers = {.workers = static_cast<int>(config.trainer().workers()), .ranks = world.size(), .expert_axis = expert};
   if (a->workers.workers < world.size()) {
-    return InvalidArgument("trainer.workers: %d workers cannot fill %d ranks; set trainer.workers to at least %d or start fewer ranks", a->workers.workers,
-                           world.size(), world.size());
+    return InvalidArgument("trainer.workers: %d workers cannot fill %d ranks; set trainer.workers to at least %d or start fewer ranks",
+                           a->workers.workers, world.size(), world.size());
   }
   if (HasData(config.data())) RETURN_IF_ERROR(OpenDataInTurn(config, a->mesh->control(), files, &a->data));
   return AgreeOn(a->mesh->control(), BuildAfterData(world, a), "building the run");
@@ -144,9 +145,10 @@ std::string MemoryReport(const Assembly& a) {
   int64_t train_state = 0;
   for (const StateEntry& entry : state.entries()) train_state += entry.data.bytes();
   const auto line = [](const char* what, int64_t bytes) { return absl::StrFormat("  %-34s %12s\n", what, HumanBytes(bytes)); };
-  return absl::StrFormat("memory of this rank (model: %s parameters, %s here)\n", HumanCount(a.model->parameters().elements()), HumanCount(local)) +
-         line("parameters", local * element) + line("parameters and scheme state", train_state) + line("gradients of a leaf", local * element) +
-         line("sums on their way (exchange)", local * element);
+  return absl::StrFormat("memory of this rank (model: %s parameters, %s here)\n", HumanCount(a.model->parameters().elements()),
+                         HumanCount(local)) +
+         line("parameters", local * element) + line("parameters and scheme state", train_state) +
+         line("gradients of a leaf", local * element) + line("sums on their way (exchange)", local * element);
 }
 
 }  // namespace conclave

@@ -30,14 +30,14 @@ struct Assembly {
   std::unique_ptr<ModelOperator> field;
   std::unique_ptr<Guard> guard;
   std::unique_ptr<Scheme> scheme;
-  int64_t held_out_rows = 1;   // samples of a held-out batch
+  int64_t held_out_rows = 1;  // samples of a held-out batch
 
   DType dtype() const { return ComputeDType(config.model()); }
   ExchangeContext MakeExchangeContext() const;
 };
 
-// Builds all parts; rank 0 opens the data first, so that tokenizing happens once. Collective on `world`, which must outlive the assembly; either every rank
-// gets OK or every rank an error. config: all defaults filled in.
+// Builds all parts; rank 0 opens the data first, so that tokenizing happens once. Collective on `world`, which must outlive the assembly;
+// either every rank gets OK or every rank an error. config: all defaults filled in.
 absl::Status Assemble(const Experiment& config, Communicator& world, const FileSystem& files, Assembly* assembly);
 
 // OK only if `mine` is OK on every rank; the lowest failing rank's own status there, "rank r failed" elsewhere. Collective.

@@ -59,7 +59,11 @@ absl::StatusOr<std::string> Generate(Assembly& a, const GenerateOptions& options
   }
   Arena arena;
   Tape tape(&arena, /*gradients=*/false);
-  Recorder recorder({.tape = &tape, .parameters = &a.model->parameters(), .terms = &a.model->terms(), .dispatch = &*a.dispatch, .counters = a.model->counters()});
+  Recorder recorder({.tape = &tape,
+                     .parameters = &a.model->parameters(),
+                     .terms = &a.model->terms(),
+                     .dispatch = &*a.dispatch,
+                     .counters = a.model->counters()});
   std::string text = a.data.tokenizer->Decode(tokens);
   if (on_text) on_text(text);
   for (int64_t i = 0; i < options.tokens; ++i) {

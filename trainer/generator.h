@@ -17,9 +17,11 @@ struct GenerateOptions {
   uint64_t seed = 1;
 };
 
-// Extends the prompt one token at a time; the last model.context() tokens are what it sees. `on_text` receives pieces as they are decoded. Deterministic in its
-// arguments. Collective: every rank computes, all get the same text. Returns prompt and continuation. Errors: not a language model, text without tokens.
-absl::StatusOr<std::string> Generate(Assembly& assembly, const GenerateOptions& options, const std::function<void(const std::string&)>& on_text);
+// Extends the prompt one token at a time; the last model.context() tokens are what it sees. `on_text` receives pieces as they are decoded.
+// Deterministic in its arguments. Collective: every rank computes, all get the same text. Returns prompt and continuation. Errors: not a
+// language model, text without tokens.
+absl::StatusOr<std::string> Generate(Assembly& assembly, const GenerateOptions& options,
+                                     const std::function<void(const std::string&)>& on_text);
 
 }  // namespace conclave
 

@@ -9,8 +9,9 @@
 
 namespace conclave {
 
-// Level 0 takes the gradient of the running leaf; level l >= 1 holds the sum of 2^(l - 1) earlier leaves of the same worker (a binary counter). An expert block has
-// one lane for each rank of its data column while workers are kept apart, one lane otherwise; other blocks always have one. Not thread-safe.
+// Level 0 takes the gradient of the running leaf; level l >= 1 holds the sum of 2^(l - 1) earlier leaves of the same worker (a binary
+// counter). An expert block has one lane for each rank of its data column while workers are kept apart, one lane otherwise; other blocks
+// always have one. Not thread-safe.
 class LeafGradients : public GradientSlots {
  public:
   // column: ranks of a data column. leaves: of a worker.
@@ -23,8 +24,8 @@ class LeafGradients : public GradientSlots {
   int lanes(BlockId block) const { return is_expert(block) ? lanes_ : 1; }
   Tensor Running(BlockId block, int lane) const { return At(0, block, lane); }
 
-  // Takes the running gradient of leaf `leaf` (0-based) of a worker into the counter. Returns the worker's sum if it was the last leaf (valid until the next
-  // leaf), else an undefined tensor.
+  // Takes the running gradient of leaf `leaf` (0-based) of a worker into the counter. Returns the worker's sum if it was the last leaf
+  // (valid until the next leaf), else an undefined tensor.
   Tensor Merge(BlockId block, int lane, int64_t leaf);
 
   int64_t bytes() const;
@@ -41,7 +42,7 @@ class LeafGradients : public GradientSlots {
   DType dtype_;
   int column_;
   int64_t leaves_;
-  int lanes_ = 1;           // of the running mode
+  int lanes_ = 1;  // of the running mode
   int reserved_lanes_ = 0;
   int64_t shared_elements_ = 0, expert_elements_ = 0;
   std::vector<int64_t> offset_;  // by block, in its area

@@ -9,8 +9,8 @@
 
 namespace conclave {
 
-// Rows of leaves that live elsewhere stay +0 until Gather adds them: every entry has one contributor, so nothing is rounded. Counters are integers below
-// 2^53, summed over ranks. Memory is kept between uses and grows only when asked for more rows than before.
+// Rows of leaves that live elsewhere stay +0 until Gather adds them: every entry has one contributor, so nothing is rounded. Counters are
+// integers below 2^53, summed over ranks. Memory is kept between uses and grows only when asked for more rows than before.
 class LeafTable {
  public:
   LeafTable(int64_t columns, int64_t counters) : columns_(columns), counters_(counters) {}
@@ -19,7 +19,8 @@ class LeafTable {
   double& At(int64_t leaf, int64_t column) { return data_->data<double>()[leaf * columns_ + column]; }
   // Adds to the counters.
   void Count(std::span<const int64_t> counts);
-  // Collective. Afterwards the sums are there: workers' leaves by the tree first, then workers by the tree (leaves = workers * leaves_per_worker).
+  // Collective. Afterwards the sums are there: workers' leaves by the tree first, then workers by the tree (leaves = workers *
+  // leaves_per_worker).
   absl::Status Gather(Communicator& control, int64_t leaves_per_worker);
   double Sum(int64_t column) const { return data_->data<double>()[column]; }
   int64_t Counter(int64_t i) const { return static_cast<int64_t>(data_->data<double>()[leaves_ * columns_ + i]); }

@@ -61,9 +61,12 @@ int64_t ModelOperator::LeafOf(int rank, int64_t micro_step) const {
 double ModelOperator::ScaleOf(TermScale scale, int64_t leaf_samples) const {
   const double total = static_cast<double>(std::max<int64_t>(step_samples_, 1));
   switch (scale) {
-    case TermScale::kPerSample: return 1.0 / total;
-    case TermScale::kLeafMean: return static_cast<double>(leaf_samples) / total;
-    case TermScale::kOnce: return 1.0 / static_cast<double>(leaves_);
+    case TermScale::kPerSample:
+      return 1.0 / total;
+    case TermScale::kLeafMean:
+      return static_cast<double>(leaf_samples) / total;
+    case TermScale::kOnce:
+      return 1.0 / static_cast<double>(leaves_);
   }
   return 0;
 }
@@ -87,7 +90,8 @@ absl::Status ModelOperator::LoadLeaves(const SampleKey& key) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) {
+absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker,
+                                                   const OnBlock& on_block) {
   RETURN_IF_ERROR(LoadLeaves(key));
   const std::vector<TermSpec>& terms = options_.model->terms();
   const int64_t micro_steps = options_.workers.MostPerRank() * options_.micro_batches;
@@ -134,8 +138,8 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
     final_[block.value] = true;
     return Deliver(step, block, on_block);
   }));
-  // Blocks that this recording did not use (a rank without a leaf in this micro-step, a branch of the model): nothing was added to them, but what earlier
-  // leaves left must still be handed over, and every leaf must be counted.
+  // Blocks that this recording did not use (a rank without a leaf in this micro-step, a branch of the model): nothing was added to them,
+  // but what earlier leaves left must still be handed over, and every leaf must be counted.
   for (const BlockId block : options_.layout->local_blocks()) {
     if (!final_[block.value]) RETURN_IF_ERROR(Deliver(step, block, on_block));
   }

@@ -1,4 +1,5 @@
-// ModelOperator: a model on data as an Operator. The only place where models meet optim, and where a gradient changes sign for a maximising player.
+// ModelOperator: a model on data as an Operator. The only place where models meet optim, and where a gradient changes sign for a maximising
+// player.
 #ifndef CONCLAVE_TRAINER_MODEL_OPERATOR_H_
 #define CONCLAVE_TRAINER_MODEL_OPERATOR_H_
 
@@ -15,17 +16,18 @@
 
 namespace conclave {
 
-// f_m of worker m is differentiated leaf by leaf (micro_batches leaves a worker); F_m = M grad f_m, signed per player. Leaves of one worker are summed by the
-// reduction tree before they are handed over. An expert block's share of another rank's worker is handed over by the owner in that rank's data column.
+// f_m of worker m is differentiated leaf by leaf (micro_batches leaves a worker); F_m = M grad f_m, signed per player. Leaves of one worker
+// are summed by the reduction tree before they are handed over. An expert block's share of another rank's worker is handed over by the
+// owner in that rank's data column.
 class ModelOperator : public Operator {
  public:
   struct Options {
     const Model* model = nullptr;
     const Mesh* mesh = nullptr;
     const Layout* layout = nullptr;
-    const ExpertDispatch* dispatch = nullptr;       // null: no experts
-    const Loader* loader = nullptr;                 // null: a model without data
-    const EvaluationSet* held_out = nullptr;        // null or empty: nothing is held out
+    const ExpertDispatch* dispatch = nullptr;  // null: no experts
+    const Loader* loader = nullptr;            // null: a model without data
+    const EvaluationSet* held_out = nullptr;   // null or empty: nothing is held out
     WorkerMap workers;
     int64_t micro_batches = 1;
     uint64_t seed = 1;
@@ -38,8 +40,9 @@ class ModelOperator : public Operator {
   absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) override;
   OperatorConstants constants() const override;
 
-  // Means of the terms over the first `batches` held-out batches of `rows` samples (0: all), weighted by tokens; counters are zero. Does not depend on the
-  // number of ranks but for the rounding of expert products. Collective. Errors: FailedPrecondition if nothing is held out.
+  // Means of the terms over the first `batches` held-out batches of `rows` samples (0: all), weighted by tokens; counters are zero. Does
+  // not depend on the number of ranks but for the rounding of expert products. Collective. Errors: FailedPrecondition if nothing is held
+  // out.
   absl::StatusOr<Evaluation> EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows);
 
   int64_t activation_bytes() const { return arena_.peak_bytes(); }  // largest arena use so far
@@ -59,17 +62,17 @@ class ModelOperator : public Operator {
   double ScaleOf(TermScale scale, int64_t leaf_samples) const;
 
   Options options_;
-  int64_t leaves_;                        // M * micro_batches
+  int64_t leaves_;  // M * micro_batches
   Arena arena_;
   Tape tape_, forward_tape_;
   LeafGradients gradients_;
   Recorder recorder_, forward_recorder_;
-  std::vector<BatchBuffer> batches_;      // local leaves in order; the last one stays empty
+  std::vector<BatchBuffer> batches_;  // local leaves in order; the last one stays empty
   BatchBuffer held_out_batch_;
   LeafTable table_;
   std::vector<Seed> seeds_;
-  std::vector<char> final_;               // by block: handed over in the running micro-step
-  int64_t step_samples_ = 0;              // T_step
+  std::vector<char> final_;   // by block: handed over in the running micro-step
+  int64_t step_samples_ = 0;  // T_step
 };
 
 }  // namespace conclave

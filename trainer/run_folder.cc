@@ -42,8 +42,8 @@ absl::Status RunFolder::WriteInputs(const LoadedConfig& loaded) const {
   return absl::OkStatus();
 }
 
-absl::Status RunFolder::Prepare(const LoadedConfig& loaded, const std::vector<std::string>& arguments, const std::vector<std::string>& overrides,
-                                bool resume) const {
+absl::Status RunFolder::Prepare(const LoadedConfig& loaded, const std::vector<std::string>& arguments,
+                                const std::vector<std::string>& overrides, bool resume) const {
   RETURN_IF_ERROR(files_->CreateDirs(JoinPath(path_, "logs")));
   RETURN_IF_ERROR(files_->CreateDirs(Heartbeats()));
   if (!resume && files_->Exists(Metrics())) {

@@ -1,4 +1,5 @@
-// RunFolder: the files of one run: config.resolved.textproto, config.input/, overrides.txt, env.textproto, metrics.jsonl, checkpoints/, logs/, heartbeat/.
+// RunFolder: the files of one run: config.resolved.textproto, config.input/, overrides.txt, env.textproto, metrics.jsonl, checkpoints/,
+// logs/, heartbeat/.
 #ifndef CONCLAVE_TRAINER_RUN_FOLDER_H_
 #define CONCLAVE_TRAINER_RUN_FOLDER_H_
 
@@ -22,9 +23,10 @@ class RunFolder {
   std::string Log(int rank) const { return JoinPath(path_, "logs/rank-" + std::to_string(rank) + ".log"); }
   std::string ResolvedConfig() const { return JoinPath(path_, "config.resolved.textproto"); }
 
-  // Makes the folders and writes what the run was started with (rank 0 calls it). A folder that holds another run's metrics is refused unless `resume`.
-  // Errors: of the file system, FailedPrecondition.
-  absl::Status Prepare(const LoadedConfig& loaded, const std::vector<std::string>& arguments, const std::vector<std::string>& overrides, bool resume) const;
+  // Makes the folders and writes what the run was started with (rank 0 calls it). A folder that holds another run's metrics is refused
+  // unless `resume`. Errors: of the file system, FailedPrecondition.
+  absl::Status Prepare(const LoadedConfig& loaded, const std::vector<std::string>& arguments, const std::vector<std::string>& overrides,
+                       bool resume) const;
 
   // The config of the run in this folder. Errors: NotFound if it holds none.
   absl::StatusOr<Experiment> ReadConfig() const;

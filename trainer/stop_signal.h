@@ -16,10 +16,12 @@ enum class StopReason : int64_t { kNone = 0, kTimeLimit = 1, kPreempted = 2, kUs
 // Exit codes that a supervisor understands.
 inline constexpr int kExitFinished = 0, kExitFailed = 1, kExitUsage = 2, kExitRequeue = 75, kExitUser = 93;
 
-// USR1 and TERM ask for a stop with a checkpoint (75), INT for a user's stop (93). Handlers only set a flag; they are process-wide, so install them once.
+// USR1 and TERM ask for a stop with a checkpoint (75), INT for a user's stop (93). Handlers only set a flag; they are process-wide, so
+// install them once.
 void InstallStopHandlers();
 
-// What this process was asked for. A launcher that turns everything into USR1 tells the kinds apart by a stop file holding "user" or "preempt".
+// What this process was asked for. A launcher that turns everything into USR1 tells the kinds apart by a stop file holding "user" or
+// "preempt".
 class StopRequests {
  public:
   // stop_file may be empty. time_limit_seconds: 0 for none, counted from construction.

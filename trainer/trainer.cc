@@ -73,7 +73,8 @@ absl::Status Trainer::Restore() {
       return absl::OkStatus();
     }
     if (!assembly_.config.checkpoint().fresh_start()) {
-      return NotFound("--resume: no usable checkpoint in '%s'; start without --resume, or set checkpoint.fresh_start: true", store_->folder());
+      return NotFound("--resume: no usable checkpoint in '%s'; start without --resume, or set checkpoint.fresh_start: true",
+                      store_->folder());
     }
   }
   if (assembly_.config.trainer().has_init_from()) {
@@ -83,7 +84,8 @@ absl::Status Trainer::Restore() {
     ASSIGN_OR_RETURN(const LoadedCheckpoint loaded,
                      LoadCheckpoint(*options_.files, control_, from.path(), state, {.prefix = "model/", .strict = from.strict()}));
     if (control_.rank() == 0) {
-      LOG_INFO << "weights from " << loaded.path << " (" << loaded.report.missing.size() << " kept as initialised, " << loaded.report.unused.size() << " unused)";
+      LOG_INFO << "weights from " << loaded.path << " (" << loaded.report.missing.size() << " kept as initialised, "
+               << loaded.report.unused.size() << " unused)";
     }
     if (averaged_.defined()) averaged_.CopyFrom(assembly_.scheme->point());
   }
@@ -93,7 +95,8 @@ absl::Status Trainer::Restore() {
 absl::Status Trainer::OpenTelemetry() {
   if (control_.rank() != 0) return absl::OkStatus();
   const ObserveConfig& observe = assembly_.config.observe();
-  TelemetryOptions telemetry{.files = options_.files, .folder = options_.folder->path(), .resumed_step = cursor_.step, .metrics = observe.metrics()};
+  TelemetryOptions telemetry{
+      .files = options_.files, .folder = options_.folder->path(), .resumed_step = cursor_.step, .metrics = observe.metrics()};
   ASSIGN_OR_RETURN(telemetry_, Telemetry::Open(telemetry));
   ProgressOptions progress = ProgressOptionsFor(observe.progress(), control_.rank());
   progress.first = cursor_.step;
@@ -120,8 +123,12 @@ absl::StatusOr<StopReason> Trainer::Run() {
   if (telemetry_ != nullptr) {
     progress_->Finish();
     RETURN_IF_ERROR(telemetry_->Sync());
-    RETURN_IF_ERROR(telemetry_->UpdateStatus({.phase = reason == StopReason::kNone ? "finished" : "stopped", .step = cursor_.step, .steps = total_steps(),
-                                              .ranks = control_.size(), .last_checkpoint = last_saved_}, true));
+    RETURN_IF_ERROR(telemetry_->UpdateStatus({.phase = reason == StopReason::kNone ? "finished" : "stopped",
+                                              .step = cursor_.step,
+                                              .steps = total_steps(),
+                                              .ranks = control_.size(),
+                                              .last_checkpoint = last_saved_},
+                                             true));
   }
   return reason;
 }
@@ -157,8 +164,9 @@ absl::Status Trainer::Evaluate(StepRecord* record) {
   const EvalConfig& eval = assembly_.config.trainer().eval();
   const TrainerConfig& trainer = assembly_.config.trainer();
   const FlatVector& point = averaged_.defined() ? averaged_ : assembly_.scheme->point();
-  ASSIGN_OR_RETURN(const Evaluation result,
-                   assembly_.field->EvaluateHeldOut(point, eval.batches() * trainer.workers() * trainer.micro_batches(), assembly_.held_out_rows));
+  ASSIGN_OR_RETURN(
+      const Evaluation result,
+      assembly_.field->EvaluateHeldOut(point, eval.batches() * trainer.workers() * trainer.micro_batches(), assembly_.held_out_rows));
   for (const Term& term : result.terms) record->evaluation.push_back({term.name, term.value});
   record->evaluation.push_back({"samples", static_cast<double>(result.samples)});
   last_evaluation_ = result.terms[0].value;
@@ -168,7 +176,9 @@ absl::Status Trainer::Evaluate(StepRecord* record) {
   }
   record->seconds.evaluation = RealClock().Seconds() - began;
   if (control_.ledger() != nullptr) control_.ledger()->Take();
-  if (control_.rank() == 0) LOG_INFO << absl::StrFormat("step %d: held-out %s %.4f (best %.4f at %d)", cursor_.step, result.terms[0].name, *last_evaluation_, *best_, best_step_);
+  if (control_.rank() == 0)
+    LOG_INFO << absl::StrFormat("step %d: held-out %s %.4f (best %.4f at %d)", cursor_.step, result.terms[0].name, *last_evaluation_,
+                                *best_, best_step_);
   return absl::OkStatus();
 }
 
@@ -223,10 +233,15 @@ absl::Status Trainer::Record(const StepReport& report, StepRecord record) {
   AddLoads(report.evaluation, assembly_.model->experts(), &record);
   RETURN_IF_ERROR(telemetry_->Record(record));
   const double rate = record.seconds.step > 0 ? static_cast<double>(record.tokens) / record.seconds.step : 0;
-  progress_->Update(cursor_.step, absl::StrFormat("%s %.4f  norm %.3f  lr %.2e  %s tokens/s", report.evaluation.terms.empty() ? "objective" : report.evaluation.terms[0].name,
-                                                  report.evaluation.terms.empty() ? record.objective : report.evaluation.terms[0].value, record.gradient_norm,
-                                                  record.learning_rate, HumanCount(static_cast<int64_t>(rate))));
-  return telemetry_->UpdateStatus({.phase = "train", .step = cursor_.step, .steps = total_steps(), .steps_per_second = progress_->rate(), .ranks = control_.size(),
+  progress_->Update(cursor_.step, absl::StrFormat("%s %.4f  norm %.3f  lr %.2e  %s tokens/s",
+                                                  report.evaluation.terms.empty() ? "objective" : report.evaluation.terms[0].name,
+                                                  report.evaluation.terms.empty() ? record.objective : report.evaluation.terms[0].value,
+                                                  record.gradient_norm, record.learning_rate, HumanCount(static_cast<int64_t>(rate))));
+  return telemetry_->UpdateStatus({.phase = "train",
+                                   .step = cursor_.step,
+                                   .steps = total_steps(),
+                                   .steps_per_second = progress_->rate(),
+                                   .ranks = control_.size(),
                                    .last_checkpoint = last_saved_});
 }
 

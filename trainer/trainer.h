@@ -21,13 +21,14 @@ struct TrainerOptions {
   const FileSystem* files = nullptr;
   const RunFolder* folder = nullptr;
   const StopRequests* stop = nullptr;
-  bool resume = false;           // go on from the newest checkpoint of the run folder
+  bool resume = false;  // go on from the newest checkpoint of the run folder
   uint64_t config_hash = 0;
-  std::string resolved_config;   // text, for checkpoints
-  int64_t stop_after = 0;        // for tests: stop as if asked to once so many steps are done; 0: never
+  std::string resolved_config;  // text, for checkpoints
+  int64_t stop_after = 0;       // for tests: stop as if asked to once so many steps are done; 0: never
 };
 
-// Every rank owns one; all methods are collective. Train state = the scheme's, the guard's, the cursor, the best evaluation, the averaged weights.
+// Every rank owns one; all methods are collective. Train state = the scheme's, the guard's, the cursor, the best evaluation, the averaged
+// weights.
 class Trainer {
  public:
   // Loads the checkpoint (resume), another run's weights (trainer.init_from) or starts fresh.
@@ -60,7 +61,7 @@ class Trainer {
   std::unique_ptr<Telemetry> telemetry_;  // rank 0
   std::unique_ptr<Progress> progress_;    // rank 0
   Cursor cursor_;
-  FlatVector averaged_;                   // exponential mean of the weights, if asked for
+  FlatVector averaged_;  // exponential mean of the weights, if asked for
   std::optional<double> best_, last_evaluation_;
   int64_t best_step_ = 0;
   int64_t last_saved_ = -1;

@@ -21,8 +21,8 @@ Var KlToCentredNormal(Tape& tape, Var mean, Var log_std, double prior_variance);
 // The same from one draw: sum over rows of log q(sample) - log p(sample), per dim: [d]. Unbiased for KlToCentredNormal.
 Var KlToCentredNormalSampled(Tape& tape, const NormalDraw& draw, Var log_std, double prior_variance);
 
-// log N(difference; 0, exp(log_variance) I) by row: [n]. difference: [n, d], log_variance: [1]. `extra`: [1] added to every row's squared error
-// (what an expectation in closed form leaves over), or none.
+// log N(difference; 0, exp(log_variance) I) by row: [n]. difference: [n, d], log_variance: [1]. `extra`: [1] added to every row's squared
+// error (what an expectation in closed form leaves over), or none.
 Var LogDensityIsotropic(Tape& tape, Var difference, Var log_variance, Var extra = {});
 
 }  // namespace conclave

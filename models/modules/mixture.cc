@@ -45,7 +45,8 @@ Routing RecordRouter(Recorder& r, Var logits, const RouterOptions& o, int layer)
   routing.probabilities = Softmax(tape, logits);
   Tensor scores = tape.value(o.post ? logits : routing.probabilities);
   if (const int64_t bad = FirstNonFiniteRow(tape.value(logits)); bad >= 0) {
-    r.Poison(Internal("router of MoE layer %d: logits of token %d are not finite; the step is refused (check the learning rate)", layer, bad));
+    r.Poison(
+        Internal("router of MoE layer %d: logits of token %d are not finite; the step is refused (check the learning rate)", layer, bad));
     scores = Sanitized(tape.arena(), scores);
   }
   TopK(scores, o.top_k, routing.ids);
@@ -80,7 +81,8 @@ Var BalanceLoss(Tape& tape, const Routing& routing, const BalanceArgs& args) {
       using T = decltype(t);
       T* f = factor.data<T>() + g * rows * experts;
       for (int64_t i = 0; i < experts; ++i) {
-        const double value = static_cast<double>(experts) * static_cast<double>(counts.data<int64_t>()[i]) / (static_cast<double>(total) * n);
+        const double value =
+            static_cast<double>(experts) * static_cast<double>(counts.data<int64_t>()[i]) / (static_cast<double>(total) * n);
         for (int64_t row = 0; row < rows; ++row) f[row * experts + i] = static_cast<T>(value);
       }
     });
@@ -97,7 +99,8 @@ MixtureLayer MixtureLayer::Register(ParameterSet& parameters, const std::string&
   for (int e = 0; e < o.router.experts; ++e) {
     const std::string prefix = absl::StrFormat("%s.experts.%d", name, e);
     const auto add = [&](const char* part, const Shape& shape, const Init& init) {
-      return parameters.Add({.name = prefix + part, .shape = shape, .kind = BlockKind::kExpert, .expert = e, .moe_layer = o.layer, .init = init});
+      return parameters.Add(
+          {.name = prefix + part, .shape = shape, .kind = BlockKind::kExpert, .expert = e, .moe_layer = o.layer, .init = init});
     };
     layer.up_.push_back(add(".up.weight", {o.expert.up_rows(), o.expert.width}, {Init::Kind::kNormal, o.expert.std}));
     if (o.expert.bias) layer.up_bias_.push_back(add(".up.bias", {o.expert.up_rows()}, {}));

@@ -11,8 +11,8 @@ namespace conclave {
 
 struct RouterOptions {
   int experts = 1, top_k = 1;
-  bool post = false;          // softmax over the selected logits; else over all, before the selection
-  bool renormalize = true;    // pre: divide by the sum of the selected
+  bool post = false;        // softmax over the selected logits; else over all, before the selection
+  bool renormalize = true;  // pre: divide by the sum of the selected
   MoeConfig::BalanceScope scope = MoeConfig::WORKER;
 };
 
@@ -27,8 +27,8 @@ struct Routing {
 // logits: [n, E]. Non-finite logits poison the recorder (naming `layer` and the token) and route as if they were 0.
 Routing RecordRouter(Recorder& r, Var logits, const RouterOptions& options, int layer);
 
-// aux = E sum_i f_i P_i over the scope's tokens, f_i = count_i / (tokens k) constant in backward: 1 under uniform load. `counts`: i64 [E] of
-// this leaf, scope GLOBAL: running over ranks and leaves of the evaluation. SEQUENCE: mean over `sequences` equal sequences. Scalar.
+// aux = E sum_i f_i P_i over the scope's tokens, f_i = count_i / (tokens k) constant in backward: 1 under uniform load. `counts`: i64 [E]
+// of this leaf, scope GLOBAL: running over ranks and leaves of the evaluation. SEQUENCE: mean over `sequences` equal sequences. Scalar.
 struct BalanceArgs {
   MoeConfig::BalanceScope scope = MoeConfig::WORKER;
   int64_t sequences = 1;
@@ -48,7 +48,7 @@ class MixtureLayer {
   struct Options {
     RouterOptions router;
     MlpOptions expert;
-    int layer = 0;            // index among the MoE layers
+    int layer = 0;  // index among the MoE layers
     MixtureTerms terms;
   };
   static MixtureLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);

@@ -1,5 +1,6 @@
-// bilinear_game: min_x max_y (1/M) sum_m f_m, f_m = x'A_m y + a_m'x + b_m'y + lambda/2 (|x|^2 - |y|^2), with A_m = (1 - h) A_0 + h E_m symmetric of a
-// given spectrum. Its operator is F(z) = (A y + a + lambda x, -A'x - b + lambda y): strongly monotone with mu = lambda, L = sqrt(lambda^2 + |A|^2).
+// bilinear_game: min_x max_y (1/M) sum_m f_m, f_m = x'A_m y + a_m'x + b_m'y + lambda/2 (|x|^2 - |y|^2), with A_m = (1 - h) A_0 + h E_m
+// symmetric of a given spectrum. Its operator is F(z) = (A y + a + lambda x, -A'x - b + lambda y): strongly monotone with mu = lambda, L =
+// sqrt(lambda^2 + |A|^2).
 
 #include <algorithm>
 #include <cmath>
@@ -34,7 +35,8 @@ Matrix RandomSymmetric(const BilinearGameConfig& config, const RngKey& key) {
   return a;
 }
 
-// Solves m x = rhs (n unknowns) by Gaussian elimination with partial pivoting. Returns an empty vector for a matrix that is singular to rounding.
+// Solves m x = rhs (n unknowns) by Gaussian elimination with partial pivoting. Returns an empty vector for a matrix that is singular to
+// rounding.
 std::vector<double> SolveDense(Matrix m, std::vector<double> rhs) {
   const int64_t n = static_cast<int64_t>(rhs.size());
   double largest = 0;
@@ -59,7 +61,7 @@ std::vector<double> SolveDense(Matrix m, std::vector<double> rhs) {
 }
 
 struct WorkerProblem {
-  Matrix matrix;                 // A_m
+  Matrix matrix;  // A_m
   std::vector<double> a, b;
   std::vector<float> matrix_f32, a_f32, b_f32;
 };

@@ -1,5 +1,5 @@
-// linear_vae: encoder q(z|x) = N(W x + c, diag(s^2)), decoder p(x|z) = N(U z + b, v I), prior N(0, p I); maximises E_q log p(x|z) - beta KL.
-// With beta = 1 the optimum is probabilistic PCA (Tipping & Bishop 1999; Lucas et al. 2019 for the collapse of modes).
+// linear_vae: encoder q(z|x) = N(W x + c, diag(s^2)), decoder p(x|z) = N(U z + b, v I), prior N(0, p I); maximises E_q log p(x|z) - beta
+// KL. With beta = 1 the optimum is probabilistic PCA (Tipping & Bishop 1999; Lucas et al. 2019 for the collapse of modes).
 
 #include <cmath>
 
@@ -23,7 +23,8 @@ class LinearVae : public Model {
     log_std_ = parameters_.Add({.name = "encoder.log_std", .shape = {q}});
     decoder_ = LinearLayer::Register(parameters_, "decoder", {.in = q, .out = d, .bias = true, .std = config.init_std()});
     if (config.learn_decoder_variance()) {
-      log_variance_ = parameters_.Add({.name = "decoder.log_variance", .shape = {1}, .init = {Init::Kind::kConstant, std::log(config.decoder_variance())}});
+      log_variance_ = parameters_.Add(
+          {.name = "decoder.log_variance", .shape = {1}, .init = {Init::Kind::kConstant, std::log(config.decoder_variance())}});
     }
   }
 
@@ -38,7 +39,8 @@ class LinearVae : public Model {
     for (int64_t k = 0; k < samples; ++k) {
       const NormalDraw draw = SampleNormal(tape, mean, log_std, r.Noise(static_cast<uint32_t>(1 + k)), r.batch().first_row);
       AddReconstruction(r, x, draw.sample, Var{}, 1.0 / static_cast<double>(samples));
-      if (!config_.analytic_kl()) AddKl(r, KlToCentredNormalSampled(tape, draw, log_std, config_.prior_variance()), 1.0 / static_cast<double>(samples));
+      if (!config_.analytic_kl())
+        AddKl(r, KlToCentredNormalSampled(tape, draw, log_std, config_.prior_variance()), 1.0 / static_cast<double>(samples));
     }
     if (samples == 0) AddReconstruction(r, x, mean, SpreadOfReconstruction(r, log_std), 1.0);
     if (config_.analytic_kl()) AddKl(r, KlToCentredNormal(tape, mean, log_std, config_.prior_variance()), 1.0);

@@ -88,16 +88,26 @@ class MoeLm : public Model {
       positions_ = parameters_.Add({.name = "positions.weight", .shape = {config_.context(), width}, .init = {Init::Kind::kNormal, std}});
     }
     const auto norm = [&](const std::string& name) {
-      return NormLayer::Register(parameters_, name, {.width = width, .rms = config_.norm() == MoeLmConfig::RMS_NORM, .bias = config_.bias(), .epsilon = config_.norm_eps()});
+      return NormLayer::Register(
+          parameters_, name,
+          {.width = width, .rms = config_.norm() == MoeLmConfig::RMS_NORM, .bias = config_.bias(), .epsilon = config_.norm_eps()});
     };
-    MlpOptions mlp{.width = width, .swiglu = config_.activation() == MoeLmConfig::SWIGLU, .bias = config_.bias(), .std = std, .residual_std = residual_std};
+    MlpOptions mlp{.width = width,
+                   .swiglu = config_.activation() == MoeLmConfig::SWIGLU,
+                   .bias = config_.bias(),
+                   .std = std,
+                   .residual_std = residual_std};
     for (int i = 0; i < config_.layers(); ++i) {
       const std::string name = absl::StrFormat("blocks.%d", i);
       Block& block = blocks_.emplace_back();
       block.attention_norm = norm(name + ".attention_norm");
       block.attention = AttentionLayer::Register(parameters_, name + ".attention",
-                                                 {.width = width, .heads = static_cast<int>(config_.heads()), .bias = config_.bias(),
-                                                  .rope_theta = rotary ? config_.rope_theta() : 0, .std = std, .residual_std = residual_std});
+                                                 {.width = width,
+                                                  .heads = static_cast<int>(config_.heads()),
+                                                  .bias = config_.bias(),
+                                                  .rope_theta = rotary ? config_.rope_theta() : 0,
+                                                  .std = std,
+                                                  .residual_std = residual_std});
       block.mlp_norm = norm(name + ".mlp_norm");
       if (config_.has_moe() && (i + 1) % config_.moe().every() == 0) {
         block.mixture = RegisterMixture(name + ".moe", mlp);
@@ -107,15 +117,19 @@ class MoeLm : public Model {
       }
     }
     final_norm_ = norm("final_norm");
-    head_ = config_.tied_head() ? embedding_
-                                : parameters_.Add({.name = "head.weight", .shape = {vocabulary_, width}, .init = {Init::Kind::kNormal, std}});
+    head_ = config_.tied_head()
+                ? embedding_
+                : parameters_.Add({.name = "head.weight", .shape = {vocabulary_, width}, .init = {Init::Kind::kNormal, std}});
   }
 
   MixtureLayer RegisterMixture(const std::string& name, MlpOptions expert) {
     const MoeConfig& moe = config_.moe();
     expert.hidden = moe.hidden() > 0 ? moe.hidden() : 4 * config_.width() / moe.top_k();
-    const RouterOptions router{.experts = static_cast<int>(moe.experts()), .top_k = static_cast<int>(moe.top_k()),
-                               .post = moe.router() == MoeConfig::SOFTMAX_POST, .renormalize = moe.renormalize(), .scope = moe.balance_scope()};
+    const RouterOptions router{.experts = static_cast<int>(moe.experts()),
+                               .top_k = static_cast<int>(moe.top_k()),
+                               .post = moe.router() == MoeConfig::SOFTMAX_POST,
+                               .renormalize = moe.renormalize(),
+                               .scope = moe.balance_scope()};
     return MixtureLayer::Register(parameters_, name, {.router = router, .expert = expert, .layer = moe_layers_++, .terms = router_terms_});
   }
 
@@ -134,10 +148,11 @@ absl::StatusOr<std::unique_ptr<Model>> MakeMoeLm(const MoeLmConfig& config, cons
   const int64_t vocabulary = config.vocab_size() > 0 ? config.vocab_size() : context.vocabulary;
   if (vocabulary <= 0) return InvalidArgument("model.moe_lm.vocab_size: not set and there is no tokenizer to take it from");
   if (context.vocabulary > vocabulary) {
-    return InvalidArgument("model.moe_lm.vocab_size: %d, but the tokenizer makes ids up to %d; set it to at least %d or leave it unset", vocabulary,
-                           context.vocabulary - 1, context.vocabulary);
+    return InvalidArgument("model.moe_lm.vocab_size: %d, but the tokenizer makes ids up to %d; set it to at least %d or leave it unset",
+                           vocabulary, context.vocabulary - 1, context.vocabulary);
   }
-  if (config.width() % config.heads() != 0) return InvalidArgument("model.moe_lm: width %d is not divisible by heads %d", config.width(), config.heads());
+  if (config.width() % config.heads() != 0)
+    return InvalidArgument("model.moe_lm: width %d is not divisible by heads %d", config.width(), config.heads());
   if (config.position() == MoeLmConfig::ROTARY && config.width() / config.heads() % 2 != 0) {
     return InvalidArgument("model.moe_lm: rotary positions need an even head width, got %d", config.width() / config.heads());
   }

@@ -61,13 +61,14 @@ expect "checkpoints after damage to all" "$(checkpoints_of "$scratch/run" | xarg
 copy "$scratch/base"
 sed -i 's/width: 16/width: 32/' "$scratch/run/config.resolved.textproto"
 job 2 "${train[@]}" --run-dir "$scratch/run" --resume --set trainer.steps=6 --set model.moe_lm.width=32
-refused "checkpoint of another model" 'embedding.weight'
+refused "checkpoint of another model" 'F32 \[16, 16\] in the checkpoint, F32 \[32, 32\] here'
 job 2 "${train[@]}" --run-dir "$scratch/other" --set trainer.steps=6 --set model.moe_lm.vocab_size=300 --set "trainer.init_from.path=\"$scratch/base\""
 refused "weights of another vocabulary" 'embedding.weight.*257.*300'
 printf 'only these few letters, again and again: %.0s' {1..100} > "$scratch/letters"
 job 2 "${train[@]}" --run-dir "$scratch/run" --resume --set trainer.steps=6 --set model.moe_lm.width=32 --set 'data.tokenizer.characters={}' \
   --set "data.sources[0].text.path=\"$scratch/letters\""
-refused "another tokenizer" 'tokenizer'
+refused "another tokenizer" 'cannot resume with these settings changed'
+grep -q 'data.tokenizer.kind: bytes -> characters' "$scratch/out" || fail "the change of tokenizer is not named"
 
 # No room: the run goes on and says so; at the end it fails; the checkpoint before is whole.
 if ((EUID == 0)) && mkdir "$scratch/small" && mount -t tmpfs -o size=2m tmpfs "$scratch/small" 2> /dev/null; then

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/file_system.h"
-#include "trainer/checkpoint_store.h"
+#include "trainer/checkpoint_manifest.h"
 
 namespace conclave {
 namespace {
@@ -64,7 +64,7 @@ void Place(const SavedBox& box, const std::string& file, int64_t width, Assemble
 
 absl::StatusOr<std::map<std::string, Assembled>> ReadModel(const std::string& path) {
   const std::string folder = CheckpointFolder(path);
-  ASSIGN_OR_RETURN(const CheckpointManifest manifest, ReadCheckpointManifest(RealFileSystem(), folder));
+  ASSIGN_OR_RETURN(const CheckpointManifest manifest, ReadManifest(RealFileSystem(), folder));
   std::vector<std::string> contents;
   for (const SavedFile& file : manifest.files()) {
     ASSIGN_OR_RETURN(contents.emplace_back(), RealFileSystem().ReadAll(JoinPath(folder, file.name())));

@@ -79,12 +79,12 @@ start() {
   launcher=$!
 }
 
-# until_true SECONDS COMMAND...: polls; false after that time.
+# until_true PROCESS COMMAND...: polls while that process lives, for 30 s at most; false when the command never held.
 until_true() {
-  local deadline=$(($(milliseconds) + $1 * 1000))
+  local process=$1 deadline=$(($(milliseconds) + 30000))
   shift
   until "$@"; do
-    (($(milliseconds) < deadline)) || return 1
+    if (($(milliseconds) > deadline)) || ! kill -0 "$process" 2> /dev/null; then show "$scratch/out"; return 1; fi
     sleep 0.02
   done
 }
@@ -103,7 +103,7 @@ rank_pid() {
 }
 
 # steps_in RUN: how many steps the run's metrics hold; its checkpoints, ascending.
-steps_in() { grep -c '^{"step":' "$1/metrics.jsonl" 2> /dev/null || true; }
+steps_in() { sed -n '/^{"step":/p' "$1/metrics.jsonl" 2> /dev/null | wc -l; }
 has_steps() { (($(steps_in "$1") >= $2)); }
 checkpoints_of() { find "$1/checkpoints" -mindepth 1 -maxdepth 1 -regex '.*/step-[0-9]+' -printf '%f\n' 2> /dev/null | sed 's/step-//' | sort -n; }
 last_checkpoint() { checkpoints_of "$1" | tail -n 1; }

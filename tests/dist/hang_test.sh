@@ -10,18 +10,21 @@ timeout_s=3
 grace_s=8
 options=("$scratch/moe.textproto" --set trainer.steps=1000000 --set "comm.timeout_seconds=$timeout_s")
 
+# alive PID: it runs or is stopped (a zombie does neither).
+alive() { grep -qs '^State:.[^ZX]' "/proc/$1/status"; }
+
 # hurt SIGNAL RANK RANKS: starts a run, sends the signal to that rank, waits for the end. Sets code and spent_s.
 hurt() {
   local run=$scratch/$1-$2-of-$3 victim began
   start "$3" train "${options[@]}" --run-dir "$run"
-  until_true 20 has_steps "$run" 5 || { fail "the run did not start"; show "$scratch/out"; }
+  until_true "$launcher" has_steps "$run" 5 || fail "the run did not start"
   victim=$(rank_pid "$2")
   began=$(milliseconds)
   kill -"$1" "$victim"
   wait "$launcher"
   code=$?
   spent_s=$((($(milliseconds) - began) / 1000))
-  ! kill -0 "$victim" 2> /dev/null || { fail "rank $2 outlives its job"; kill -KILL "$victim"; }
+  ! alive "$victim" || { fail "rank $2 outlives its job"; kill -KILL "$victim"; }
 }
 
 for case in 0:2 1:2 1:3; do

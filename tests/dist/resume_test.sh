@@ -12,8 +12,8 @@ game_config "$scratch/game.textproto"
 kill_after_commit() {
   local step=$1 run=$2 ranks=$3 pids=() rank
   shift 3
-  start "$ranks" train "$@" --run-dir "$run" --set checkpoint.every=70
-  until_true 30 test -d "$run/checkpoints/step-$step" || { fail "step $step was never committed"; show "$scratch/out"; }
+  start "$ranks" train "$@" --run-dir "$run" --set checkpoint.every=70 --set checkpoint.keep_last=9
+  until_true "$launcher" test -d "$run/checkpoints/step-$step" || fail "step $step was never committed"
   for ((rank = 0; rank < ranks; ++rank)); do pids+=("$(rank_pid "$rank")"); done
   kill -KILL "${pids[@]}" 2> /dev/null
   wait "$launcher"

@@ -23,7 +23,7 @@ for case in TERM:75 USR1:75 INT:93; do
   IFS=: read -r signal wanted <<< "$case"
   run=$scratch/mpi-$signal
   start 2 train "${options[@]}" "${forever[@]}" --run-dir "$run"
-  until_true 20 has_steps "$run" 5 || fail "the run did not start"
+  until_true "$launcher" has_steps "$run" 5 || fail "the run did not start"
   kill -"$signal" "$launcher"
   wait "$launcher"
   expect "exit code after $signal" $? "$wanted"
@@ -37,7 +37,7 @@ for case in TERM:75 USR1:75 INT:93; do
   run=$scratch/alone-$signal
   env --default-signal=INT "$conclave" train "${options[@]}" "${forever[@]}" --run-dir "$run" --ranks 2 > "$scratch/out" 2>&1 &
   alone=$!
-  until_true 20 has_steps "$run" 5 || fail "the process alone did not start"
+  until_true "$alone" has_steps "$run" 5 || fail "the process alone did not start"
   kill -"$signal" "$alone"
   wait "$alone"
   expect "exit code of a process alone after $signal" $? "$wanted"

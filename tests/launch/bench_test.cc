@@ -3,6 +3,7 @@
 
 #include "bench/benches.h"
 #include "comm/loopback.h"
+#include "tests/trainer/config_fixture.h"
 #include "trainer/json.h"
 
 namespace conclave {
@@ -56,6 +57,28 @@ TEST(Collectives, TheLedgerCountsWhatTheExchangeMoves) {
         EXPECT_GE(result.facts.at(0).second, floor) << result.name;
         EXPECT_LE(result.facts.at(0).second, 1.01 * floor + 4096 * (ranks - 1)) << result.name;
       }
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+// One extragradient step of a game is two exchanges of one vector (and the small sums that all models share): more than 2 * 2 * 16 * 8
+// bytes between two ranks, and none where one rank has all workers.
+TEST(Training, AGameIsMeasuredInSteps) {
+  const absl::StatusOr<LoadedConfig> loaded = LoadText(
+      "name: \"game\" trainer { workers: 2 global_batch: 0 } optim { extragradient { gamma: 0.1 } } "
+      "model { precision { compute: F64 } bilinear_game { dim: 8 } }");
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  for (const int ranks : {1, 2}) {
+    const absl::Status status = RunRanks(ranks, [&](Communicator& world) -> absl::Status {
+      ASSIGN_OR_RETURN(const BenchReport report, BenchTraining(loaded->config, world, {.warmup_steps = 1, .steps = 5}));
+      const BenchResult& result = report.results.at(0);
+      EXPECT_EQ(result.unit, "steps/s");
+      EXPECT_EQ(result.seconds.samples, 5);
+      EXPECT_EQ(result.facts.at(2), (std::pair<std::string, double>{"parameters", 16}));
+      const double sent = result.facts.at(0).second;
+      EXPECT_TRUE(ranks == 1 ? sent == 0 : sent > 2 * 2 * 16 * 8) << sent;
       return absl::OkStatus();
     });
     EXPECT_TRUE(status.ok()) << status;

@@ -1,0 +1,122 @@
+#include "parallel/row_moves.h"
+
+#include <cstring>
+
+#include "base/simd.h"
+#include "tensor/kernels/lanes.h"
+
+namespace conclave {
+namespace {
+
+int64_t RowBytes(const Tensor& t) { return t.dim(-1) * SizeOf(t.dtype()); }
+
+template <typename T>
+CONCLAVE_INLINE void AddRowLoop(const T* x, T* y, int64_t h) {
+  for (int64_t c = 0; c < h; ++c) y[c] += x[c];
+}
+CONCLAVE_SIMD void AddRow(const float* x, float* y, int64_t h) { AddRowLoop(x, y, h); }
+CONCLAVE_SIMD void AddRow(const double* x, double* y, int64_t h) { AddRowLoop(x, y, h); }
+
+struct Sizes {
+  int64_t copies, top_k, h;
+};
+
+template <typename T>
+CONCLAVE_INLINE void WeightedSumLoop(const T* out, const T* w, const int64_t* position, const Sizes& s, T* y) {
+  for (int64_t i = 0; i < s.copies; ++i) {
+    const T* row = out + position[i] * s.h;
+    T* target = y + i / s.top_k * s.h;
+    if (i % s.top_k == 0) {
+      for (int64_t c = 0; c < s.h; ++c) target[c] = w[i] * row[c];
+    } else {
+      for (int64_t c = 0; c < s.h; ++c) target[c] += w[i] * row[c];
+    }
+  }
+}
+CONCLAVE_SIMD void WeightedSum(const float* out, const float* w, const int64_t* position, const Sizes& s, float* y) {
+  WeightedSumLoop(out, w, position, s, y);
+}
+CONCLAVE_SIMD void WeightedSum(const double* out, const double* w, const int64_t* position, const Sizes& s, double* y) {
+  WeightedSumLoop(out, w, position, s, y);
+}
+
+template <typename T>
+CONCLAVE_INLINE void ScaleRowLoop(T w, const T* dy, T* g, int64_t h, bool accumulate) {
+  if (accumulate) {
+    for (int64_t c = 0; c < h; ++c) g[c] += w * dy[c];
+  } else {
+    for (int64_t c = 0; c < h; ++c) g[c] = w * dy[c];
+  }
+}
+CONCLAVE_SIMD void ScaleRow(float w, const float* dy, float* g, int64_t h, bool accumulate) { ScaleRowLoop(w, dy, g, h, accumulate); }
+CONCLAVE_SIMD void ScaleRow(double w, const double* dy, double* g, int64_t h, bool accumulate) { ScaleRowLoop(w, dy, g, h, accumulate); }
+
+CONCLAVE_SIMD double InnerProduct(const float* x, const float* y, int64_t h) {
+  return cpu::LaneSum<double>(h, cpu::Product<double, float>{x, y});
+}
+CONCLAVE_SIMD double InnerProduct(const double* x, const double* y, int64_t h) {
+  return cpu::LaneSum<double>(h, cpu::Product<double, double>{x, y});
+}
+
+}  // namespace
+
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to) {
+  const int64_t row = RowBytes(to);
+  const std::byte* source = static_cast<const std::byte*>(from.raw());
+  std::byte* out = static_cast<std::byte*>(to.raw());
+  for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + index[i] * row, source + i * row, row);
+}
+
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to) {
+  const int64_t row = RowBytes(to);
+  const std::byte* source = static_cast<const std::byte*>(from.raw());
+  std::byte* out = static_cast<std::byte*>(to.raw());
+  for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + i * row, source + index[i] * row, row);
+}
+
+void AddGatheredRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to) {
+  const int64_t h = to.dim(1);
+  DispatchFloat(to.dtype(), [&](auto t) {
+    using T = decltype(t);
+    for (size_t i = 0; i < index.size(); ++i) AddRow(from.data<T>() + index[i] * h, to.data<T>() + i * h, h);
+  });
+}
+
+void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies) {
+  const int64_t row = RowBytes(x);
+  const std::byte* source = static_cast<const std::byte*>(x.raw());
+  std::byte* out = static_cast<std::byte*>(copies.raw());
+  for (size_t i = 0; i < rows.position.size(); ++i) std::memcpy(out + rows.position[i] * row, source + i / rows.top_k * row, row);
+}
+
+void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx) {
+  const int64_t h = dx.dim(1);
+  DispatchFloat(dx.dtype(), [&](auto t) {
+    using T = decltype(t);
+    for (size_t i = 0; i < rows.position.size(); ++i) AddRow(g.data<T>() + rows.position[i] * h, dx.data<T>() + i / rows.top_k * h, h);
+  });
+}
+
+void WeightedSumOfCopies(const Tensor& out, const Tensor& w, const CopyRows& rows, const Tensor& y) {
+  const Sizes sizes{static_cast<int64_t>(rows.position.size()), rows.top_k, y.dim(1)};
+  DispatchFloat(y.dtype(), [&](auto t) {
+    using T = decltype(t);
+    WeightedSum(out.data<T>(), w.data<T>(), rows.position.data(), sizes, y.data<T>());
+  });
+}
+
+void WeightedSumBackward(const Tensor& dy, const Tensor& out, const Tensor& w, const CopyRows& rows,
+                         const WeightedSumGradients& gradients) {
+  const int64_t h = dy.dim(1);
+  DispatchFloat(dy.dtype(), [&](auto t) {
+    using T = decltype(t);
+    for (size_t i = 0; i < rows.position.size(); ++i) {
+      const T* cotangent = dy.data<T>() + i / rows.top_k * h;
+      const int64_t place = rows.position[i] * h;
+      ScaleRow(w.data<T>()[i], cotangent, gradients.g.data<T>() + place, h, gradients.accumulate);
+      if (gradients.dw.defined()) gradients.dw.data<T>()[i] += static_cast<T>(InnerProduct(cotangent, out.data<T>() + place, h));
+    }
+  });
+}
+
+}  // namespace conclave

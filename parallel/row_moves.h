@@ -1,0 +1,42 @@
+// The loops of expert dispatch: rows out to their places, and weighted sums back. Row-major [rows, h]; f32 or f64.
+#ifndef CONCLAVE_PARALLEL_ROW_MOVES_H_
+#define CONCLAVE_PARALLEL_ROW_MOVES_H_
+
+#include <cstdint>
+#include <span>
+
+#include "tensor/tensor.h"
+
+namespace conclave {
+
+// Which rows the k copies of each token are: copy (t, s) is row position[t * k + s].
+struct CopyRows {
+  std::span<const int64_t> position;  // [n * k]
+  int64_t top_k = 1;
+};
+
+// to[index[i]] = from[i] (any dtype). Ranges may not overlap.
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
+// to[i] = from[index[i]].
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
+// to[i] += from[index[i]].
+void AddGatheredRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
+
+// copies[row of (t, s)] = x[t].
+void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies);
+// dx[t] += sum over s, in slot order, of g[row of (t, s)].
+void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx);
+// y[t] = sum over s, in slot order, of w[t, s] * out[row of (t, s)].
+void WeightedSumOfCopies(const Tensor& out, const Tensor& w, const CopyRows& rows, const Tensor& y);
+
+// The backward of WeightedSumOfCopies: g[row of (t, s)] = w[t, s] * dy[t] (+= with `accumulate`), dw[t, s] += <dy[t], out[row of (t, s)]>
+// if dw is defined. The inner product is summed in a fixed number of f64 lanes.
+struct WeightedSumGradients {
+  Tensor g, dw;
+  bool accumulate = false;
+};
+void WeightedSumBackward(const Tensor& dy, const Tensor& out, const Tensor& w, const CopyRows& rows, const WeightedSumGradients& gradients);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_PARALLEL_ROW_MOVES_H_
