@@ -15,8 +15,8 @@ struct Part {
   int64_t size() const { return end - begin; }
 };
 
-// Number and kind of a collective in one tag: what ranks out of step send each other never matches, so that they wait and the watchdog names them, instead
-// of adding up what does not belong together.
+// Number and kind of a collective in one tag: what ranks out of step send each other never matches, so that they wait and the watchdog
+// names them, instead of adding up what does not belong together.
 int CollectiveTag(const Collective& op, int64_t sequence) {
   constexpr int kNumbers = 1 << 12;
   uint32_t kind = 2166136261u + static_cast<uint32_t>(op.kind);  // FNV-1a

@@ -168,8 +168,11 @@ bool PrintsForAll() {
 }
 
 int Fail(const absl::Status& status) {
-  if (Speaks(status)) std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
-  return ExitCodeOf(status);
+  const std::string message(status.message());
+  // Diagnostics of a config carry their place and the word "error" already. Aborted: another rank has the error and prints it.
+  const char* prefix = message.find(": error: ") == std::string::npos ? "error: " : "";
+  if (status.code() != absl::StatusCode::kAborted) std::fprintf(stderr, "%s%s\n", prefix, message.c_str());
+  return status.code() == absl::StatusCode::kInvalidArgument ? kExitUsage : kExitFailed;
 }
 
 }  // namespace conclave

@@ -1,6 +1,5 @@
 #include "launch/loading.h"
 
-#include <cstdio>
 #include <numeric>
 
 #include "base/log.h"
@@ -11,11 +10,7 @@
 namespace conclave {
 
 int FailConfig(const absl::Status& status) {
-  if (status.code() == absl::StatusCode::kInvalidArgument) {
-    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());  // says "error:" at each place
-  } else {
-    Fail(status);
-  }
+  Fail(status);
   return kExitUsage;
 }
 

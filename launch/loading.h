@@ -9,7 +9,7 @@
 
 namespace conclave {
 
-// Prints the diagnostics of a config as they are and returns 2 (1 where the file could not be read).
+// Prints the diagnostics of a config as they are, or why its file cannot be read, and returns 2.
 int FailConfig(const absl::Status& status);
 
 // The config of a run folder, with the mesh axes set for `ranks` ranks: experts are split only as far as that divides.

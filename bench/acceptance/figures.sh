@@ -196,6 +196,16 @@ law() {
   fi
 }
 
+unit_laws() {
+  law '^trainer\.WorldSizeInvariant' "loopback: every rank count and split up to 8 gives equal bits"
+  law '^trainer\.Parity' "loopback: every split in double precision"
+  law '^(models\.Mixture\.OneExpert|models\.MoeLm\.OneExpert)' "one expert is the dense model"
+  law '^models\.MoeLm\.ARankWithoutTokens' "a rank without tokens"
+  law '^models\.(Router|BalanceLoss|RouterZ)' "router laws; balance loss 1 under uniform load"
+  law '^parallel\.ExpertDispatch\.(RoundTrip|BackwardIsTheAdjoint)|DispatchAgainstOracle' "dispatch: identity round trip, adjoint, oracle"
+  law '^comm\..*Laws' "laws of the communicators, adjoints among them"
+}
+
 # -- quality and the quickstart ------------------------------------------------------------------------------------------------------------------
 quality() {
   local text=$data_dir/tinyshakespeare/input.txt config=configs/language/shakespeare_char_moe.textproto loss tokens

@@ -1,5 +1,6 @@
 // How far two checkpoints of the same model are apart, whatever meshes wrote them. Usage: checkpoint_diff_program RUN_OR_CHECKPOINT OTHER
-// Prints "tensors N equal_bits E max_relative D worst NAME", D = max over tensors of max |a - b| / max(1, max |a|), tensors under "model/" only.
+// Prints "tensors N equal_bits E max_relative D worst NAME", D = max over tensors of max |a - b| / max(1, max |a|), tensors under "model/"
+// only.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -41,7 +42,8 @@ std::string CheckpointFolder(const std::string& path) {
   for (const std::string& name : *names) {
     long long step = -1;
     int used = 0;
-    if (std::sscanf(name.c_str(), "step-%lld%n", &step, &used) != 1 || used != static_cast<int>(name.size()) || step <= newest_step) continue;
+    if (std::sscanf(name.c_str(), "step-%lld%n", &step, &used) != 1 || used != static_cast<int>(name.size()) || step <= newest_step)
+      continue;
     newest_step = step;
     newest = name;
   }

@@ -20,7 +20,8 @@ absl::Status Run(const char* directory, int culprit) {
   for (int64_t step = 1; step <= 5; ++step) {
     watchdog->SetPhase(Phase::kStep, step);
     double value = 1;
-    if (step != 4 || world.rank() != culprit) RETURN_IF_ERROR(world.AllReduce("gradient", Tensor(&value, {1}, DType::kF64), ReduceOp::kSum));
+    if (step != 4 || world.rank() != culprit)
+      RETURN_IF_ERROR(world.AllReduce("gradient", Tensor(&value, {1}, DType::kF64), ReduceOp::kSum));
     RETURN_IF_ERROR(world.Barrier("end of step"));
   }
   session->Attach(nullptr, nullptr);

@@ -1,5 +1,5 @@
-// The smallest loss a linear_vae can reach on its training data: that of probabilistic PCA (Tipping & Bishop 1999), from the eigenvalues of the
-// sample covariance. Usage: pca_optimum_program CONFIG [PATH=VALUE]... Prints one number, nats per sample.
+// The smallest loss a linear_vae can reach on its training data: that of probabilistic PCA (Tipping & Bishop 1999), from the eigenvalues of
+// the sample covariance. Usage: pca_optimum_program CONFIG [PATH=VALUE]... Prints one number, nats per sample.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
