@@ -1,6 +1,7 @@
 #include "comm/communicator.h"
 
 #include "base/check.h"
+#include "base/trace.h"
 #include "comm/watchdog.h"
 
 namespace conclave {
@@ -46,6 +47,7 @@ absl::StatusOr<bool> Communicator::Test(Request& request) {
 absl::Status Communicator::Wait(Request& request) {
   if (!request.active()) return absl::OkStatus();
   const WatchedWait watched(watchdog_, request.label_, name_, request.sequence_);
+  const TraceSpan span(request.label_.data());  // labels are literals
   for (int tries = 0;; ++tries) {
     const absl::StatusOr<bool> done = request.impl_->Test();
     if (!done.ok() || *done) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/trace.h"
 
 namespace conclave {
 namespace {
@@ -72,6 +73,7 @@ double ModelOperator::ScaleOf(TermScale scale, int64_t leaf_samples) const {
 }
 
 absl::Status ModelOperator::LoadLeaves(const SampleKey& key) {
+  const TraceSpan span("load");
   const int rank = options_.mesh->rank();
   int64_t samples = 0;
   for (int64_t i = 0; LeafOf(rank, i) >= 0; ++i) {
@@ -105,7 +107,10 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
     arena_.Reset();
     if (each_worker && i > 0) gradients_.ClearRunning();
     recorder_.Begin(&point, &batch, leaf >= 0);
-    RETURN_IF_ERROR(options_.model->Record(recorder_));
+    {
+      const TraceSpan span("forward", i);
+      RETURN_IF_ERROR(options_.model->Record(recorder_));
+    }
     if (!recorder_.poison().ok()) LOG_WARNING << "step " << key.step << ": " << recorder_.poison().message();
     if (leaf >= 0) {
       for (size_t t = 0; t < terms.size(); ++t) table_.At(leaf, t) = recorder_.values()[t] * ScaleOf(terms[t].scale, batch.count);
@@ -125,6 +130,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
 }
 
 absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_block) {
+  const TraceSpan span("backward", step.index);
   const std::vector<TermSpec>& terms = options_.model->terms();
   seeds_.clear();
   for (const Recorder::Recorded& recorded : recorder_.recorded()) {

@@ -21,6 +21,9 @@ class RunFolder {
   std::string Status() const { return JoinPath(path_, "status.json"); }
   std::string Heartbeats() const { return JoinPath(path_, "heartbeat"); }
   std::string Log(int rank) const { return JoinPath(path_, "logs/rank-" + std::to_string(rank) + ".log"); }
+  std::string Trace(int64_t step, int rank) const {
+    return JoinPath(path_, "trace/step-" + std::to_string(step) + ".rank-" + std::to_string(rank) + ".json");
+  }
   std::string ResolvedConfig() const { return JoinPath(path_, "config.resolved.textproto"); }
 
   // Makes the folders and writes what the run was started with (rank 0 calls it). A folder that holds another run's metrics is refused

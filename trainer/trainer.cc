@@ -3,10 +3,13 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/trace.h"
 #include "trainer/version.h"
 
 namespace conclave {
 namespace {
+
+constexpr int64_t kSpansOfAStep = 1 << 14;
 
 // Physical bytes of the step over all links but self.
 void FillWire(const WireReport& report, StepRecord* record) {
@@ -134,6 +137,24 @@ absl::StatusOr<StopReason> Trainer::Run() {
 }
 
 absl::StatusOr<StepReport> Trainer::Step() {
+  const int64_t every = assembly_.config.observe().trace_every();
+  if (every == 0 || cursor_.step % every != 0) return Attempt();
+  Tracer tracer(control_.rank(), kSpansOfAStep);
+  const std::string path = options_.folder->Trace(cursor_.step, control_.rank());
+  absl::StatusOr<StepReport> report;
+  {
+    const ThreadTrace bound(&tracer, "compute");
+    report = Attempt();
+  }
+  RETURN_IF_ERROR(report.status());
+  absl::Status written = options_.files->CreateDirs(ParentPath(path));
+  if (written.ok()) written = options_.files->WriteAtomically(path, tracer.ToJson());
+  RETURN_IF_ERROR(AgreeOn(control_, written, "writing the trace"));
+  return report;
+}
+
+absl::StatusOr<StepReport> Trainer::Attempt() {
+  const TraceSpan span("step", cursor_.step);
   const double began = RealClock().Seconds();
   SetPhase(Phase::kStep);
   ASSIGN_OR_RETURN(StepReport report, assembly_.scheme->Step(*assembly_.field, cursor_, *assembly_.guard));
@@ -159,6 +180,7 @@ void Trainer::AverageWeights() {
 }
 
 absl::Status Trainer::Evaluate(StepRecord* record) {
+  const TraceSpan span("evaluate");
   const double began = RealClock().Seconds();
   SetPhase(Phase::kEvaluate);
   const EvalConfig& eval = assembly_.config.trainer().eval();
@@ -183,6 +205,7 @@ absl::Status Trainer::Evaluate(StepRecord* record) {
 }
 
 absl::Status Trainer::Save() {
+  const TraceSpan span("checkpoint");
   SetPhase(Phase::kCheckpoint);
   const StateDict dict = MakeState();
   SaveRequest request{.dict = &dict};

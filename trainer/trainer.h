@@ -36,7 +36,7 @@ class Trainer {
 
   // Steps until trainer.steps or a stop request, then evaluates (if finished) and commits a checkpoint. kNone: finished.
   absl::StatusOr<StopReason> Run();
-  // One attempt at a step, with all that is due after it.
+  // One attempt at a step, with all that is due after it; traced if observe.trace_every says so.
   absl::StatusOr<StepReport> Step();
 
   int64_t step() const { return cursor_.step; }
@@ -44,6 +44,7 @@ class Trainer {
 
  private:
   Trainer(Assembly* assembly, Communicator* control, const TrainerOptions& options);
+  absl::StatusOr<StepReport> Attempt();
   absl::Status Restore();
   absl::Status OpenTelemetry();
   StateDict MakeState();

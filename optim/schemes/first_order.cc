@@ -2,6 +2,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/trace.h"
 #include "comm/exchanges.h"
 #include "optim/field_exchange.h"
 #include "optim/layout_subset.h"
@@ -51,6 +52,7 @@ class FirstOrder final : public Scheme {
     exchange_->Commit();
     if (config_.clip_norm() > 0 && report.gradient_norm > config_.clip_norm())
       report.clip_factor = config_.clip_norm() / report.gradient_norm;
+    const TraceSpan span("update");
     Apply(*f.aggregate, report);
     return report;
   }
