@@ -167,7 +167,11 @@ absl::Status ExpertDispatch::CombineBackward(Tape& tape, const CombineInputs& in
   const Tensor send = arena.New(in.home.shape(), in.home.dtype()), wire = arena.New(gradients.g.shape(), gradients.g.dtype());
   WeightedSumBackward(in.dy, in.home, in.weights, CopiesOf(plan), {.g = send, .dw = gradients.dw});
   RETURN_IF_ERROR(Move(arena, plan, Direction::kToExperts, send, wire));
-  AddGatheredRows(wire, plan.wire_of, gradients.g);
+  if (gradients.accumulate) {
+    AddGatheredRows(wire, plan.wire_of, gradients.g);
+  } else {
+    GatherRowsInto(wire, plan.wire_of, gradients.g);
+  }
   arena.Rewind(mark);
   return absl::OkStatus();
 }

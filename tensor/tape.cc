@@ -67,6 +67,13 @@ Tensor Tape::EnsureGradient(int32_t id) {
 
 Tensor Tape::gradient(Var v) { return EnsureGradient(v.id); }
 
+Tape::GradientTarget Tape::gradient_target(Var v) {
+  Node& node = nodes_[v.id];
+  if (node.view_of >= 0 || node.gradient.defined() || !node.wants_gradient) return {EnsureGradient(v.id), true};
+  node.gradient = arena_->New(node.value.shape(), node.value.dtype());
+  return {node.gradient, false};
+}
+
 Tensor Tape::gradient(Var v, int lane) {
   const Node& node = nodes_[v.id];
   const Tensor first = EnsureGradient(v.id);

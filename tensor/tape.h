@@ -67,6 +67,13 @@ class Tape {
   bool has_gradient(Var v) const;    // something was accumulated (backward of an unused output is skipped)
   Tensor gradient(Var v);            // zeroed at first use; of a parameter: lane 0 of its slot
   Tensor gradient(Var v, int lane);  // of a parameter
+  // For steps that can overwrite: where to put v's gradient. accumulate false: nothing was there, the memory is uninitialised and the
+  // caller must write every element; true: add to it.
+  struct GradientTarget {
+    Tensor tensor;
+    bool accumulate = true;
+  };
+  GradientTarget gradient_target(Var v);
   int lanes(Var v) const { return nodes_[v.id].lanes; }
 
   // Walks the tape backwards from the seeds. `on_final(block)` is called once for every recorded parameter, when no later step can add to

@@ -43,6 +43,15 @@ void BackwardY(cpu::BinaryOp op, const cpu::Broadcast<T>& args, const T* dz, con
   DispatchFloat(dy.dtype(), [&](auto u) { *dy.data<decltype(u)>() += static_cast<decltype(u)>(sum); });
 }
 
+// An argument of a sum that nothing has flowed into yet gets dz as it is: a copy instead of zeros and an addition. False: nothing was done.
+bool CopyGradient(Tape& tape, cpu::BinaryOp op, Var argument, const Tensor& dz) {
+  if (op != cpu::BinaryOp::kAdd || tape.value(argument).elements() != dz.elements() || tape.value(argument).dtype() != dz.dtype())
+    return false;
+  const Tape::GradientTarget target = tape.gradient_target(argument);
+  if (!target.accumulate) target.tensor.CopyFrom(dz);
+  return !target.accumulate;
+}
+
 Var Binary(Tape& tape, Var x, Var y, cpu::BinaryOp op) {
   const Tensor a = tape.value(x), b = tape.value(y);
   const Fit fit = FitSuffix(a, b);
@@ -59,8 +68,10 @@ Var Binary(Tape& tape, Var x, Var y, cpu::BinaryOp op) {
       using T = decltype(t);
       T scalar{};
       const cpu::Broadcast<T> args = Arguments<T>(a, b, fit, &scalar);
-      if (tape.wants_gradient(x)) cpu::BroadcastBackwardX(op, args, dz.data<T>(), tape.gradient(x).data<T>());
-      if (tape.wants_gradient(y)) BackwardY(op, args, dz.data<T>(), tape.gradient(y));
+      if (tape.wants_gradient(x) && !CopyGradient(tape, op, x, dz)) {
+        cpu::BroadcastBackwardX(op, args, dz.data<T>(), tape.gradient(x).data<T>());
+      }
+      if (tape.wants_gradient(y) && !CopyGradient(tape, op, y, dz)) BackwardY(op, args, dz.data<T>(), tape.gradient(y));
     });
   });
   return z;

@@ -50,13 +50,14 @@ void ParameterGradients(Tape& tape, const Grouped& g, int expert, const Tensor& 
 
 void Backward(Tape& tape, const Grouped& g) {
   const Tensor dy = tape.gradient(g.y), x = tape.value(g.x);
-  const Tensor dx = tape.wants_gradient(g.x) ? tape.gradient(g.x) : Tensor();
+  const bool wanted = tape.wants_gradient(g.x);
+  const Tape::GradientTarget dx = wanted ? tape.gradient_target(g.x) : Tape::GradientTarget{};  // the groups cover all its rows
   int64_t begin = 0;
   for (int e = 0; e < g.groups.experts; ++e) {
     const int64_t rows = RowsOf(g.groups, e);
     if (rows == 0) continue;
     const Tensor dy_rows = dy.Slice(begin, rows);
-    if (dx.defined()) ProductNN(dy_rows, tape.value(g.w[e]), dx.Slice(begin, rows), {.accumulate = true});
+    if (wanted) ProductNN(dy_rows, tape.value(g.w[e]), dx.tensor.Slice(begin, rows), {.accumulate = dx.accumulate});
     ParameterGradients(tape, g, e, dy_rows, x.Slice(begin, rows));
     begin += rows;
   }

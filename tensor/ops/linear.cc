@@ -15,7 +15,10 @@ Var Linear(Tape& tape, Var x, Var w, Var bias) {
   const Var y = tape.Record(out, {x, w, bias});
   tape.OnBackward(y, [x, w, bias, y](Tape& tape) {
     const Tensor dy = tape.gradient(y);  // [n, out]
-    if (tape.wants_gradient(x)) ProductNN(dy, tape.value(w), tape.gradient(x), {.accumulate = true});
+    if (tape.wants_gradient(x)) {
+      const Tape::GradientTarget dx = tape.gradient_target(x);
+      ProductNN(dy, tape.value(w), dx.tensor, {.accumulate = dx.accumulate});
+    }
     if (tape.wants_gradient(w)) ProductTN(dy, tape.value(x), tape.gradient(w), {.accumulate = true});
     if (!tape.wants_gradient(bias)) return;
     const Tensor db = tape.gradient(bias);

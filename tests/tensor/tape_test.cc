@@ -154,4 +154,22 @@ TEST(Tape, ResetStartsAfresh) {
   }
 }
 
+// A step may overwrite only what nothing has flowed into: not a parameter's memory, not a view's, not a second contribution.
+TEST(Tape, GradientTargetSaysWhoAccumulates) {
+  Arena arena;
+  Tape tape(&arena);
+  Scalar p(2);
+  const Var parameter = p.On(tape, 0);
+  EXPECT_TRUE(tape.gradient_target(parameter).accumulate);
+  const Var y = Affine(tape, parameter, 3, 0);
+  const Var view = Reshape(tape, y, {1, 1});
+  const Var z = Affine(tape, parameter, 5, 0);
+  EXPECT_TRUE(tape.gradient_target(view).accumulate);
+  EXPECT_TRUE(tape.gradient_target(y).accumulate);  // its memory exists since the view asked for it
+  const Tape::GradientTarget first = tape.gradient_target(z), second = tape.gradient_target(z);
+  EXPECT_FALSE(first.accumulate);
+  EXPECT_TRUE(second.accumulate);
+  EXPECT_EQ(first.tensor.raw(), second.tensor.raw());
+}
+
 }  // namespace conclave
