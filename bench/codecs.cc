@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <vector>
 
+#include <google/protobuf/text_format.h>
+
 #include "base/rng.h"
 #include "bench/benches.h"
 #include "comm/compressors.h"
@@ -10,21 +12,27 @@ namespace {
 
 constexpr int64_t kValues = int64_t{1} << 20;
 
-struct NamedCodec {
-  std::string name;
-  CodecConfig config;
+constexpr const char* kCodecs[] = {
+    "identity {}",
+    "rand_k { fraction: 0.25 }",
+    "rand_k { fraction: 0.1 }",
+    "rand_k { fraction: 0.01 }",
+    "random_block { fraction: 0.1 }",
+    "perm_k {}",
+    "perm_k { values { natural {} } }",
+    "natural {}",
+    "block_int { bits: 8 block: 64 }",
+    "block_int { bits: 8 block: 64 rounding: NEAREST }",
+    "block_int { bits: 4 block: 64 }",
+    "top_k { fraction: 0.01 }",
+    "top_k { fraction: 0.1 values { block_int { bits: 8 block: 64 } } }",
+    "ternary {}",
+    "scaled_sign {}",
+    "bf16 {}",
+    "fp8 {}",
+    "qsgd { levels: 1024 }",
 };
-
-std::vector<NamedCodec> Codecs() {
-  std::vector<NamedCodec> codecs(1);
-  codecs[0].name = "identity";
-  codecs[0].config.mutable_identity();
-  for (const double fraction : {0.25, 0.1, 0.01}) {
-    codecs.push_back({.name = absl::StrFormat("rand_k %g", fraction)});
-    codecs.back().config.mutable_rand_k()->set_fraction(fraction);
-  }
-  return codecs;
-}
+constexpr int kWorkers = 8;
 
 }  // namespace
 
@@ -35,8 +43,10 @@ absl::StatusOr<BenchReport> BenchCodecs() {
   const OwnedTensor x({kValues}, DType::kF32), decoded({kValues}, DType::kF32);
   const RngKey noise{.seed = 1};
   for (int64_t i = 0; i < kValues; ++i) x->data<float>()[i] = static_cast<float>(noise.Normal(static_cast<uint64_t>(i)));
-  for (const NamedCodec& codec : Codecs()) {
-    ASSIGN_OR_RETURN(const std::unique_ptr<Compressor> compressor, MakeCompressor(codec.config, {.shape = {kValues}}));
+  for (const char* text : kCodecs) {
+    CodecConfig config;
+    CHECK(google::protobuf::TextFormat::ParseFromString(text, &config)) << text;
+    ASSIGN_OR_RETURN(const std::unique_ptr<Compressor> compressor, MakeCompressor(config, {.shape = {kValues}, .workers = kWorkers}));
     std::vector<std::byte> wire(static_cast<size_t>(compressor->MaxWireBytes()));
     CodecKey key{.seed = 1, .block = {0}, .worker = {0}};
     absl::Status status;
@@ -46,7 +56,8 @@ absl::StatusOr<BenchReport> BenchCodecs() {
       wire_bytes = compressor->Encode(*x, key, wire);
       status.Update(compressor->Decode(std::span(wire).first(static_cast<size_t>(wire_bytes)), key, *decoded));
     };
-    BenchResult result{.name = codec.name + ", encode and decode", .unit = "GB/s", .work = 1e-9 * static_cast<double>(x->bytes())};
+    BenchResult result{
+        .name = absl::StrFormat("%s, encode and decode", text), .unit = "GB/s", .work = 1e-9 * static_cast<double>(x->bytes())};
     result.seconds = Measure(body);
     RETURN_IF_ERROR(status);
     // A copy moves the vector's bytes twice, once out and once in.

@@ -20,7 +20,13 @@ struct CodecContract {
   int64_t wire_bits = 0;  // of one message: exact, or an upper bound if !fixed_size
   bool fixed_size = true;
   bool correlated = false;  // workers' draws depend on each other (PermK)
+  bool lossless = false;    // decodes to exactly what was encoded (but -0)
   bool linear = false;      // decode(a) + decode(b) has the same support: sums can be formed on the wire
+
+  // May it feed an error memory? An unbiased codec with q < 2 is contractive too, as E |Q(x) - x|^2 = (q - 1) |x|^2 at most.
+  bool contractive() const { return !unbiased || q < 2; }
+  // Of a contractive codec: 1 / delta.
+  double inverse_delta() const { return unbiased ? 2 - q : 1 / delta; }
 };
 
 // Addresses the randomness of one message.
@@ -32,17 +38,25 @@ struct CodecKey {
   uint32_t draw = 0;
 };
 
-// Built for one block shape and worker count. Stateless: the same key and input give the same bytes on every rank. f32 and f64 inputs.
+// What Encode returns for a finite vector that its codec cannot carry (a value beyond its range): the message goes as poison.
+inline constexpr int64_t kBeyondRange = -1;
+
+// Built for one block shape and worker count. Stateless but for scratch memory, so one caller at a time: the same key and input give the
+// same bytes on every rank and instruction set. Finite f32 and f64 inputs.
 class Compressor {
  public:
   virtual ~Compressor() = default;
   virtual CodecContract Contract() const = 0;
   virtual int64_t MaxWireBytes() const = 0;
-  // x: [n]. Returns the bytes written to `wire` (at least MaxWireBytes long). No allocation.
+  // x: [n]. Returns the bytes written to `wire` (at least MaxWireBytes long), or kBeyondRange. No allocation.
   virtual int64_t Encode(const Tensor& x, const CodecKey& key, std::span<std::byte> wire) const = 0;
   // Writes all n elements of x; never writes -0. Errors: DataLoss for a message that cannot be one.
   virtual absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const = 0;
 };
+
+// DataLoss, for decoders: a message of the wrong length, or whose content no encoder writes.
+absl::Status WrongLength(const char* codec, const CodecKey& key, int64_t expected, size_t got);
+absl::Status Malformed(const char* codec, const CodecKey& key, const char* what);
 
 }  // namespace conclave
 

@@ -9,8 +9,19 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
       return MakeExactExchange(context);
     case ExchangeConfig::kQuantized:
       return MakeQuantizedExchange(config.quantized(), context);
+    case ExchangeConfig::kEf14:
+      return MakeEf14Exchange(config.ef14(), context);
+    case ExchangeConfig::kEf21:
+      return MakeEf21Exchange(config.ef21(), context);
+    case ExchangeConfig::kEf21Sgdm:
+      return MakeEf21SgdmExchange(config.ef21_sgdm(), context);
+    case ExchangeConfig::kDiana:
+      return MakeDianaExchange(config.diana(), context);
+    case ExchangeConfig::kMarina:
+      return MakeMarinaExchange(config.marina(), context);
   }
-  return InvalidArgument("exchange: kind %d is not known; known: exact, quantized", static_cast<int>(config.kind_case()));
+  return InvalidArgument("exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina",
+                         static_cast<int>(config.kind_case()));
 }
 
 }  // namespace conclave

@@ -16,6 +16,11 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
 
 // In comm/exchanges; the exact one is declared in comm/exchange.h.
 ExchangeOr MakeQuantizedExchange(const QuantizedExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeEf14Exchange(const Ef14Config& config, const ExchangeContext& context);
+ExchangeOr MakeEf21Exchange(const Ef21Config& config, const ExchangeContext& context);
+ExchangeOr MakeEf21SgdmExchange(const Ef21SgdmConfig& config, const ExchangeContext& context);
+ExchangeOr MakeDianaExchange(const DianaConfig& config, const ExchangeContext& context);
+ExchangeOr MakeMarinaExchange(const MarinaConfig& config, const ExchangeContext& context);
 
 }  // namespace conclave
 

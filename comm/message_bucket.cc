@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "base/check.h"
@@ -11,6 +12,7 @@ namespace conclave {
 namespace {
 
 constexpr int64_t kLeastBytes = 64;
+constexpr int64_t kLengthBytes = sizeof(int64_t);
 
 bool IsFinite(const Tensor& x) {
   return DispatchFloat(x.dtype(), [&](auto t) {
@@ -30,6 +32,10 @@ int64_t EncodeFramed(const Compressor& codec, const Tensor& x, const CodecKey& k
     return 0;
   }
   const int64_t payload = codec.Encode(x, key, buffer.subspan(kFrameBytes));
+  if (payload == kBeyondRange) {
+    WriteFrame(buffer, key, FrameKind::kPoison, 0);
+    return 0;
+  }
   WriteFrame(buffer, key, FrameKind::kValues, payload);
   return payload;
 }
@@ -72,19 +78,29 @@ MessageBucket::MessageBucket(const ExchangeContext& context, BucketPlan plan, st
 
 void MessageBucket::PlanExchange(const WorkerMap& workers) {
   const int me = group_->rank(), size = group_->size();
-  const auto range = [&](int member) -> Range {
-    if (!expert_) return {workers.First(member), workers.First(member + 1)};
-    return {workers.ColumnFirst(member), workers.ColumnFirst(member) + workers.ColumnCount(member)};
-  };
-  own_ = range(me);
+  for (int j = 0; j < size; ++j) {
+    if (expert_) {
+      ranges_.push_back({workers.ColumnFirst(j), workers.ColumnFirst(j) + workers.ColumnCount(j)});
+    } else {
+      ranges_.push_back({workers.First(j), workers.First(j + 1)});
+    }
+  }
+  own_ = ranges_[me];
   messages_ = Buffer(std::max(workers_ * stride_, kLeastBytes));
   present_.resize(own_.size() * static_cast<int64_t>(blocks_.size()));
   for (int j = 0; j < size; ++j) {
     send_bytes_.push_back(j == me ? 0 : own_.size() * stride_);
     send_offsets_.push_back(own_.lo * stride_);
-    recv_bytes_.push_back(j == me ? 0 : range(j).size() * stride_);
-    recv_offsets_.push_back(range(j).lo * stride_);
+    recv_bytes_.push_back(j == me ? 0 : ranges_[j].size() * stride_);
+    recv_offsets_.push_back(ranges_[j].lo * stride_);
   }
+  for (const Block& block : blocks_) fixed_sizes_ = fixed_sizes_ && block.codec->Contract().fixed_size;
+  found_.resize(static_cast<size_t>(workers_) * blocks_.size());
+  lengths_ = Buffer(std::max(size * kLengthBytes, kLeastBytes));
+  length_bytes_.assign(size, kLengthBytes);
+  length_bytes_[me] = 0;
+  own_length_.assign(size, me * kLengthBytes);
+  for (int j = 0; j < size; ++j) length_offsets_.push_back(j * kLengthBytes);
 }
 
 void MessageBucket::Begin() {
@@ -114,6 +130,12 @@ absl::StatusOr<int64_t> MessageBucket::Put(WorkerId worker, int index, const Ten
   return EncodeFramed(*block.codec, span, KeyOf(worker.value, block), Message(worker.value, block));
 }
 
+absl::Status MessageBucket::DecodeOwn(WorkerId worker, int index, const Tensor& x) const {
+  const Block& block = blocks_[index];
+  CHECK(!started_);
+  return DecodeFramed(*block.codec, Message(worker.value, block), KeyOf(worker.value, block), x);
+}
+
 absl::Status MessageBucket::Start() {
   CHECK(!started_);
   started_ = true;
@@ -123,6 +145,23 @@ absl::Status MessageBucket::Start() {
       if (!present_[place++]) WriteFrame(Message(worker, block), KeyOf(worker, block), FrameKind::kAbsent, 0);
     }
   }
+  if (fixed_sizes_) return SendMessages();
+  const int64_t bytes = CloseGaps();
+  std::memcpy(lengths_.data() + group_->rank() * kLengthBytes, &bytes, kLengthBytes);
+  for (int j = 0; j < group_->size(); ++j) send_bytes_[j] = j == group_->rank() ? 0 : bytes;
+  const Tensor all(lengths_.data(), {lengths_.bytes()}, DType::kU8);
+  ASSIGN_OR_RETURN(request_, group_->Start({.kind = CollectiveKind::kAllToAllV,
+                                            .label = expert_ ? "experts.lengths" : "exchange.lengths",
+                                            .send = all,
+                                            .recv = all,
+                                            .send_bytes = length_bytes_,
+                                            .send_offsets = own_length_,
+                                            .recv_bytes = length_bytes_,
+                                            .recv_offsets = length_offsets_}));
+  return absl::OkStatus();
+}
+
+absl::Status MessageBucket::SendMessages() {
   const Tensor all(messages_.data(), {messages_.bytes()}, DType::kU8);
   ASSIGN_OR_RETURN(request_, group_->Start({.kind = CollectiveKind::kAllToAllV,
                                             .label = expert_ ? "experts.messages" : "exchange.messages",
@@ -135,17 +174,66 @@ absl::Status MessageBucket::Start() {
   return absl::OkStatus();
 }
 
+int64_t MessageBucket::CloseGaps() {
+  std::byte* const first = messages_.data() + own_.lo * stride_;
+  std::byte* end = first;
+  for (int worker = own_.lo; worker < own_.hi; ++worker) {
+    for (const Block& block : blocks_) {
+      const std::span<std::byte> message = Message(worker, block);
+      const int64_t bytes = FramedBytes(message);
+      std::memmove(end, message.data(), static_cast<size_t>(bytes));
+      end += bytes;
+    }
+  }
+  return end - first;
+}
+
 absl::Status MessageBucket::Poll() { return request_.active() ? group_->Test(request_).status() : absl::OkStatus(); }
+
+absl::Status MessageBucket::FinishSums() {
+  if (fixed_sizes_) return absl::OkStatus();
+  RETURN_IF_ERROR(group_->Wait(request_));
+  for (int j = 0; j < group_->size(); ++j) {
+    int64_t bytes = 0;
+    std::memcpy(&bytes, lengths_.data() + j * kLengthBytes, kLengthBytes);
+    if (bytes < 0 || bytes > ranges_[j].size() * stride_) {
+      return DataLoss("exchange: rank %d of %s announces messages of %d bytes, at most %d are possible", j, group_->name(), bytes,
+                      ranges_[j].size() * stride_);
+    }
+    recv_bytes_[j] = j == group_->rank() ? 0 : bytes;
+  }
+  return SendMessages();
+}
+
+absl::Status MessageBucket::FindMessages() {
+  for (int j = 0; j < group_->size(); ++j) {
+    int64_t left = 0;
+    std::memcpy(&left, lengths_.data() + j * kLengthBytes, kLengthBytes);
+    const std::byte* next = messages_.data() + ranges_[j].lo * stride_;
+    for (int worker = ranges_[j].lo; worker < ranges_[j].hi; ++worker) {
+      for (size_t i = 0; i < blocks_.size(); ++i) {
+        const int64_t bytes = FramedBytes({next, static_cast<size_t>(left)});
+        if (bytes > left) return DataLoss("exchange: the messages of rank %d of %s end inside worker %d's", j, group_->name(), worker);
+        found_[static_cast<size_t>(worker) * blocks_.size() + i] = {next, static_cast<size_t>(bytes)};
+        next += bytes;
+        left -= bytes;
+      }
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status MessageBucket::Deliver(const FlatVector& aggregate) {
   RETURN_IF_ERROR(group_->Wait(request_));
+  if (!fixed_sizes_) RETURN_IF_ERROR(FindMessages());
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];
     const Tensor vector(decoded_.data(), {block.elements}, dtype_);
     TreeAccumulator& tree = trees_[i];
     tree.Reset();
     for (int worker = 0; worker < workers_; ++worker) {
-      RETURN_IF_ERROR(DecodeFramed(*block.codec, Message(worker, block), KeyOf(worker, block), vector));
+      const auto message = fixed_sizes_ ? Message(worker, block) : found_[static_cast<size_t>(worker) * blocks_.size() + i];
+      RETURN_IF_ERROR(DecodeFramed(*block.codec, message, KeyOf(worker, block), vector));
       CHECK(tree.Add(worker, vector.raw()));
     }
     CHECK_EQ(tree.partials().size(), 1u);

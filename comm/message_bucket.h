@@ -1,5 +1,6 @@
 // One bucket of a lossy exchange in which every rank gets every worker's message, decodes them all and adds them by the reduction tree over
-// workers: equal bits on every rank and for any number of ranks.
+// workers: equal bits on every rank and for any number of ranks. Where all codecs have fixed sizes the messages lie at fixed places; else
+// each rank first tells the others how long its own are (8 bytes), and they travel without gaps.
 #ifndef CONCLAVE_COMM_MESSAGE_BUCKET_H_
 #define CONCLAVE_COMM_MESSAGE_BUCKET_H_
 
@@ -13,7 +14,8 @@
 
 namespace conclave {
 
-// Encodes x into buffer (frame and payload; kFrameBytes + MaxWireBytes long): as poison if x is not finite. Returns the payload's bytes.
+// Encodes x into buffer (frame and payload; kFrameBytes + MaxWireBytes long): as poison if x is not finite or beyond
+// the codec's range. Returns the payload's bytes.
 int64_t EncodeFramed(const Compressor& codec, const Tensor& x, const CodecKey& key, std::span<std::byte> buffer);
 // The inverse. Poison gives NaN everywhere, absence +0. Errors: DataLoss.
 absl::Status DecodeFramed(const Compressor& codec, std::span<const std::byte> buffer, const CodecKey& key, const Tensor& x);
@@ -27,12 +29,14 @@ class MessageBucket final : public Bucket {
   void SetKey(const CodecKey& key) { key_ = key; }
   // block: index in the plan. Returns the payload's bytes. Errors: Internal for a vector that came already or is of another rank's worker.
   absl::StatusOr<int64_t> Put(WorkerId worker, int block, const Tensor& span);
+  // After Put and before Start: what every rank will decode it to. x: [elements].
+  absl::Status DecodeOwn(WorkerId worker, int block, const Tensor& x) const;
 
   void Begin() override;
   bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * own_.size(); }
   absl::Status Start() override;
   absl::Status Poll() override;
-  absl::Status FinishSums() override { return absl::OkStatus(); }
+  absl::Status FinishSums() override;
   absl::Status Deliver(const FlatVector& aggregate) override;
 
  private:
@@ -46,22 +50,32 @@ class MessageBucket final : public Bucket {
     int64_t elements = 0;
     int64_t offset = 0, bytes = 0;  // of its frame, inside one worker's messages
   };
+  // Its place until gaps are closed.
   std::span<std::byte> Message(int worker, const Block& block) const {
     return {messages_.data() + worker * stride_ + block.offset, static_cast<size_t>(block.bytes)};
   }
   CodecKey KeyOf(int worker, const Block& block) const;
   void PlanExchange(const WorkerMap& workers);
+  absl::Status SendMessages();
+  // Without fixed sizes.
+  int64_t CloseGaps();  // between own messages; returns their bytes
+  absl::Status FindMessages();
 
   const int workers_;
   const DType dtype_;
   const bool expert_;
   Communicator* const group_;
-  Range own_;  // the workers whose vectors come to this rank
+  Range own_;                  // the workers whose vectors come to this rank
+  std::vector<Range> ranges_;  // of all members
   std::vector<Block> blocks_;
   int64_t stride_ = 0;         // bytes of all of one worker's messages
   Buffer messages_;            // [workers, stride]
   std::vector<bool> present_;  // [own workers, blocks]
   std::vector<int64_t> send_bytes_, send_offsets_, recv_bytes_, recv_offsets_;
+  bool fixed_sizes_ = true;
+  Buffer lengths_;  // [members], i64: bytes of each one's messages
+  std::vector<int64_t> length_bytes_, own_length_, length_offsets_;
+  std::vector<std::span<const std::byte>> found_;  // [workers, blocks]: where messages lie
   Request request_;
   Buffer decoded_, sums_;  // one vector; the tree's partial ones
   std::vector<TreeAccumulator> trees_;

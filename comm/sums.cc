@@ -19,6 +19,12 @@ template <typename T>
 CONCLAVE_INLINE void ScaleLoop(T a, const T* x, T* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = a * x[i];
 }
+template <typename T>
+CONCLAVE_INLINE void DifferenceLoop(const T* x, const T* y, T* z, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) z[i] = x[i] - y[i];
+}
+CONCLAVE_SIMD void Subtract(const float* x, const float* y, float* z, int64_t n) { DifferenceLoop(x, y, z, n); }
+CONCLAVE_SIMD void Subtract(const double* x, const double* y, double* z, int64_t n) { DifferenceLoop(x, y, z, n); }
 CONCLAVE_SIMD void Add(const float* x, float* y, int64_t n) { AddLoop(x, y, n); }
 CONCLAVE_SIMD void Add(const double* x, double* y, int64_t n) { AddLoop(x, y, n); }
 CONCLAVE_SIMD void AddNothing(float* y, int64_t n) { AddZeroLoop(y, n); }
@@ -57,6 +63,13 @@ void AddInto(DType dtype, const void* x, void* y, int64_t n) {
 
 void AddZero(DType dtype, void* y, int64_t n) {
   DispatchFloat(dtype, [&](auto t) { AddNothing(static_cast<decltype(t)*>(y), n); });
+}
+
+void Difference(DType dtype, const void* x, const void* y, void* z, int64_t n) {
+  DispatchFloat(dtype, [&](auto t) {
+    using T = decltype(t);
+    Subtract(static_cast<const T*>(x), static_cast<const T*>(y), static_cast<T*>(z), n);
+  });
 }
 
 void ScaleInto(DType dtype, double a, const void* x, void* y, int64_t n) {

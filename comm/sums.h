@@ -18,6 +18,9 @@ void AddInto(DType dtype, const void* x, void* y, int64_t n);
 // y += +0: turns every -0 into +0 and changes nothing else. f32 or f64.
 void AddZero(DType dtype, void* y, int64_t n);
 
+// z = x - y, f32 or f64.
+void Difference(DType dtype, const void* x, const void* y, void* z, int64_t n);
+
 // y = a * x, f32 or f64; a is rounded to the dtype first. x == y allowed.
 void ScaleInto(DType dtype, double a, const void* x, void* y, int64_t n);
 

@@ -71,4 +71,11 @@ absl::StatusOr<Frame> ReadFrame(std::span<const std::byte> buffer, const CodecKe
   return Frame{static_cast<FrameKind>(header.kind), payload};
 }
 
+int64_t FramedBytes(std::span<const std::byte> buffer) {
+  Header header;
+  if (buffer.size() < sizeof(header)) return kFrameBytes;
+  std::memcpy(&header, buffer.data(), sizeof(header));
+  return kFrameBytes + int64_t{header.payload_bytes};
+}
+
 }  // namespace conclave

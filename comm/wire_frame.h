@@ -32,6 +32,10 @@ struct Frame {
 // buffer.
 absl::StatusOr<Frame> ReadFrame(std::span<const std::byte> buffer, const CodecKey& key);
 
+// Bytes of the framed message at the front of `buffer`, as its header says (checked by ReadFrame only); kFrameBytes where not even a header
+// fits.
+int64_t FramedBytes(std::span<const std::byte> buffer);
+
 }  // namespace conclave
 
 #endif  // CONCLAVE_COMM_WIRE_FRAME_H_

@@ -5,14 +5,12 @@
 #include <string_view>
 #include <vector>
 
+#include "base/glob.h"
 #include "base/status.h"
 #include "proto/optim.pb.h"
 #include "tensor/parameter_set.h"
 
 namespace conclave {
-
-// `*` matches any text, `?` one character, everything else itself; the whole name must match.
-bool GlobMatches(std::string_view pattern, std::string_view name);
 
 struct BlockSettings {
   double weight_decay = 0;

@@ -1,5 +1,6 @@
 #include "optim/schemes.h"
 
+#include <algorithm>
 #include <string>
 
 #include "proto/options.pb.h"
@@ -11,6 +12,13 @@ SchemeOr MakeFirstOrder(const OptimConfig& config, const SchemeContext& context)
 SchemeOr MakeExtragradient(const OptimConfig& config, const SchemeContext& context);
 SchemeOr MakeGradientDescentAscent(const OptimConfig& config, const SchemeContext& context);
 SchemeOr MakeMasha1(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeMasha2(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeOptimisticMasha(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeOgda(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakePastExtragradient(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeForwardBackwardForward(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeReflectedGradient(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeAnchored(const OptimConfig& config, const SchemeContext& context);
 
 namespace {
 
@@ -34,12 +42,20 @@ absl::Status CheckFilled(const google::protobuf::Message& message, const std::st
   return absl::OkStatus();
 }
 
+std::string KnownSchemes() {
+  const auto* scheme = OptimConfig::descriptor()->FindOneofByName("scheme");
+  std::string names;
+  for (int i = 0; i < scheme->field_count(); ++i) names += (i > 0 ? ", " : "") + scheme->field(i)->name();
+  return names;
+}
+
 // Schemes that move z by gamma and prox have no use for what belongs to update rules, and a rule has none for a prox.
 absl::Status CheckSettings(const OptimConfig& config) {
   const bool by_rule = config.scheme_case() == OptimConfig::kFirstOrder;
   const bool has_prox = config.prox().kind_case() != ProxConfig::KIND_NOT_SET && config.prox().kind_case() != ProxConfig::kZero;
   if (by_rule && has_prox) {
-    return InvalidArgument("optim.prox: first_order moves parameters by a rule and takes no prox; choose extragradient, gda or masha1");
+    return InvalidArgument(
+        "optim.prox: first_order moves parameters by a rule and takes no prox; choose a scheme that steps by gamma, such as extragradient");
   }
   if (!by_rule && config.groups_size() > 0) {
     return InvalidArgument("optim.groups: only first_order has groups; the other schemes move every block by gamma and prox");
@@ -59,9 +75,19 @@ FlatVector InitialPoint(const SchemeContext& context) {
   return point;
 }
 
+absl::Status CheckExchangeKind(const ExchangeConfig& exchange, std::initializer_list<std::string_view> kinds, std::string_view path) {
+  const auto* field = exchange.GetReflection()->GetOneofFieldDescriptor(exchange, ExchangeConfig::descriptor()->FindOneofByName("kind"));
+  const std::string kind = field == nullptr ? "exact" : field->name();
+  if (std::ranges::find(kinds, kind) != kinds.end()) return absl::OkStatus();
+  std::string known;
+  for (const std::string_view name : kinds) known += (known.empty() ? "" : " or ") + std::string(name);
+  return InvalidArgument("%s: the method is made for %s, got %s: other exchanges have memories or codecs that its theory excludes", path,
+                         known, kind);
+}
+
 SchemeOr MakeScheme(const OptimConfig& config, const SchemeContext& context) {
   if (config.scheme_case() == OptimConfig::SCHEME_NOT_SET) {
-    return InvalidArgument("optim: a scheme must be chosen, one of first_order, extragradient, gda, masha1");
+    return InvalidArgument("optim: a scheme must be chosen, one of %s", KnownSchemes());
   }
   RETURN_IF_ERROR(CheckFilled(config, "optim"));
   RETURN_IF_ERROR(CheckSettings(config));
@@ -74,6 +100,20 @@ SchemeOr MakeScheme(const OptimConfig& config, const SchemeContext& context) {
       return MakeGradientDescentAscent(config, context);
     case OptimConfig::kMasha1:
       return MakeMasha1(config, context);
+    case OptimConfig::kMasha2:
+      return MakeMasha2(config, context);
+    case OptimConfig::kOptimisticMasha:
+      return MakeOptimisticMasha(config, context);
+    case OptimConfig::kOgda:
+      return MakeOgda(config, context);
+    case OptimConfig::kPastExtragradient:
+      return MakePastExtragradient(config, context);
+    case OptimConfig::kFbf:
+      return MakeForwardBackwardForward(config, context);
+    case OptimConfig::kReflectedGradient:
+      return MakeReflectedGradient(config, context);
+    case OptimConfig::kAnchored:
+      return MakeAnchored(config, context);
     case OptimConfig::SCHEME_NOT_SET:
       break;
   }

@@ -3,7 +3,9 @@
 #define CONCLAVE_OPTIM_SCHEMES_H_
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
+#include <string_view>
 
 #include "base/status.h"
 #include "comm/exchange.h"
@@ -26,6 +28,10 @@ absl::StatusOr<std::unique_ptr<Scheme>> MakeScheme(const OptimConfig& config, co
 
 // The iterate before step 0, for makers of schemes.
 FlatVector InitialPoint(const SchemeContext& context);
+
+// For makers of schemes whose theory asks for a class of codecs. Errors: InvalidArgument where `exchange`, the field `path` of the config,
+// is of none of these kinds.
+absl::Status CheckExchangeKind(const ExchangeConfig& exchange, std::initializer_list<std::string_view> kinds, std::string_view path);
 
 }  // namespace conclave
 

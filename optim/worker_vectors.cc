@@ -1,5 +1,7 @@
 #include "optim/worker_vectors.h"
 
+#include <algorithm>
+
 #include "optim/layout_subset.h"
 
 namespace conclave {
@@ -23,6 +25,15 @@ Tensor WorkerVectors::At(WorkerId worker, BlockId block) const {
   return vectors_[index].block(block);
 }
 
+absl::Status WorkerVectors::ForEach(const std::function<absl::Status(WorkerId, BlockId, const Tensor&)>& visit) const {
+  for (size_t i = 0; i < vectors_.size(); ++i) {
+    for (const BlockId id : vectors_[i].layout().local_blocks()) {
+      RETURN_IF_ERROR(visit({first_ + static_cast<int>(i)}, id, vectors_[i].block(id)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 void WorkerVectors::CopyFrom(const WorkerVectors& source) {
   for (size_t i = 0; i < vectors_.size(); ++i) vectors_[i].CopyFrom(source.vectors_[i]);
 }
@@ -36,6 +47,12 @@ void WorkerVectors::Register(StateDict& state, const std::string& part) const {
                            .canonical = true});
     }
   }
+}
+
+int64_t LargestBlock(const Layout& layout) {
+  int64_t most = 0;
+  for (const BlockId id : layout.local_blocks()) most = std::max(most, layout.parameters()[id].shape.elements());
+  return most;
 }
 
 }  // namespace conclave

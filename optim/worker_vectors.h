@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_OPTIM_WORKER_VECTORS_H_
 #define CONCLAVE_OPTIM_WORKER_VECTORS_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ class WorkerVectors {
   WorkerVectors(const Layout* layout, const WorkerMap& workers, DType dtype);  // zeros; the layout must outlive the object
 
   Tensor At(WorkerId worker, BlockId block) const;
+  // Every worker in ascending order, each with its blocks: the order in which an exchange may take them.
+  absl::Status ForEach(const std::function<absl::Status(WorkerId, BlockId, const Tensor&)>& visit) const;
   void CopyFrom(const WorkerVectors& source);                      // of the same layout and map
   void Register(StateDict& state, const std::string& part) const;  // "<part>/worker.<m>/<block>"
 
@@ -28,6 +31,9 @@ class WorkerVectors {
   std::unique_ptr<Layout> experts_;  // expert blocks only: other workers of the column
   std::vector<FlatVector> vectors_;  // by worker - first_
 };
+
+// Elements of the largest local block.
+int64_t LargestBlock(const Layout& layout);
 
 }  // namespace conclave
 

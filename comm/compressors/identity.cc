@@ -12,7 +12,9 @@ class IdentityCodec final : public Compressor {
   explicit IdentityCodec(const CompressorContext& context)
       : elements_(context.shape.elements()), dtype_(context.dtype), bytes_(elements_ * SizeOf(context.dtype)) {}
 
-  CodecContract Contract() const override { return {.unbiased = true, .q = 1, .delta = 1, .wire_bits = bytes_ * 8, .linear = true}; }
+  CodecContract Contract() const override {
+    return {.unbiased = true, .q = 1, .delta = 1, .wire_bits = bytes_ * 8, .lossless = true, .linear = true};
+  }
   int64_t MaxWireBytes() const override { return bytes_; }
 
   int64_t Encode(const Tensor& x, const CodecKey&, std::span<std::byte> wire) const override {
@@ -23,8 +25,7 @@ class IdentityCodec final : public Compressor {
 
   absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const override {
     if (static_cast<int64_t>(wire.size()) != bytes_) {
-      return DataLoss("identity message of worker %d, block %d: expected %d bytes, got %d", key.worker.value, key.block.value, bytes_,
-                      wire.size());
+      return WrongLength("identity", key, bytes_, wire.size());
     }
     if (bytes_ > 0) std::memcpy(x.raw(), wire.data(), wire.size());
     AddZero(dtype_, x.raw(), elements_);

@@ -1,12 +1,12 @@
 // RandK: k of d coordinates, drawn uniformly without replacement, scaled by d / k: E Q(x) = x, E |Q(x)|^2 = (d / k) |x|^2.
-// Wire: the k scaled values in ascending order of their coordinates. The receiver draws the same coordinates, so the mask costs no bytes.
+// Wire: the k scaled values in ascending order of their coordinates, by their codec. The receiver draws the same coordinates, so the mask
+// costs no bytes.
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <cstring>
 
-#include "base/rng.h"
+#include "comm/codec_draws.h"
 #include "comm/compressors.h"
+#include "comm/kept_values.h"
 
 namespace conclave {
 namespace {
@@ -16,30 +16,38 @@ namespace {
 // chance but for 2^-32 d.
 template <typename F>
 void ForChosen(const RngKey& key, int64_t k, int64_t d, F&& f) {
-  std::array<uint32_t, 256> words;
+  constexpr int64_t kChunk = 1024;
+  std::array<uint32_t, kChunk> words;
+  std::array<int32_t, kChunk + 1> chosen;  // the loop that fills it takes no branch on a draw
   int64_t left = k;
-  for (int64_t first = 0; first < d && left > 0; first += static_cast<int64_t>(words.size())) {
-    const int64_t n = std::min<int64_t>(static_cast<int64_t>(words.size()), d - first);
-    key.FillBits(static_cast<uint64_t>(first), std::span(words).first(static_cast<size_t>(n)));
+  for (int64_t first = 0; first < d && left > 0; first += kChunk) {
+    const int64_t n = std::min(kChunk, d - first);
+    FillDraws(key, static_cast<uint64_t>(first), std::span(words).first(static_cast<size_t>(n)));
+    int64_t count = 0;
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t drawn = (uint64_t{words[i]} * static_cast<uint64_t>(d - first - i)) >> 32;
-      if (drawn >= static_cast<uint64_t>(left)) continue;
-      f(first + i);
-      --left;
+      chosen[static_cast<size_t>(count)] = static_cast<int32_t>(i);
+      count += drawn < static_cast<uint64_t>(left - count) ? 1 : 0;
     }
+    left -= count;
+    for (int64_t j = 0; j < count; ++j) f(first + chosen[static_cast<size_t>(j)]);
   }
 }
 
 class RandKCodec final : public Compressor {
  public:
-  RandKCodec(int64_t k, const CompressorContext& context)
-      : k_(k), d_(context.shape.elements()), dtype_(context.dtype), bytes_(k * SizeOf(context.dtype)) {}
+  RandKCodec(int64_t k, bool common_mask, KeptValues kept, const CompressorContext& context)
+      : k_(k), d_(context.shape.elements()), common_mask_(common_mask), dtype_(context.dtype), kept_(std::move(kept)) {}
 
   CodecContract Contract() const override {
-    const double q = static_cast<double>(d_) / static_cast<double>(k_);
-    return {.unbiased = true, .q = q, .delta = q, .wire_bits = bytes_ * 8};
+    CodecContract contract = kept_.contract();
+    contract.q *= static_cast<double>(d_) / static_cast<double>(k_);
+    contract.correlated = common_mask_;
+    contract.lossless = contract.lossless && k_ == d_;
+    contract.linear = common_mask_ && contract.linear;
+    return contract;
   }
-  int64_t MaxWireBytes() const override { return bytes_; }
+  int64_t MaxWireBytes() const override { return kept_.MaxWireBytes(); }
 
   int64_t Encode(const Tensor& x, const CodecKey& key, std::span<std::byte> wire) const override {
     CHECK_EQ(x.elements(), d_);
@@ -47,60 +55,40 @@ class RandKCodec final : public Compressor {
       using T = decltype(t);
       const T* const values = x.data<T>();
       const T scale = static_cast<T>(static_cast<double>(d_) / static_cast<double>(k_));
-      std::byte* out = wire.data();
-      ForChosen(Mask(key), k_, d_, [&](int64_t i) {
-        const T value = values[i] * scale;
-        std::memcpy(out, &value, sizeof(T));
-        out += sizeof(T);
-      });
+      T* out = kept_.values().data<T>();
+      ForChosen(Mask(key), k_, d_, [&](int64_t i) { *out++ = values[i] * scale; });
     });
-    return bytes_;
+    return kept_.Encode(key, wire);
   }
 
   absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const override {
-    if (static_cast<int64_t>(wire.size()) != bytes_) {
-      return DataLoss("rand_k message of worker %d, block %d: expected %d bytes, got %d", key.worker.value, key.block.value, bytes_,
-                      wire.size());
-    }
+    RETURN_IF_ERROR(kept_.Decode(wire, key));
     x.Zero();
     DispatchFloat(dtype_, [&](auto t) {
       using T = decltype(t);
       T* const values = x.data<T>();
-      const std::byte* in = wire.data();
-      ForChosen(Mask(key), k_, d_, [&](int64_t i) {
-        T value;
-        std::memcpy(&value, in, sizeof(T));
-        in += sizeof(T);
-        values[i] += value;  // onto +0: never -0
-      });
+      const T* in = kept_.values().data<T>();
+      ForChosen(Mask(key), k_, d_, [&](int64_t i) { values[i] = *in++; });
     });
     return absl::OkStatus();
   }
 
  private:
-  static RngKey Mask(const CodecKey& key) {
-    return {.seed = key.seed,
-            .site = static_cast<uint32_t>(key.block.value),
-            .step = key.step,
-            .worker = static_cast<uint32_t>(key.worker.value),
-            .kind = RngKind::kCodec,
-            .draw = key.draw};
-  }
+  RngKey Mask(const CodecKey& key) const { return common_mask_ ? SharedMaskDraws(key) : MaskDraws(key); }
 
   const int64_t k_, d_;
+  const bool common_mask_;
   const DType dtype_;
-  const int64_t bytes_;
+  const KeptValues kept_;
 };
 
 }  // namespace
 
 CompressorOr MakeRandKCodec(const RandKConfig& config, const CompressorContext& context) {
-  const double fraction = config.fraction();
-  if (!(fraction > 0 && fraction <= 1)) return InvalidArgument("rand_k: fraction must be in (0, 1], got %g", fraction);
-  const int64_t d = context.shape.elements();
-  if (d < 1) return InvalidArgument("rand_k: a block of shape %s has no coordinates to choose from", context.shape.ToString());
-  const int64_t k = std::clamp<int64_t>(std::llround(fraction * static_cast<double>(d)), 1, d);
-  return std::make_unique<RandKCodec>(k, context);
+  ASSIGN_OR_RETURN(const int64_t k, CountOf("rand_k", config.fraction(), context));
+  ASSIGN_OR_RETURN(KeptValues kept,
+                   KeptValues::Make({.owner = "rand_k", .codec = config.has_values() ? &config.values() : nullptr, .count = k}, context));
+  return std::make_unique<RandKCodec>(k, config.common_mask(), std::move(kept), context);
 }
 
 }  // namespace conclave

@@ -77,7 +77,7 @@ class Extragradient final : public Scheme {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Scheme>> MakeExtragradient(const OptimConfig& config, const SchemeContext& context) {
-  ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox()));
+  ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
   Exchanges exchanges;
   ASSIGN_OR_RETURN(exchanges.at_z, MakeExchange(config.extragradient().exchange(), context.exchange));
   ASSIGN_OR_RETURN(exchanges.at_zh, MakeExchange(config.extragradient().exchange(), context.exchange));

@@ -57,7 +57,7 @@ class GradientDescentAscent final : public Scheme {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Scheme>> MakeGradientDescentAscent(const OptimConfig& config, const SchemeContext& context) {
-  ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox()));
+  ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
   ASSIGN_OR_RETURN(std::unique_ptr<Exchange> exchange, MakeExchange(config.gda().exchange(), context.exchange));
   return std::make_unique<GradientDescentAscent>(config, context, std::move(prox), std::move(exchange));
 }

@@ -49,9 +49,10 @@ inline Layout TestLayout(const ParameterSet* set, int rank, int ranks, int exper
   return Layout(set, rank, homes);
 }
 
+// step: vectors that change from step to step; 0 for all where they do not.
 template <typename T>
-std::vector<T> WorkerVector(int worker, BlockId block, int64_t n) {
-  return TestVector<T>(worker, n, 100 + static_cast<uint32_t>(block.value));
+std::vector<T> WorkerVector(int worker, BlockId block, int64_t n, int step = 0) {
+  return TestVector<T>(worker, n, 100 + static_cast<uint32_t>(block.value) + 100 * static_cast<uint32_t>(step));
 }
 
 // By block id.

@@ -115,6 +115,15 @@ TEST(Masha1Test, TheCoinIsFairAndSharedAndCostsNoState) {
   EXPECT_NEAR(refreshed, 150, 4 * std::sqrt(500 * 0.3 * 0.7));
 }
 
+TEST(Masha1Test, WhereEveryWorkerParticipatesNothingChanges) {
+  Play all = PlayOf(absl::StrFormat("masha1 { gamma: 0.2 p: 0.4 %s }", kRandK));
+  Play named = PlayOf(absl::StrFormat("masha1 { gamma: 0.2 p: 0.4 participants: 4 %s }", kRandK));
+  all.ranks = named.ranks = 3;
+  const auto a = PlayGame(all), b = PlayGame(named);
+  ASSERT_TRUE(a.ok() && b.ok()) << b.status();
+  EXPECT_EQ(FirstDifference(a->state, b->state), "");
+}
+
 // Steps from one state many times, with fresh masks and coins each time: the mean of V+ = (1 - p) |z+ - u|^2 + |w+ - u|^2.
 struct Mean {
   double value = 0, deviation = 0;  // of the mean itself
@@ -172,6 +181,40 @@ TEST(Masha1Test, ItsLyapunovFunctionFallsAsItMust) {
     const auto mean = MeanLyapunov(play, state->state, 2000, lyapunov);
     ASSERT_TRUE(mean.ok()) << mean.status();
     EXPECT_LE(mean->value, bound + 4 * mean->deviation) << "visited state " << visited << ", deviation " << mean->deviation;
+  }
+}
+
+// One state, one step, many draws of b workers: z is linear in their mean, so its mean must be that of the step of all workers. Its spread
+// is that of sampling without replacement: the sum of squares is (M - b) / (b (M - 1)) of that of a single worker's step about the mean.
+TEST(Masha1Test, APartialMeanIsUnbiasedAndHasTheSpreadOfSamplingWithoutReplacement) {
+  const auto config = [](int b) { return absl::StrFormat("masha1 { gamma: 0.3 p: 0.3 participants: %d exchange { exact {} } }", b); };
+  Play play = PlayOf(config(4));
+  play.steps = 5;
+  const auto visited = PlayGame(play);
+  ASSERT_TRUE(visited.ok()) << visited.status();
+  play.resume = &visited->state;
+  play.first = 5;
+  play.steps = 1;
+  const auto all = PlayGame(play);
+  ASSERT_TRUE(all.ok()) << all.status();
+  const std::vector<double> expected = all->state.All("model");
+  double single = 0;
+  for (const int b : {1, 2, 3}) {
+    constexpr int kDraws = 1200;
+    double spread = 0;
+    std::vector<double> mean(expected.size());
+    play.config = ParseConfig<OptimConfig>(config(b));
+    for (int i = 0; i < kDraws; ++i) {
+      play.first = 1000 + i;
+      const auto drawn = PlayGame(play);
+      ASSERT_TRUE(drawn.ok()) << drawn.status();
+      const std::vector<double> z = drawn->state.All("model");
+      spread += SquaredDistance(z, expected) / kDraws;
+      for (size_t k = 0; k < z.size(); ++k) mean[k] += z[k] / kDraws;
+    }
+    if (b == 1) single = spread;
+    EXPECT_LT(SquaredDistance(mean, expected), 9 * spread / kDraws) << b << " participants";
+    EXPECT_NEAR(spread / single, (4.0 - b) / (b * 3.0), 0.08) << b << " participants";
   }
 }
 

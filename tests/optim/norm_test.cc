@@ -134,7 +134,7 @@ TEST(GapMeasuresTest, AreZeroAtSolutionsOnly) {
     stage.game->Solution(solution);
     away.CopyFrom(solution);
     if (stage.layout->is_local({0})) away.block({0}).data<double>()[2] += 3;
-    const auto zero = MakeProx({});
+    const auto zero = MakeProx({}, stage.parameters);
     ASSIGN_OR_RETURN(const double distance, gap.Distance(away, solution));
     ASSIGN_OR_RETURN(const double at_solution, gap.OperatorNorm(*stage.game, solution, {}));
     ASSIGN_OR_RETURN(const double outside, gap.OperatorNorm(*stage.game, away, {}));

@@ -132,7 +132,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "5:57: error: 'data.sources[1]' needs a kind: one of text, shards, gaussian, none"}},
         BadConfig{Without("optim", "optim { masha1 { gamma: 0.1 p: 1.5 exchange { quantized {} } } }"),
                   {"5:32: error: 'p' must be in (0, 1], got 1.5",
-                   "5:47: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k"}},
+                   "5:47: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
         BadConfig{
             Without("optim",
                     "optim { first_order { lr: 0.1 rule { adamw {} } exchange { quantized { codec { rand_k { fraction: 0 } } } } } }"),
@@ -173,7 +173,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"# nothing\n",
                   {"1:1: error: the config holds no settings; expected fields such as name, trainer, optim, model and data"}},
         BadConfig{"name",
-                  {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1",
+                  {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
+                   "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha",
                    "1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game",
                    "1:5: error: expected ':' after 'name', got the end of the text"}},
         BadConfig{"{", {"1:1: error: expected a field name, got '{'", "1:1: error: block opened at 1:1 is not closed"}}));
@@ -183,7 +184,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(BadConfig{Without("name", ""),
                               {"1:1: error: the experiment needs 'name' (name of the experiment; the default run folder is runs/NAME)"}},
                     BadConfig{Without("model", ""), {"1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game"}},
-                    BadConfig{Without("optim", ""), {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1"}},
+                    BadConfig{Without("optim", ""), {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
+                   "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha"}},
                     BadConfig{Without("data", ""), {"4:1: error: moe_lm needs data.sources { text { ... } }"}},
                     BadConfig{Without("optim", "optim { first_order { lr: 0.1 } }"),
                               {"5:9: error: 'optim.first_order.rule' needs a kind: one of sgd, adamw"}},
@@ -193,7 +195,7 @@ INSTANTIATE_TEST_SUITE_P(
                               {"5:9: error: 'optim.extragradient' needs 'gamma' (step size)"}},
                     BadConfig{Without("optim", "optim { masha1 { gamma: 1 exchange { quantized {} } } }"),
                               {"5:9: error: 'optim.masha1' needs 'p' (probability that the reference point is refreshed)",
-                               "5:38: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k"}},
+                               "5:38: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
                     BadConfig{Without("model", "model { moe_lm { moe { } } }"),
                               {"5:18: error: 'model.moe_lm.moe' needs 'experts' (routed experts a block)"}},
                     BadConfig{Without("model", "model { precision { compute: F64 } }"),

@@ -1,0 +1,38 @@
+// Where codecs draw their random words. A message has 2^40 of them: masks use the lower half, roundings the upper one, so that the stages
+// of a composition are independent.
+#ifndef CONCLAVE_COMM_CODEC_DRAWS_H_
+#define CONCLAVE_COMM_CODEC_DRAWS_H_
+
+#include <cstdint>
+#include <span>
+
+#include "base/rng.h"
+#include "comm/compressor.h"
+
+namespace conclave {
+
+inline RngKey MaskDraws(const CodecKey& key) {
+  return {.seed = key.seed,
+          .site = static_cast<uint32_t>(key.block.value),
+          .step = key.step,
+          .worker = static_cast<uint32_t>(key.worker.value),
+          .kind = RngKind::kCodec,
+          .draw = key.draw};
+}
+
+// The same for all workers.
+inline RngKey SharedMaskDraws(const CodecKey& key) {
+  RngKey shared = MaskDraws(key);
+  shared.worker = kSharedWorker;
+  return shared;
+}
+
+// The words of draws.FillBits(first, out), many at a time: fastest where first and the length are multiples of 128. No allocation.
+void FillDraws(const RngKey& draws, uint64_t first, std::span<uint32_t> out);
+
+// out[i] = the word that rounds coordinate first + i.
+void FillRoundingDraws(const CodecKey& key, int64_t first, std::span<uint32_t> out);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_CODEC_DRAWS_H_

@@ -1,0 +1,76 @@
+// CodedMean: the mean over workers of Q_m(x_m), what every lossy exchange rests on. Each block travels in the way that takes fewer bytes in
+// all:
+//   messages: every rank ships its workers' frames to all others and decodes all of them:      M (32 + payload) (P - 1)
+//   sums: it decodes its own workers' messages and ships whole subtrees, as the exact exchange:  about 2 n (P - 1), n the dense bytes
+// It always adds by the reduction tree over workers, so its bits depend neither on ranks nor on buckets. Blocks with an identity codec
+// travel as sums, and their bits are those of the exact exchange. A vector that is not finite makes the mean NaN on every rank.
+#ifndef CONCLAVE_COMM_CODED_MEAN_H_
+#define CONCLAVE_COMM_CODED_MEAN_H_
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "comm/bucket.h"
+#include "comm/compressors.h"
+#include "comm/exchange.h"
+#include "comm/ledger.h"
+#include "comm/message_bucket.h"
+#include "comm/tree_bucket.h"
+
+namespace conclave {
+
+enum class CodecNeed { kUnbiased, kContractive };
+
+// By block id.
+using BlockCodecs = std::vector<std::unique_ptr<Compressor>>;
+
+// The config's codec for each block. Errors: InvalidArgument, the same on every rank, for a codec that cannot be or has the wrong contract.
+// exchange: its name, for messages.
+absl::StatusOr<BlockCodecs> MakeBlockCodecs(const CodecConfig& config, CodecNeed need, const ExchangeContext& context,
+                                            std::string_view exchange);
+BlockCodecs IdentityCodecs(const ExchangeContext& context);
+
+// Used by all ranks alike: Begin, any number of Put, Finish. The vectors of one source rank come in the order of its workers.
+class CodedMean {
+ public:
+  // Drops the codecs of blocks that are not local.
+  CodedMean(const ExchangeContext& context, BlockCodecs codecs);
+
+  // Whether the block's codec loses nothing.
+  bool lossless(BlockId block) const { return lossless_[block.value]; }
+
+  void Begin(uint32_t step, uint32_t draw);
+  // Encodes and ships worker m's vector; what never comes counts as +0. decoded: where not null, receives Q_m(x): [elements].
+  absl::Status Put(WorkerId worker, BlockId block, const Tensor& x, const Tensor* decoded = nullptr);
+  // Books the logical bytes. The mean is valid until the next Begin.
+  absl::StatusOr<Aggregate> Finish();
+
+ private:
+  struct Place {
+    TreeBucket* sums = nullptr;
+    MessageBucket* messages = nullptr;
+    int index = 0;
+  };
+  // The pieces each member would ship; `logical`: with one worker a rank.
+  std::vector<std::vector<TreeNode>> CoversOf(bool expert, bool logical) const;
+  void AddBuckets(const std::vector<bool>& take, bool as_messages);
+  void PlanLogical(const std::vector<bool>& replicated_sums, const std::vector<bool>& as_messages);
+  void AddLogicalMessages(const std::vector<bool>& take, int64_t workers, int64_t others);
+
+  const ExchangeContext context_;
+  BlockCodecs codecs_;
+  std::vector<bool> lossless_;  // by block id
+  FlatVector aggregate_;
+  std::vector<Place> places_;  // by block id
+  BucketQueue queue_;
+  std::vector<MessageBucket*> message_buckets_;
+  Buffer scratch_wire_, scratch_;
+  LogicalWire logical_, now_;
+  std::vector<int64_t> copies_;  // by block id: to how many others a message of varying size goes, logically
+  CodecKey key_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_CODED_MEAN_H_

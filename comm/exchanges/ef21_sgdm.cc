@@ -1,0 +1,80 @@
+// EF21-SGDM (Fatkhullin, Tyurin, Richtarik, arXiv 2305.15155): u_m = (1 - eta) u_m + eta v_m, from u_m = the first v_m; c_m = C(u_m - g_m),
+// g_m = g_m + c_m; the aggregate is the mean of g_m. With a lossless codec: the mean of the momenta u_m.
+#include "comm/exchanges.h"
+#include "comm/memory_exchange.h"
+
+namespace conclave {
+namespace {
+
+class Ef21SgdmExchange final : public MemoryExchange {
+ public:
+  Ef21SgdmExchange(double eta, const ExchangeContext& context, BlockCodecs codecs)
+      : MemoryExchange(context, std::move(codecs)),
+        eta_(eta),
+        u_m_(context, std::vector<bool>(lossy().size(), true)),
+        g_m_(context, lossy()),
+        g_(context.layout, context.dtype),
+        g_new_(context.layout, context.dtype) {}
+
+  void Commit() override {
+    u_m_.Commit();
+    g_m_.Commit();
+    g_.CopyFrom(g_new_);
+    started_ = 1;
+  }
+  void Register(StateDict& state, const std::string& part) override {
+    u_m_.Register(state, part + ".u_m");
+    g_m_.Register(state, part + ".g_m");
+    RegisterLossy(state, part + ".g", g_);
+    state.AddScalar(part + ".started", &started_);
+  }
+
+ private:
+  // The new momentum.
+  Tensor Momentum(WorkerId worker, BlockId block, const Tensor& v) {
+    const Tensor u = u_m_.At(worker, block), u_new = u_m_.Pending(worker, block), share = Delta(block);
+    if (started_ == 0) {
+      u_new.CopyFrom(v);
+      return u_new;
+    }
+    ScaleInto(v.dtype(), 1 - eta_, u.raw(), u_new.raw(), v.elements());
+    ScaleInto(v.dtype(), eta_, v.raw(), share.raw(), v.elements());
+    AddInto(v.dtype(), share.raw(), u_new.raw(), v.elements());
+    return u_new;
+  }
+
+  absl::Status SendExact(WorkerId worker, BlockId block, const Tensor& v) override {
+    return mean().Put(worker, block, Momentum(worker, block, v));
+  }
+
+  absl::Status Send(WorkerId worker, BlockId block, const Tensor& v) override {
+    const Tensor u = Momentum(worker, block, v), delta = Delta(block);
+    const Tensor g = g_m_.At(worker, block), g_new = g_m_.Pending(worker, block);
+    Difference(v.dtype(), u.raw(), g.raw(), delta.raw(), v.elements());
+    RETURN_IF_ERROR(mean().Put(worker, block, delta, &g_new));
+    AddInto(v.dtype(), g.raw(), g_new.raw(), v.elements());
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Aggregate> Aggregated() override {
+    ASSIGN_OR_RETURN(const Aggregate mean_c, mean().Finish());
+    g_new_.CopyFrom(*mean_c);
+    AddLossy(g_, g_new_);
+    return &g_new_;
+  }
+
+  const double eta_;
+  WorkerMemory u_m_, g_m_;
+  FlatVector g_, g_new_;
+  int64_t started_ = 0;  // whether u_m holds anything
+};
+
+}  // namespace
+
+ExchangeOr MakeEf21SgdmExchange(const Ef21SgdmConfig& config, const ExchangeContext& context) {
+  if (!(config.eta() > 0 && config.eta() <= 1)) return InvalidArgument("ef21_sgdm: eta must be in (0, 1], got %g", config.eta());
+  ASSIGN_OR_RETURN(BlockCodecs codecs, MakeBlockCodecs(config.codec(), CodecNeed::kContractive, context, "ef21_sgdm"));
+  return std::make_unique<Ef21SgdmExchange>(config.eta(), context, std::move(codecs));
+}
+
+}  // namespace conclave

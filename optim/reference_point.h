@@ -1,0 +1,63 @@
+// ReferencePoint: the point w that methods of the MASHA family compress differences against, and what every worker knows of it.
+#ifndef CONCLAVE_OPTIM_REFERENCE_POINT_H_
+#define CONCLAVE_OPTIM_REFERENCE_POINT_H_
+
+#include <string>
+#include <vector>
+
+#include "optim/field_exchange.h"
+#include "optim/schemes.h"
+#include "optim/worker_vectors.h"
+
+namespace conclave {
+
+struct ReferencePointOptions {
+  std::string part;          // prefix of the names in the train state
+  double p = 1;              // probability that w is refreshed in a step
+  int64_t participants = 0;  // workers that send a difference in a step, drawn anew every step; 0: all
+};
+
+// Holds w, F(w) and F_m(w). Within a step: Coin, ExchangeDifferences, and where w is to move EvaluateNext, then MoveTo or Discard. Train
+// state changes in Start and MoveTo only. Memory: two vectors, and two WorkerVectors.
+class ReferencePoint {
+ public:
+  ReferencePoint(const SchemeContext& context, ReferencePointOptions options);
+
+  // w = z0: all workers learn F(z0). Errors: FailedPrecondition if it is not finite. Cost: one evaluation, one exact exchange.
+  absl::Status Start(Operator& field, const FlatVector& z0);
+
+  const FlatVector& w() const { return w_; }
+  const FlatVector& F_w() const { return F_w_; }
+
+  // Is w refreshed in this step? Drawn alike on all ranks: no byte is sent.
+  bool Coin(const SampleKey& key) const;
+
+  // F_m(point) - F_m(w) of every worker through `exchange`: an estimate of F(point) - F(w). With b of M participants the b differences
+  // count M / b times, the others as +0, so that their mean over M stays unbiased. Neither commits nor discards. Cost: one evaluation.
+  absl::StatusOr<Exchanged> ExchangeDifferences(Operator& field, const FlatVector& point, const SampleKey& key, Exchange& exchange);
+
+  // F(point), exactly, for a w that may move there. Returns its norm. Cost: one evaluation, one exact exchange.
+  absl::StatusOr<double> EvaluateNext(Operator& field, const FlatVector& point, const SampleKey& key);
+  void MoveTo(const FlatVector& point);  // w = point, that of the last EvaluateNext
+  void Discard() { full_->Discard(); }
+
+  void Register(StateDict& state);
+
+ private:
+  void DrawParticipants(const SampleKey& key);
+
+  ReferencePointOptions options_;
+  uint64_t seed_;
+  int workers_;
+  std::unique_ptr<Exchange> full_;
+  LogicalNorm norm_;
+  FlatVector w_, F_w_;              // train state
+  WorkerVectors F_m_w_, F_m_next_;  // F_m(w): train state; those that may replace them
+  Aggregate F_next_ = nullptr;
+  OwnedTensor difference_;          // [largest block]
+  std::vector<bool> participates_;  // [M]
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_OPTIM_REFERENCE_POINT_H_

@@ -1,0 +1,124 @@
+// What single codecs promise beyond their contract.
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include <gtest/gtest.h>
+
+#include "comm/codec_draws.h"
+#include "tests/comm/codec_values.h"
+
+namespace conclave {
+namespace {
+
+// The mean of all workers' messages is exact where their vectors are equal: for values that M scales without rounding, bit by bit.
+TEST(PermK, EqualVectorsAreSentWithoutError) {
+  for (const int workers : {2, 4, 8}) {
+    const CompressorOr codec = MakeCompressor(ParseCodec("perm_k {}"), {.shape = {37}, .dtype = DType::kF32, .workers = workers});
+    ASSERT_EQ(codec.status(), absl::OkStatus());
+    const OwnedTensor x = Values(37, DType::kF32), y({37}, DType::kF32);
+    std::vector<std::byte> wire((*codec)->MaxWireBytes());
+    for (uint32_t step = 0; step < 20; ++step) {
+      std::vector<float> sum(37);
+      for (int m = 0; m < workers; ++m) {
+        const CodecKey key{.seed = 3, .worker = {m}, .step = step};
+        (*codec)->Encode(*x, key, wire);
+        ASSERT_EQ((*codec)->Decode(wire, key, *y), absl::OkStatus());
+        for (int i = 0; i < 37; ++i) sum[i] += y->data<float>()[i];
+      }
+      for (int i = 0; i < 37; ++i) EXPECT_EQ(sum[i] / static_cast<float>(workers), x->data<float>()[i]) << workers << ' ' << i;
+    }
+  }
+}
+
+TEST(TopK, KeepsTheLargestAndTheLowerIndexOfEquals) {
+  const CompressorOr codec = MakeCompressor(ParseCodec("top_k { fraction: 0.5 }"), {.shape = {8}, .dtype = DType::kF32});
+  ASSERT_EQ(codec.status(), absl::OkStatus());
+  OwnedTensor x({8}, DType::kF32), y({8}, DType::kF32);
+  const float values[8] = {1, -3, 2, 2, 0, -2, 2, 0.5};
+  std::copy(std::begin(values), std::end(values), x->data<float>());
+  std::vector<std::byte> wire((*codec)->MaxWireBytes());
+  const int64_t bytes = (*codec)->Encode(*x, {}, wire);
+  ASSERT_EQ((*codec)->Decode(std::span(wire).first(bytes), {}, *y), absl::OkStatus());
+  const float expected[8] = {0, -3, 2, 2, 0, -2, 0, 0};
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(At(*y, i), expected[i]) << i;
+}
+
+// Bits an index against its entropy log2 C(d, k) / k, on uniformly spread support.
+TEST(TopK, IndicesTakeAtMostFivePercentMoreThanTheirEntropy) {
+  constexpr int64_t kCoordinates = 200000;
+  const OwnedTensor x({kCoordinates}, DType::kF32);
+  const RngKey key{.seed = 11};
+  for (int64_t i = 0; i < kCoordinates; ++i) x->data<float>()[i] = static_cast<float>(key.Normal(i));
+  for (const double density : {0.1, 0.03, 0.01, 0.001}) {
+    CodecConfig config;
+    config.mutable_top_k()->set_fraction(density);
+    const CompressorOr codec = MakeCompressor(config, {.shape = {kCoordinates}});
+    std::vector<std::byte> wire((*codec)->MaxWireBytes());
+    const double k = density * kCoordinates, d = kCoordinates;
+    const double entropy = (std::lgamma(d + 1) - std::lgamma(k + 1) - std::lgamma(d - k + 1)) / std::log(2.0);
+    const double bits = 8 * (static_cast<double>((*codec)->Encode(*x, {}, wire)) - 4 * k);
+    EXPECT_LE(bits, 1.05 * entropy + 8) << density;
+    EXPECT_GE(bits, 0.99 * entropy) << density;
+  }
+}
+
+TEST(Qsgd, TakesAboutTwoAndAHalfBitsAtRootDLevels) {
+  const CompressorOr codec = MakeCompressor(ParseCodec("qsgd { levels: 100 }"), {.shape = {10000}});
+  const OwnedTensor x({10000}, DType::kF32);
+  const RngKey key{.seed = 12};
+  for (int64_t i = 0; i < 10000; ++i) x->data<float>()[i] = static_cast<float>(key.Normal(i));
+  std::vector<std::byte> wire((*codec)->MaxWireBytes());
+  EXPECT_LT(8 * (*codec)->Encode(*x, {}, wire), 2.8 * 10000 + 32);
+}
+
+TEST(CodecDraws, AreTheWordsOfTheGenerator) {
+  const RngKey key{.seed = 0x123456789ABCDEF, .site = 77, .step = 9, .worker = 3, .kind = RngKind::kCodec, .draw = 2};
+  for (const uint64_t first : {uint64_t{0}, uint64_t{5}, uint64_t{1} << 39, (uint64_t{1} << 39) + 128}) {
+    for (const size_t n : {1, 127, 128, 300, 1024}) {
+      std::vector<uint32_t> fast(n), plain(n);
+      FillDraws(key, first, fast);
+      key.FillBits(first, plain);
+      EXPECT_EQ(fast, plain) << first << ' ' << n;
+    }
+  }
+}
+
+TEST(RandK, EveryCoordinateIsChosenEquallyOftenAndPairsToo) {
+  CodecConfig config;
+  config.mutable_rand_k()->set_fraction(2.0 / 6);
+  const CompressorOr codec = MakeCompressor(config, {.shape = {6}, .dtype = DType::kF64});
+  ASSERT_EQ(codec.status(), absl::OkStatus());
+  const OwnedTensor x({6}, DType::kF64), y({6}, DType::kF64);
+  x->Fill(1);
+  std::map<std::pair<int, int>, int> pairs;
+  constexpr int kDraws = 15000;
+  std::vector<std::byte> wire((*codec)->MaxWireBytes());
+  for (uint32_t step = 0; step < kDraws; ++step) {
+    (*codec)->Encode(*x, {.seed = 3, .step = step}, wire);
+    ASSERT_EQ((*codec)->Decode(wire, {.seed = 3, .step = step}, *y), absl::OkStatus());
+    std::vector<int> chosen;
+    for (int i = 0; i < 6; ++i) {
+      if (At(*y, i) != 0) chosen.push_back(i);
+    }
+    ASSERT_EQ(chosen.size(), 2u);
+    ++pairs[{chosen[0], chosen[1]}];
+    EXPECT_EQ(At(*y, chosen[0]), 3.0) << "scaled by d / k";
+  }
+  ASSERT_EQ(pairs.size(), 15u);
+  double chi_square = 0;
+  for (const auto& [pair, count] : pairs) chi_square += std::pow(count - kDraws / 15.0, 2) / (kDraws / 15.0);
+  EXPECT_LT(chi_square, 36.1) << "14 degrees of freedom, 0.1 % level";
+}
+
+TEST(RandK, RefusesBadFractions) {
+  for (const double fraction : {0.0, -0.5, 1.5, std::numeric_limits<double>::quiet_NaN()}) {
+    CodecConfig config;
+    config.mutable_rand_k()->set_fraction(fraction);
+    EXPECT_EQ(MakeCompressor(config, {.shape = {4}}).status().code(), absl::StatusCode::kInvalidArgument) << fraction;
+  }
+  EXPECT_EQ(MakeCompressor({}, {.shape = {4}}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,341 @@
+// Every exchange of the config's oneof keeps the laws that hold for all, and each with memory its own. A new member without a case here
+// fails.
+#include "tests/comm/memory_laws.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "comm/wire_frame.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kMeshes[][2] = {{1, 1}, {2, 1}, {2, 2}, {3, 1}, {4, 2}, {4, 1}};  // ranks, expert axis
+
+// Exchanges by member of the oneof, with lossy codecs of the right contract.
+std::map<std::string, std::vector<std::string>> Lossy() {
+  return {
+      {"exact", {"exact {}"}},
+      {"quantized",
+       {"quantized { codec { natural {} } }",
+        "quantized { codec { blockwise { exact_below: 4 otherwise { perm_k { values { natural {} } } } } } }",
+        "quantized { codec { qsgd { levels: 8 } } }", "quantized { codec { rand_k { fraction: 0.05 common_mask: true } } }"}},
+      {"ef14", {"ef14 { codec { scaled_sign {} } }", "ef14 { codec { top_k { fraction: 0.1 } } }"}},
+      {"ef21",
+       {"ef21 { codec { top_k { fraction: 0.05 values { block_int { bits: 8 block: 32 } } } } }",
+        "ef21 { codec { blockwise { rules { pattern: 'e*' codec { identity {} } } otherwise { block_int { bits: 4 block: 16 rounding: "
+        "NEAREST } } } } }",
+        "ef21 { codec { fp8 {} } }"}},
+      {"ef21_sgdm",
+       {"ef21_sgdm { eta: 0.3 codec { top_k { fraction: 0.2 } } }",
+        "ef21_sgdm { eta: 0.3 codec { blockwise { exact_below: 6 otherwise { bf16 {} } } } }"}},
+      {"diana",
+       {"diana { codec { rand_k { fraction: 0.2 } } }",
+        "diana { alpha: 0.1 codec { blockwise { exact_below: 4 otherwise { perm_k {} } } } }", "diana { codec { ternary {} } }"}},
+      {"marina", {"marina { p: 0.3 codec { natural {} } }", "marina { p: 0.3 codec { random_block { fraction: 0.1 } } }"}},
+  };
+}
+
+// The same with an identity codec, where the aggregate must be the exact mean.
+std::map<std::string, std::string> Lossless() {
+  return {{"exact", "exact {}"},
+          {"quantized", "quantized { codec { identity {} } }"},
+          {"ef14", "ef14 { codec { identity {} } }"},
+          {"ef21", "ef21 { codec { identity {} } }"},
+          {"ef21_sgdm", "ef21_sgdm { eta: 1 codec { identity {} } }"},
+          {"diana", "diana { codec { identity {} } }"},
+          {"marina", "marina { p: 0.5 codec { identity {} } }"}};
+}
+
+template <typename F>
+void ForEachLossy(F&& f) {
+  const google::protobuf::OneofDescriptor* kinds = ExchangeConfig::descriptor()->FindOneofByName("kind");
+  const auto cases = Lossy();
+  for (int i = 0; i < kinds->field_count(); ++i) {
+    const auto it = cases.find(kinds->field(i)->name());
+    ASSERT_NE(it, cases.end()) << "exchange '" << kinds->field(i)->name() << "' has no case";
+    for (const std::string& text : it->second) {
+      SCOPED_TRACE(text);
+      const ExchangeConfig config = ParseExchange(text);
+      ASSERT_TRUE(config.GetReflection()->HasField(config, kinds->field(i)));
+      f(config);
+    }
+  }
+}
+
+TEST(MemoryExchange, IdentityCodecIsTheExactExchange) {
+  const google::protobuf::OneofDescriptor* kinds = ExchangeConfig::descriptor()->FindOneofByName("kind");
+  const auto cases = Lossless();
+  for (int i = 0; i < kinds->field_count(); ++i) {
+    ASSERT_TRUE(cases.contains(kinds->field(i)->name())) << kinds->field(i)->name() << " has no case";
+    const std::string& text = cases.at(kinds->field(i)->name());
+    SCOPED_TRACE(text);
+    for (const auto& [ranks, axis] : {std::pair{1, 1}, {3, 1}, {4, 2}}) {
+      const MemoryRun run{.config = ParseExchange(text), .ranks = ranks, .expert_axis = axis, .steps = 3};
+      MemoryRun exact = run;
+      exact.config = ParseExchange("exact {}");
+      const MemoryResult got = RunMemory(run), expected = RunMemory(exact);
+      for (int step = 0; step < run.steps; ++step) EXPECT_TRUE(SameBlocks(got.aggregates[step], expected.aggregates[step])) << step;
+    }
+  }
+}
+
+TEST(MemoryExchange, TheSameBitsAndStateOnAnyMesh) {
+  ForEachLossy([](const ExchangeConfig& config) {
+    const auto skip = [](int worker, BlockId block) { return worker == 1 && block.value % 2 == 0; };
+    const MemoryResult one = RunMemory({.config = config, .skip = skip});
+    for (const auto& [ranks, axis] : kMeshes) {
+      const MemoryResult other = RunMemory({.config = config, .ranks = ranks, .expert_axis = axis, .skip = skip});
+      for (size_t step = 0; step < one.aggregates.size(); ++step) {
+        EXPECT_TRUE(SameBlocks(one.aggregates[step], other.aggregates[step])) << ranks << " ranks, step " << step;
+      }
+      EXPECT_TRUE(one.state == other.state) << ranks << " ranks";
+    }
+  });
+}
+
+TEST(MemoryExchange, SaveLoadContinueEqualsNotStopping) {
+  ForEachLossy([](const ExchangeConfig& config) {
+    const MemoryResult straight = RunMemory({.config = config, .ranks = 2, .steps = 6});
+    const MemoryResult before = RunMemory({.config = config, .ranks = 4, .expert_axis = 2, .steps = 3});
+    const MemoryResult after = RunMemory({.config = config, .ranks = 3, .first = 3, .steps = 3, .start = &before.state});
+    for (int step = 0; step < 3; ++step) EXPECT_TRUE(SameBlocks(straight.aggregates[3 + step], after.aggregates[step])) << step;
+    EXPECT_TRUE(straight.state == after.state);
+  });
+}
+
+TEST(MemoryExchange, ADiscardedStepLeavesNoTrace) {
+  ForEachLossy([](const ExchangeConfig& config) {
+    const MemoryResult straight = RunMemory({.config = config, .ranks = 2});
+    const MemoryResult refused = RunMemory({.config = config, .ranks = 2, .refused = [](int step) { return step % 2 == 0; }});
+    for (int step = 0; step < 4; ++step) EXPECT_TRUE(SameBlocks(straight.aggregates[step], refused.aggregates[step])) << step;
+    EXPECT_TRUE(straight.state == refused.state);
+  });
+}
+
+TEST(MemoryExchange, BothBooksAgreeWithOneWorkerARank) {
+  ForEachLossy([](const ExchangeConfig& config) {
+    const MemoryResult run = RunMemory({.config = config, .ranks = 4});
+    for (const WireReport& report : run.reports) {
+      EXPECT_EQ(report.BetweenRanks().sent_bytes, report.logical.uplink_bytes + report.logical.downlink_bytes);
+      EXPECT_EQ(report.BetweenRanks().sent_messages, report.logical.messages);
+    }
+  });
+}
+
+double Distance(const Blocks<float>& a, const Blocks<float>& b) {
+  double squares = 0;
+  for (const auto& [id, v] : a) {
+    for (size_t i = 0; i < v.size(); ++i) squares += std::pow(static_cast<double>(v[i]) - b.at(id)[i], 2);
+  }
+  return std::sqrt(squares);
+}
+
+double Norm(const Blocks<float>& a) {
+  Blocks<float> zero = a;
+  for (auto& [id, v] : zero) std::fill(v.begin(), v.end(), 0.0f);
+  return Distance(a, zero);
+}
+
+// "<part>.<what>/worker.<m>/<block>" averaged over workers, by block name.
+std::map<std::string, std::vector<double>> WorkerMean(const SavedState& state, const std::string& what, int workers) {
+  std::map<std::string, std::vector<double>> mean;
+  for (int m = 0; m < workers; ++m) {
+    const std::string prefix = absl::StrFormat("exchange.%s/worker.%d/", what, m);
+    for (const auto& [name, v] : state.tensors) {
+      if (!name.starts_with(prefix)) continue;
+      std::vector<double>& sum = mean[name.substr(prefix.size())];
+      sum.resize(v.size());
+      for (size_t i = 0; i < v.size(); ++i) sum[i] += v[i] / static_cast<double>(workers);
+    }
+  }
+  return mean;
+}
+
+// Over all steps, the means that were delivered and the memory left add up to the means that were put.
+TEST(Ef14, WhatIsNotSentIsKept) {
+  for (const char* codec : {"top_k { fraction: 0.1 }", "scaled_sign {}", "block_int { bits: 4 block: 16 rounding: NEAREST }"}) {
+    const MemoryRun run{.config = ParseExchange(absl::StrFormat("ef14 { codec { %s } }", codec)), .ranks = 2, .steps = 12};
+    MemoryRun exact = run;
+    exact.config = ParseExchange("exact {}");
+    const MemoryResult sent = RunMemory(run), put = RunMemory(exact);
+    const auto left = WorkerMean(sent.state, "e_m", run.workers);
+    const ParameterSet set = TestParameters();
+    for (const auto& [id, v] : put.aggregates[0]) {
+      const std::vector<double>& e = left.at(set[{id}].name);
+      for (size_t i = 0; i < v.size(); ++i) {
+        double expected = 0, got = e[i], size = 0;
+        for (int step = 0; step < run.steps; ++step) {
+          expected += put.aggregates[step].at(id)[i];
+          got += sent.aggregates[step].at(id)[i];
+          size += std::abs(sent.aggregates[step].at(id)[i]) + std::abs(put.aggregates[step].at(id)[i]);
+        }
+        EXPECT_NEAR(got, expected, 1e-5 * (size + std::abs(e[i])) + 1e-7 * Norm(put.aggregates[0])) << codec << ", block " << id;
+      }
+    }
+  }
+}
+
+// With vectors that stay, |g_m - v_m|^2 shrinks by 1 - 1/delta a step at least, and g is the mean of g_m.
+TEST(Ef21, LearnsAVectorThatStaysAndKeepsItsMean) {
+  const MemoryRun run{.config = ParseExchange("ef21 { codec { top_k { fraction: 0.25 } } }"), .ranks = 2, .steps = 40, .moving = false};
+  MemoryRun exact = run;
+  exact.config = ParseExchange("exact {}");
+  exact.steps = 1;
+  const MemoryResult got = RunMemory(run);
+  const Blocks<float> goal = RunMemory(exact).aggregates[0];
+  EXPECT_GT(Distance(got.aggregates[0], goal), 0.01 * Norm(goal)) << "the codec must lose something at first";
+  // Four steps bring every coordinate once.
+  EXPECT_LT(Distance(got.aggregates[39], goal), 1e-5 * Norm(goal));
+  const auto mean = WorkerMean(got.state, "g_m", run.workers);
+  for (const auto& [name, v] : mean) {
+    const std::vector<float>& g = got.state.tensors.at("exchange.g/" + name);
+    for (size_t i = 0; i < v.size(); ++i) EXPECT_NEAR(v[i], g[i], 1e-5 * Norm(goal)) << name;
+  }
+}
+
+TEST(Ef21Sgdm, IdentityCodecIsTheMomentumOfTheMean) {
+  const MemoryRun run{.config = ParseExchange("ef21_sgdm { eta: 0.25 codec { identity {} } }"), .ranks = 2, .steps = 5};
+  MemoryRun exact = run;
+  exact.config = ParseExchange("exact {}");
+  const MemoryResult got = RunMemory(run), put = RunMemory(exact);
+  Blocks<float> momentum = put.aggregates[0];
+  for (int step = 0; step < run.steps; ++step) {
+    for (auto& [id, u] : momentum) {
+      for (size_t i = 0; i < u.size() && step > 0; ++i) u[i] = 0.75f * u[i] + 0.25f * put.aggregates[step].at(id)[i];
+    }
+    EXPECT_LT(Distance(got.aggregates[step], momentum), 1e-6 * Norm(momentum)) << step;
+  }
+}
+
+// With vectors that stay h_m learns them, so the codec's noise dies out: no error floor, which the quantized exchange keeps.
+TEST(Diana, NoiseDiesOut) {
+  const MemoryRun run{.config = ParseExchange("diana { codec { rand_k { fraction: 0.25 } } }"), .ranks = 2, .steps = 150, .moving = false};
+  MemoryRun exact = run, memoryless = run;
+  exact.config = ParseExchange("exact {}");
+  memoryless.config = ParseExchange("quantized { codec { rand_k { fraction: 0.25 } } }");
+  exact.steps = 1;
+  const MemoryResult got = RunMemory(run);
+  const Blocks<float> goal = RunMemory(exact).aggregates[0];
+  EXPECT_LT(Distance(got.aggregates[149], goal), 1e-4 * Norm(goal));
+  EXPECT_GT(Distance(RunMemory(memoryless).aggregates[149], goal), 0.1 * Norm(goal));
+  const auto mean = WorkerMean(got.state, "h_m", run.workers);
+  for (const auto& [name, v] : mean) {
+    const std::vector<float>& h = got.state.tensors.at("exchange.h/" + name);
+    for (size_t i = 0; i < v.size(); ++i) EXPECT_NEAR(v[i], h[i], 1e-5 * Norm(goal)) << name;
+  }
+}
+
+TEST(Marina, FullSynchronisationsAreExactAndAtRateP) {
+  const MemoryRun run{.config = ParseExchange("marina { p: 0.3 codec { natural {} } }"), .ranks = 1, .steps = 60};
+  MemoryRun exact = run;
+  exact.config = ParseExchange("exact {}");
+  const MemoryResult got = RunMemory(run), goal = RunMemory(exact);
+  int full = 0;
+  for (int step = 0; step < run.steps; ++step) full += SameBlocks(got.aggregates[step], goal.aggregates[step]) ? 1 : 0;
+  EXPECT_TRUE(SameBlocks(got.aggregates[0], goal.aggregates[0])) << "the first exchange is full";
+  EXPECT_NEAR(full, 18, 11) << "binomial: 3 deviations";
+  // Where vectors stay, the differences are zero.
+  MemoryRun still = run;
+  still.moving = false;
+  const MemoryResult same = RunMemory(still);
+  EXPECT_TRUE(SameBlocks(same.aggregates[59], same.aggregates[0]));
+}
+
+TEST(MemoryExchange, ANonFiniteVectorIsRefusedTogetherAndForgotten) {
+  for (const char* text :
+       {"ef14 { codec { scaled_sign {} } }", "ef21 { codec { top_k { fraction: 0.01 } } }", "diana { codec { natural {} } }"}) {
+    SCOPED_TRACE(text);
+    const absl::Status status = RunRanks(2, [&](Communicator& world) -> absl::Status {
+      ParameterSet set;
+      set.Add({.name = "x", .shape = {3000}});
+      const Layout layout = ReplicatedLayout(&set, world.rank(), 2);
+      ASSIGN_OR_RETURN(const auto exchange,
+                       MakeExchange(ParseExchange(text), {.layout = &layout, .workers = {.workers = 2, .ranks = 2}, .world = &world}));
+      std::vector<float> v(3000, 1.0f), bad = v;
+      if (world.rank() == 1) bad[7] = NAN;
+      for (const bool broken : {false, true, false}) {
+        exchange->Begin(0, 0);
+        RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(broken ? bad : v)));
+        ASSIGN_OR_RETURN(const Aggregate mean, exchange->Finish());
+        for (const float x : mean->block({0}).span<float>()) EXPECT_EQ(std::isnan(x), broken);
+        if (broken) {
+          exchange->Discard();
+        } else {
+          exchange->Commit();
+        }
+      }
+      return absl::OkStatus();
+    });
+    EXPECT_EQ(status, absl::OkStatus());
+  }
+}
+
+// Messages of varying size travel at their own size: lengths (8 bytes) and frames, to every other rank.
+TEST(MemoryExchange, TopKLedgerEqualsTheFormula) {
+  constexpr int kRanks = 3;
+  constexpr int64_t kElements = 20000, kKept = 200;
+  std::vector<WireReport> reports(kRanks);
+  const absl::Status status = RunRanks(kRanks, [&](Communicator& world) -> absl::Status {
+    ParameterSet set;
+    set.Add({.name = "x", .shape = {kElements}});
+    const Layout layout = ReplicatedLayout(&set, world.rank(), kRanks);
+    ASSIGN_OR_RETURN(const auto exchange,
+                     MakeExchange(ParseExchange("ef21 { codec { top_k { fraction: 0.01 } } }"),
+                                  {.layout = &layout, .workers = {.workers = kRanks, .ranks = kRanks}, .world = &world}));
+    std::vector<float> v = TestVector<float>(world.rank(), kElements);
+    exchange->Begin(0, 0);
+    RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(v)));
+    RETURN_IF_ERROR(exchange->Finish().status());
+    reports[world.rank()] = world.ledger()->Take();
+    return absl::OkStatus();
+  });
+  ASSERT_EQ(status, absl::OkStatus());
+  for (const WireReport& report : reports) {
+    const int64_t payload = report.logical.encoded_bytes;
+    const int64_t index_bytes = payload - 4 * kKept;
+    EXPECT_GT(index_bytes, 190);
+    EXPECT_LT(index_bytes, 8.08 / 8 * kKept * 1.05 + 1) << "Golomb-Rice within 5 % of the entropy of uniform support";
+    EXPECT_EQ(report.BetweenRanks().sent_bytes, (kRanks - 1) * (8 + kFrameBytes + payload));
+    EXPECT_EQ(report.BetweenRanks().sent_messages, 2 * (kRanks - 1));
+    EXPECT_EQ(report.logical, (LogicalWire{.uplink_bytes = (kRanks - 1) * (8 + kFrameBytes + payload),
+                                           .header_bytes = (kRanks - 1) * (8 + kFrameBytes),
+                                           .messages = 2 * (kRanks - 1),
+                                           .encoded_bytes = payload,
+                                           .dense_bytes = 4 * kElements}));
+  }
+}
+
+TEST(MemoryExchange, RefusesCodecsOfTheWrongContract) {
+  const ParameterSet set = TestParameters();
+  const Layout layout = ReplicatedLayout(&set, 0, 1);
+  const std::pair<const char*, const char*> cases[] = {
+      {"quantized { codec { top_k { fraction: 0.1 } } }", "is biased"},
+      {"quantized { codec { bf16 {} } }", "is biased"},
+      {"diana { codec { scaled_sign {} } }", "is biased"},
+      {"marina { p: 0.1 codec { block_int { bits: 8 block: 8 rounding: NEAREST } } }", "is biased"},
+      {"ef14 { codec { rand_k { fraction: 0.1 } } }", "is not contractive"},
+      {"ef21 { codec { ternary {} } }", "is not contractive"},
+      {"ef21_sgdm { eta: 0.1 codec { blockwise { exact_below: 4 otherwise { perm_k {} } } } }", "is not contractive"},
+      {"quantized { codec { perm_k {} } }", "fewer coordinates than there are workers (4)"},
+      {"diana { alpha: 0.9 codec { rand_k { fraction: 0.1 } } }", "alpha must be in [0, 1 / q]"},
+      {"marina { p: 0 codec { natural {} } }", "p must be in (0, 1]"},
+      {"ef21_sgdm { eta: 0 codec { bf16 {} } }", "eta must be in (0, 1]"},
+      {"quantized { codec { rand_k { fraction: 0.5 values { bf16 {} } } } }", "rand_k.values: needs an unbiased codec"},
+      {"quantized { codec { rand_k { fraction: 0.5 values { rand_k { fraction: 0.5 } } } } }", "keeps every coordinate"},
+      {"ef21 { codec { top_k { fraction: 0.5 values { ternary {} } } } }", "is not contractive for"},
+      {"quantized { codec { blockwise {} } }", "none is chosen"},
+      {"quantized { codec { qsgd { levels: 0 } } }", "levels must be in"},
+      {"quantized { codec { block_int { bits: 5 block: 4 } } }", "bits must be 8 or 4"}};
+  for (const auto& [text, reason] : cases) {
+    const absl::Status status = RunRanks(1, [&, text = text](Communicator& world) {
+      return MakeExchange(ParseExchange(text), {.layout = &layout, .workers = {.workers = 4}, .world = &world, .data = &world}).status();
+    });
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_NE(std::string(status.message()).find(reason), std::string::npos) << text << ": " << status.ToString();
+  }
+}
+
+}  // namespace
+}  // namespace conclave
