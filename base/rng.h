@@ -24,6 +24,7 @@ enum class RngKind : uint32_t {
   kProblem = 7,   // synthetic problem data
   kMixture = 8,   // which source a sample comes from
   kTest = 9,
+  kPlacement = 10,  // searches for expert placements
 };
 
 inline constexpr uint32_t kSharedWorker = 0xFFFF;

@@ -1,0 +1,124 @@
+// The search's bookkeeping against recounting, and that its steps only descend.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/rng.h"
+#include "parallel/assignment.h"
+#include "parallel/chain_search.h"
+#include "parallel/markov_trace.h"
+#include "tests/parallel/placement_case.h"
+
+namespace conclave {
+namespace {
+
+const Topology kTopologies[] = {{.ranks = 4}, {.ranks = 4, .nodes = 2, .intra_cost = 2, .inter_cost = 7}, {.ranks = 4, .nodes = 4}};
+
+int64_t Recount(const RoutingCounts& counts, const ChainState& state) {
+  return CountCrossings(counts, state.table(), state.topology()).Cost(state.topology());
+}
+
+TEST(ChainState, CostsAreExact) {
+  const RoutingCounts counts = RoutingCounts::Of(UniformTrace(5, 12, 500, 1));
+  for (const Topology& topology : kTopologies) {
+    ChainState state({.counts = &counts, .topology = topology, .current = {}}, RandomTable(5, 12, 4, 1));
+    EXPECT_EQ(state.cost(), Recount(counts, state));
+    const RngKey key{.seed = 2};
+    for (uint64_t i = 0; i < 200; ++i) {
+      const int layer = static_cast<int>(key.Below(5, 3 * i)), x = static_cast<int>(key.Below(12, 3 * i + 1));
+      const int y = static_cast<int>(key.Below(12, 3 * i + 2));
+      const int64_t expected = state.cost() + state.SwapCost(layer, x, y);
+      state.Swap(layer, x, y);
+      ASSERT_EQ(state.cost(), expected);
+      ASSERT_EQ(state.cost(), Recount(counts, state));
+    }
+    for (int layer = 0; layer < 5; ++layer) {
+      state.SetLayer(layer, RandomTable(5, 12, 4, 9)[layer]);
+      ASSERT_EQ(state.cost(), Recount(counts, state));
+    }
+    // The pulls are as if built anew.
+    const ChainState fresh({.counts = &counts, .topology = topology, .current = {}}, state.table());
+    for (int layer = 0; layer < 5; ++layer) {
+      for (int x = 0; x < 12; ++x) {
+        for (int p = 0; p < 4; ++p) ASSERT_EQ(state.Pull(layer, p, x), fresh.Pull(layer, p, x));
+      }
+    }
+  }
+}
+
+TEST(ChainSearch, StepsOnlyDescend) {
+  const RoutingCounts counts = MarkovCounts({.layers = 5, .experts = 16, .tokens = 100'000});
+  for (const Topology& topology : kTopologies) {
+    for (uint32_t start = 0; start < 4; ++start) {
+      ChainState state({.counts = &counts, .topology = topology, .current = {}}, RandomTable(5, 16, 4, 1, start));
+      for (void (*step)(ChainState&) : {PairSwaps, Sweep, Descend}) {
+        const int64_t before = state.cost();
+        step(state);
+        EXPECT_LE(state.cost(), before);
+        EXPECT_EQ(state.cost(), Recount(counts, state));
+        EXPECT_TRUE(IsBalanced(state.table(), 4));
+      }
+      const PlacementTable end = state.table();
+      Descend(state);
+      EXPECT_EQ(state.table(), end);  // idempotent
+      PairSwaps(state);
+      EXPECT_EQ(state.table(), end);  // the end of sweeps is one for swaps
+      Anneal(state, {.rounds = 50});
+      EXPECT_EQ(state.cost(), Recount(counts, state));
+      EXPECT_TRUE(IsBalanced(state.table(), 4));
+    }
+  }
+}
+
+// Behind a cut the ranks have other names: swaps would have to pass through worse placements, a renaming repairs it at once.
+TEST(ChainSearch, RealignFindsTheRenaming) {
+  const PlacementTable planted = ContiguousTable(6, 16, 4);
+  const RoutingCounts counts = RoutingCounts::Of(PlantedTrace(planted, 4, 2000, 1));
+  PlacementTable cut = planted;
+  for (int j = 3; j < 6; ++j) {
+    for (int& rank : cut[j]) rank = 3 - rank;
+  }
+  for (const int nodes : {1, 2}) {
+    ChainState state({.counts = &counts, .topology = {.ranks = 4, .nodes = nodes}, .current = {}}, cut);
+    EXPECT_EQ(state.cost(), 2000 * (nodes == 1 ? 1 : 2));
+    EXPECT_TRUE(Realign(state));
+    EXPECT_EQ(state.cost(), 0);
+    EXPECT_FALSE(Realign(state));
+  }
+}
+
+// Both assignment solvers against all permutations.
+TEST(Assignment, EqualsBruteForce) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    const RngKey key{.seed = seed};
+    constexpr int kItems = 6, kRanks = 3;
+    std::vector<int64_t> gain(kItems * kItems);
+    for (size_t i = 0; i < gain.size(); ++i) gain[i] = static_cast<int64_t>(key.Below(20, i)) - 10;
+    std::vector<int> order(kItems);
+    std::iota(order.begin(), order.end(), 0);
+    int64_t best = -1000, best_balanced = -1000;
+    do {
+      int64_t sum = 0, balanced = 0;
+      for (int i = 0; i < kItems; ++i) {
+        sum += gain[i * kItems + order[i]];
+        balanced += gain[order[i] % kRanks * kItems + i];
+      }
+      best = std::max(best, sum);
+      best_balanced = std::max(best_balanced, balanced);
+    } while (std::next_permutation(order.begin(), order.end()));
+    const std::vector<int> to = BestPermutation(gain, kItems);
+    int64_t sum = 0, balanced = 0;
+    for (int i = 0; i < kItems; ++i) sum += gain[i * kItems + to[i]];
+    EXPECT_EQ(sum, best);
+    std::vector<int> ranks{0, 0, 1, 1, 2, 2};
+    BestBalanced(std::span(gain).first(kRanks * kItems), kRanks, ranks);
+    for (int i = 0; i < kItems; ++i) balanced += gain[ranks[i] * kItems + i];
+    EXPECT_EQ(balanced, best_balanced);
+    EXPECT_TRUE(IsBalanced({ranks}, kRanks));
+    EXPECT_FALSE(BestBalanced(std::span(gain).first(kRanks * kItems), kRanks, ranks));
+  }
+}
+
+}  // namespace
+}  // namespace conclave
