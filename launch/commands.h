@@ -19,6 +19,8 @@ Command EvalCommand();
 Command GenerateCommand();
 Command CheckCommand();
 Command TokenizeCommand();
+Command TraceCommand();
+Command PlaceCommand();
 Command BenchCommand();
 Command VersionCommand();
 

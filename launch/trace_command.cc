@@ -1,0 +1,126 @@
+// conclave trace: shows, converts and makes routing traces.
+
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+#include "base/strings.h"
+#include "launch/commands.h"
+#include "launch/job.h"
+#include "parallel/markov_trace.h"
+#include "parallel/routing_counts.h"
+#include "parallel/trace_files.h"
+#include "trainer/json.h"
+#include "trainer/stop_signal.h"
+
+namespace conclave {
+namespace {
+
+// How unevenly a layer's experts are used: 0 all alike, towards 1 one takes all.
+double Gini(std::span<const int64_t> load) {
+  std::vector<int64_t> sorted(load.begin(), load.end());
+  std::sort(sorted.begin(), sorted.end());
+  double weighted = 0, sum = 0;
+  for (size_t i = 0; i < sorted.size(); ++i) {
+    weighted += static_cast<double>(i + 1) * static_cast<double>(sorted[i]);
+    sum += static_cast<double>(sorted[i]);
+  }
+  const double n = static_cast<double>(sorted.size());
+  return sum == 0 ? 0 : 2 * weighted / (n * sum) - (n + 1) / n;
+}
+
+void Show(const RoutingTrace& trace, bool json) {
+  const RoutingCounts counts = RoutingCounts::Of(trace);
+  const TraceHeader& header = trace.header();
+  double gini = 0, largest = 0;
+  for (int j = 0; j < trace.layers(); ++j) {
+    const auto load = counts.load(j);
+    gini += Gini(load) / trace.layers();
+    largest = std::max(largest, static_cast<double>(*std::max_element(load.begin(), load.end())) * trace.experts() /
+                                    (static_cast<double>(trace.tokens()) * trace.top_k()));
+  }
+  if (json) {
+    std::string corpus;
+    AppendJsonString(header.corpus, &corpus);
+    std::printf(
+        "{\"tokens\":%lld,\"layers\":%d,\"experts\":%d,\"top_k\":%d,\"corpus\":%s,\"step\":%lld,\"mean_largest_affinity\":%.9g,"
+        "\"largest_load_over_mean\":%.9g,\"mean_gini\":%.9g}\n",
+        static_cast<long long>(trace.tokens()), trace.layers(), trace.experts(), trace.top_k(), corpus.c_str(),
+        static_cast<long long>(header.step), counts.MeanLargestAffinity(), largest, gini);
+    return;
+  }
+  std::printf("tokens              %lld\nlayers              %d\nexperts             %d, %d a token\n",
+              static_cast<long long>(trace.tokens()), trace.layers(), trace.experts(), trace.top_k());
+  std::printf("corpus              %s\nstep                %lld\n", header.corpus.empty() ? "-" : header.corpus.c_str(),
+              static_cast<long long>(header.step));
+  std::printf("largest affinity    %.3f, mean over experts; %.3f would be uniform routing\n", counts.MeanLargestAffinity(),
+              1.0 / trace.experts());
+  std::printf("largest load        %.2f times the mean\nGini of the load    %.3f, mean over layers\n", largest, gini);
+}
+
+absl::StatusOr<RoutingTrace> Read(const Arguments& arguments, const std::string& path) {
+  if (path.empty()) return InvalidArgument("missing argument TRACE (see conclave trace --help)");
+  ASSIGN_OR_RETURN(const int64_t experts, arguments.Integer("--experts", 0));
+  if (experts < 0 || experts > 1 << 16) return InvalidArgument("--experts: expected 0..65536, got %d", experts);
+  return ReadTrace(RealFileSystem(), path, static_cast<int>(experts));
+}
+
+absl::StatusOr<RoutingTrace> Draw(const Arguments& arguments) {
+  MarkovInstance instance;
+  ASSIGN_OR_RETURN(const int64_t layers, arguments.Integer("--layers", instance.layers));
+  ASSIGN_OR_RETURN(const int64_t experts, arguments.Integer("--experts", instance.experts));
+  ASSIGN_OR_RETURN(instance.sigma, arguments.Real("--sigma", instance.sigma));
+  ASSIGN_OR_RETURN(instance.tokens, arguments.Integer("--tokens", instance.tokens));
+  ASSIGN_OR_RETURN(const int64_t seed, arguments.Integer("--seed", 1));
+  instance.layers = static_cast<int>(std::clamp<int64_t>(layers, 0, 1 << 20));
+  instance.experts = static_cast<int>(std::clamp<int64_t>(experts, 0, 1 << 20));
+  instance.seed = static_cast<uint64_t>(seed);
+  RETURN_IF_ERROR(CheckMarkovInstance(instance));
+  return MarkovTrace(instance);
+}
+
+absl::Status RunWhat(const Arguments& arguments) {
+  const std::string &what = arguments.positional(), &first = arguments.positional(1), &second = arguments.positional(2);
+  if (what == "show") {
+    ASSIGN_OR_RETURN(const RoutingTrace trace, Read(arguments, first));
+    Show(trace, arguments.Has("--json"));
+    return absl::OkStatus();
+  }
+  if (what == "convert") {
+    if (second.empty()) return InvalidArgument("trace convert: missing argument OUT (see conclave trace --help)");
+    ASSIGN_OR_RETURN(const RoutingTrace trace, Read(arguments, first));
+    return WriteTrace(RealFileSystem(), second, arguments.Has("--first-slot") ? trace.FirstSlot() : trace);
+  }
+  if (what == "markov") {
+    if (first.empty()) return InvalidArgument("trace markov: missing argument OUT (see conclave trace --help)");
+    ASSIGN_OR_RETURN(const RoutingTrace trace, Draw(arguments));
+    return WriteTrace(RealFileSystem(), first, trace);
+  }
+  const std::string closest = ClosestName(what, std::vector<std::string>{"show", "convert", "markov"});
+  return InvalidArgument("unknown '%s'%s; known: show, convert, markov", what, closest.empty() ? "" : "; did you mean '" + closest + "'?");
+}
+
+int Run(const Arguments& arguments, const std::vector<std::string>&) {
+  if (!PrintsForAll()) return kExitFinished;  // one process works
+  const absl::Status status = RunWhat(arguments);
+  return status.ok() ? kExitFinished : Fail(status);
+}
+
+}  // namespace
+
+Command TraceCommand() {
+  return {{.name = "trace",
+           .positional = "WHAT [TRACE] [OUT]",
+           .summary = "Shows, converts and makes routing traces: which expert each token used in each layer.\n"
+                      "WHAT is show TRACE, convert TRACE OUT, or markov OUT (a synthetic trace). Files end in .csv or .npy.",
+           .options = {{"--experts", "E", "experts of a layer: for files without a header, and for markov (default 64)"},
+                       {"--first-slot", "", "convert: keep only each token's first expert"},
+                       {"--json", "", "show: print one JSON object"},
+                       {"--layers", "L", "markov: layers (default 24)"},
+                       {"--tokens", "T", "markov: tokens (default 5000)"},
+                       {"--sigma", "S", "markov: strength of the affinity; 0 for none (default 1.5)"},
+                       {"--seed", "N", "markov: another seed, another chain (default 1)"}}},
+          Run};
+}
+
+}  // namespace conclave
