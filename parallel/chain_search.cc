@@ -1,5 +1,6 @@
 #include "parallel/chain_search.h"
 
+#include "base/rng.h"
 #include "parallel/assignment.h"
 
 namespace conclave {
@@ -88,6 +89,16 @@ void Descend(ChainState& state) {
   do {
     Sweep(state);
   } while (Realign(state));
+}
+
+PlacementTable RandomTable(int layers, int experts, int ranks, uint64_t seed, uint32_t start) {
+  PlacementTable table(layers, std::vector<int>(experts));
+  for (int j = 0; j < layers; ++j) {
+    const RngKey key{.seed = seed, .site = 2, .step = start, .worker = static_cast<uint32_t>(j), .kind = RngKind::kPlacement};
+    const IndexPermutation order(key, experts);
+    for (int x = 0; x < experts; ++x) table[j][order(x)] = x / (experts / ranks);
+  }
+  return table;
 }
 
 }  // namespace conclave

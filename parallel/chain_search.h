@@ -19,18 +19,6 @@ bool Realign(ChainState& state);
 // All of these until none helps. Idempotent.
 void Descend(ChainState& state);
 
-// Annealing by swaps: simulated annealing with exact incremental costs. Steps = rounds * layers * experts proposals, the temperature falls
-// geometrically from `hot` to `cold`, both in units of the mean absolute cost of a random swap at the start. A pure function of state and
-// options. Source: Kirkpatrick, Gelatt, Vecchi, Science 1983.
-struct AnnealOptions {
-  uint64_t seed = 1;
-  uint32_t start = 0;  // which of several independent runs
-  int64_t rounds = 1000;
-  double hot = 0.5;
-  double cold = 0.01;
-};
-void Anneal(ChainState& state, const AnnealOptions& options);
-
 // A balanced table drawn uniformly, layer by layer; a pure function of its arguments.
 PlacementTable RandomTable(int layers, int experts, int ranks, uint64_t seed, uint32_t start = 0);
 

@@ -49,13 +49,16 @@ class ChainState {
   // Tokens from `layer` to `layer` + 1 by pair of ranks: [ranks, ranks].
   std::vector<int64_t> Flow(int layer) const;
 
+  // Transitions from expert x of `layer` to the experts of the next layer, and from the experts of `layer` to expert x of the next:
+  // [experts].
+  const int32_t* Forward(int layer, int x) const { return forward_.data() + (static_cast<size_t>(layer) * experts_ + x) * experts_; }
+  const int32_t* Backward(int layer, int x) const { return backward_.data() + (static_cast<size_t>(layer) * experts_ + x) * experts_; }
+
  private:
   void Rebuild();
   void RebuildPulls(int layer);
   void AddPulls(int layer, const int32_t* weights, int rank, int32_t sign);
   int32_t* Pulls(std::vector<int32_t>& all, int layer, int rows) { return all.data() + static_cast<size_t>(layer) * rows * experts_; }
-  const int32_t* Forward(int layer, int x) const { return forward_.data() + (static_cast<size_t>(layer) * experts_ + x) * experts_; }
-  const int32_t* Backward(int layer, int x) const { return backward_.data() + (static_cast<size_t>(layer) * experts_ + x) * experts_; }
 
   Topology topology_;
   int layers_, experts_, ranks_, nodes_;

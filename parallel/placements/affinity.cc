@@ -4,22 +4,26 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/chain_columns.h"
 #include "parallel/chain_search.h"
 #include "parallel/placement_solver.h"
 
 namespace conclave {
 namespace {
 
-// Proposals of an annealed start at effort 1, and what is more than enough for the smallest problems.
-constexpr int64_t kProposalsPerEffort = 1'000'000, kMostRounds = 200'000;
+constexpr double kNanosecondsPerEffort = 6e7;
+constexpr int64_t kPassesOfAStart = 15'000, kMostStarts = 16;
 
 struct Search {
   uint64_t seed;
-  int64_t starts, effort;
+  double effort;
 
-  int64_t Rounds(const PlacementProblem& problem) const {
-    const int64_t proposals = effort * kProposalsPerEffort / starts;
-    return std::min(kMostRounds, proposals / (int64_t{problem.counts->layers()} * problem.counts->experts()));
+  // A start of at most kPassesOfAStart passes; what the effort leaves goes into further starts.
+  void Budget(const PlacementProblem& problem, int64_t* starts, int64_t* passes) const {
+    const double pass = std::max(1.0, PassNanoseconds(*problem.counts, problem.topology.ranks));
+    const auto all = static_cast<int64_t>(std::min(1e12, effort * kNanosecondsPerEffort / pass));
+    *starts = std::clamp<int64_t>(all / kPassesOfAStart, 1, kMostStarts);
+    *passes = std::min(all / *starts, kPassesOfAStart);
   }
 };
 
@@ -57,10 +61,12 @@ PlacementTable SearchFlat(const PlacementProblem& problem, const Search& search)
   const RoutingCounts& counts = *problem.counts;
   ChainState state(problem, ContiguousTable(counts.layers(), counts.experts(), problem.topology.ranks));
   best.Offer(state);
-  for (int64_t start = 0; start < search.starts; ++start) {
+  int64_t starts = 0, passes = 0;
+  search.Budget(problem, &starts, &passes);
+  for (int64_t start = 0; start < starts; ++start) {
     const uint32_t number = static_cast<uint32_t>(start);
     state.SetTable(RandomTable(counts.layers(), counts.experts(), problem.topology.ranks, search.seed, number));
-    Anneal(state, {.seed = search.seed, .start = number, .rounds = search.Rounds(problem)});
+    Anneal(state, {.seed = search.seed, .start = number, .passes = passes});
     best.Offer(state);
   }
   return best.table();
@@ -81,7 +87,7 @@ PlacementTable SearchStaged(const PlacementProblem& problem, const Search& searc
     }
     const RoutingCounts inside = Restrict(counts, members);
     const PlacementProblem part{.counts = &inside, .topology = {.ranks = ranks_per_node, .nodes = 1}, .current = {}};
-    const PlacementTable rank_of = SearchFlat(part, {.seed = search.seed, .starts = search.starts, .effort = search.effort / nodes});
+    const PlacementTable rank_of = SearchFlat(part, {.seed = search.seed, .effort = search.effort / nodes});
     for (int j = 0; j < counts.layers(); ++j) {
       for (size_t i = 0; i < members[j].size(); ++i) table[j][members[j][i]] = n * ranks_per_node + rank_of[j][i];
     }
@@ -119,10 +125,8 @@ class AffinityPlacement : public PlacementSolver {
 
 PlacementSolverOr MakeAffinityPlacement(const AffinityPlacementConfig& config) {
   const Search search{.seed = static_cast<uint64_t>(config.has_seed() ? config.seed() : 1),
-                      .starts = config.has_starts() ? config.starts() : 4,
-                      .effort = config.has_effort() ? config.effort() : 100};
-  if (search.starts < 1) return InvalidArgument("placement.affinity.starts: expected at least 1, got %d", search.starts);
-  if (search.effort < 0) return InvalidArgument("placement.affinity.effort: expected at least 0, got %d", search.effort);
+                      .effort = static_cast<double>(config.has_effort() ? config.effort() : 100)};
+  if (search.effort < 0) return InvalidArgument("placement.affinity.effort: expected at least 0, got %d", config.effort());
   return std::make_unique<AffinityPlacement>(search);
 }
 

@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "base/rng.h"
 #include "parallel/assignment.h"
+#include "parallel/chain_columns.h"
 #include "parallel/chain_search.h"
 #include "parallel/markov_trace.h"
 #include "tests/parallel/placement_case.h"
@@ -64,11 +66,51 @@ TEST(ChainSearch, StepsOnlyDescend) {
       EXPECT_EQ(state.table(), end);  // idempotent
       PairSwaps(state);
       EXPECT_EQ(state.table(), end);  // the end of sweeps is one for swaps
-      Anneal(state, {.rounds = 50});
+      Anneal(state, {.start = start, .passes = 20});
       EXPECT_EQ(state.cost(), Recount(counts, state));
       EXPECT_TRUE(IsBalanced(state.table(), 4));
     }
   }
+}
+
+// A move at temperature 0 is the best of all combinations of a swap or none in each layer: 3 layers, ranks of 2 experts, 5^3 combinations.
+TEST(ColumnMoves, EqualBruteForce) {
+  const std::vector<uint32_t> words(3, 0);
+  for (uint32_t start = 0; start < 20; ++start) {
+    for (const Topology& topology : kTopologies) {
+      const RoutingCounts counts = RoutingCounts::Of(UniformTrace(3, 8, 200, start));
+      const PlacementTable before = RandomTable(3, 8, 4, 3, start);
+      const PlacementProblem problem{.counts = &counts, .topology = topology, .current = {}};
+      int64_t best = std::numeric_limits<int64_t>::max();
+      for (int code = 0; code < 125; ++code) {
+        ChainState state(problem, before);
+        for (int j = 0, rest = code; j < 3; ++j, rest /= 5) {
+          if (rest % 5 == 0) continue;
+          std::vector<int> of[4];
+          for (int x = 0; x < 8; ++x) of[before[j][x]].push_back(x);
+          state.Swap(j, of[1][(rest % 5 - 1) / 2], of[2][(rest % 5 - 1) % 2]);
+        }
+        best = std::min(best, state.cost());
+      }
+      ChainState state(problem, before);
+      ColumnMoves moves(&state);
+      moves.Move(1, 2, 0, words);
+      ASSERT_EQ(state.cost(), best) << start;
+      ASSERT_EQ(state.cost(), Recount(counts, state));
+      moves.Move(3, 0, 0, words);  // its lists followed the first move
+      ASSERT_EQ(state.cost(), Recount(counts, state));
+      ASSERT_LE(state.cost(), best);
+    }
+  }
+}
+
+// Of ranks with more experts than take part in a move, all come to take part: from the worst start annealing finds planted columns of 24.
+TEST(ColumnMoves, RotateThroughManyExperts) {
+  const PlacementTable planted = RandomTable(4, 48, 2, 1);
+  const RoutingCounts counts = RoutingCounts::Of(PlantedTrace(planted, 2, 20'000, 1));
+  ChainState state({.counts = &counts, .topology = {.ranks = 2}, .current = {}}, RandomTable(4, 48, 2, 2));
+  Anneal(state, {.passes = 300});
+  EXPECT_EQ(state.cost(), 0);
 }
 
 // Behind a cut the ranks have other names: swaps would have to pass through worse placements, a renaming repairs it at once.

@@ -1,0 +1,61 @@
+// Moves of whole columns: what two ranks hold, over all layers at once.
+#ifndef CONCLAVE_PARALLEL_CHAIN_COLUMNS_H_
+#define CONCLAVE_PARALLEL_CHAIN_COLUMNS_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "parallel/chain_state.h"
+
+namespace conclave {
+
+// A move between ranks p and q: in every layer either no or one of p's experts changes places with one of q's, and the best choice for all
+// layers *together* is found by dynamic programming along the chain. So a path of experts that only pays as a whole changes ranks at once,
+// where swaps one by one would have to climb. Costs are perturbed by `temperature` times Gumbel noise, which for one layer alone is
+// sampling from Boltzmann's distribution: moves at falling temperatures anneal, at temperature 0 they descend (but for rounding to 24
+// bits). Of ranks with many experts of a layer c take part, a power of two up to kMostCandidates, others at every move. Cost: L * c^4
+// operations in registers of c lanes, and 4 c^2 L reads. Source of the noise: Papandreou, Yuille, "Perturb-and-MAP Random Fields", ICCV
+// 2011.
+class ColumnMoves {
+ public:
+  static constexpr int kMostCandidates = 8;
+
+  // While moves are made, nothing else may change the state.
+  explicit ColumnMoves(ChainState* state);
+
+  // p != q. words: one random word a layer.
+  void Move(int p, int q, float temperature, std::span<const uint32_t> words);
+
+ private:
+  struct Layer;
+  Layer At(int layer, int p, int q);
+  void Prepare(const Layer& at, float temperature, uint32_t word);
+  void Apply(int p, int q, float gain);
+
+  ChainState* state_;
+  int layers_, slots_, candidates_;
+  std::vector<int> held_;     // [layers, ranks, slots]: experts; the first `candidates_` of a rank take part
+  std::vector<float> value_;  // [layers, c, c]: least cost of the layers so far that ends with this swap
+  std::vector<float> stay_;   // [layers]: ... with none
+  std::vector<float> link_;   // [layers, 2 c, 2 c]: transitions into each candidate of a layer from each of the layer before
+};
+
+// Annealing by column moves over all pairs of ranks; the temperature falls geometrically from `hot` to `cold`, both in units of
+// the mean absolute cost of a swap at the start, which should be random. A pure function of state and options.
+// Source: Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", Science 1983.
+struct AnnealOptions {
+  uint64_t seed = 1;
+  uint32_t start = 0;  // which of several independent runs
+  int64_t passes = 100;
+  double hot = 0.3;  // column moves leave a random start at once here, and freeze between 0.2 and 0.1
+  double cold = 0.06;
+};
+void Anneal(ChainState& state, const AnnealOptions& options);
+
+// About how many nanoseconds a pass takes: what budgets are shared out by.
+double PassNanoseconds(const RoutingCounts& counts, int ranks);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_PARALLEL_CHAIN_COLUMNS_H_
