@@ -23,7 +23,7 @@ struct LogState {
   void (*before_line)() = nullptr;
 };
 
-LogState& State() {
+LogState& TheLog() {
   static LogState* const state = new LogState;  // never destroyed: destructors of other objects may log
   return *state;
 }
@@ -51,7 +51,7 @@ absl::Status InitLog(const LogOptions& options) {
     file = open(options.file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (file < 0) return FileError("open log", options.file, errno);
   }
-  LogState& state = State();
+  LogState& state = TheLog();
   const std::lock_guard lock(state.mutex);
   if (state.file >= 0) close(state.file);
   state.file = file;
@@ -61,13 +61,13 @@ absl::Status InitLog(const LogOptions& options) {
 }
 
 void SetLogInterlude(void (*before_line)()) {
-  LogState& state = State();
+  LogState& state = TheLog();
   const std::lock_guard lock(state.mutex);
   state.before_line = before_line;
 }
 
 LogLine::~LogLine() {
-  LogState& state = State();
+  LogState& state = TheLog();
   const std::lock_guard lock(state.mutex);
   const bool to_stderr = level_ >= state.stderr_level;
   if (!to_stderr && state.file < 0) return;

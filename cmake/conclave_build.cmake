@@ -41,6 +41,8 @@ function(conclave_library name)
   if(sources)
     add_library(conclave_${name} STATIC ${sources})
     target_link_libraries(conclave_${name} PUBLIC ${ARG_DEPS})
+    # Most of a file's compile time is the headers it shares with its neighbours; eight files at once read them once.
+    set_target_properties(conclave_${name} PROPERTIES UNITY_BUILD ${CONCLAVE_UNITY} UNITY_BUILD_BATCH_SIZE 8)
   else()
     add_library(conclave_${name} INTERFACE)
     target_link_libraries(conclave_${name} INTERFACE ${ARG_DEPS})

@@ -44,7 +44,7 @@ int RunTraining(const Arguments& arguments) {
   });
 }
 
-int Run(const Arguments& arguments, const std::vector<std::string>&) {
+int RunBench(const Arguments& arguments, const std::vector<std::string>&) {
   const std::string& what = arguments.positional();
   if (what != "train" && (!arguments.positional(1).empty() || arguments.Has("--set") || arguments.Has("--steps"))) {
     return PrintsForAll() ? Fail(InvalidArgument("bench %s: CONFIG, --set and --steps go with bench train only", what)) : kExitUsage;
@@ -74,7 +74,7 @@ Command BenchCommand() {
                        {"--ranks", "N", "collectives, train: ranks as threads, without a launcher (default 1)"},
                        {"--steps", "N", "train: measured steps (default 20)"},
                        {"--set", "PATH=VALUE", "train: override a field", true}}},
-          Run};
+          RunBench};
 }
 
 }  // namespace conclave

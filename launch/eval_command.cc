@@ -26,7 +26,7 @@ void Print(const Evaluation& result, const DataSet& data, bool json) {
   std::printf("%s%s", text.c_str(), json ? "}\n" : "");
 }
 
-int Run(const Arguments& arguments, const std::vector<std::string>&) {
+int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
   const RunFolder folder(&RealFileSystem(), arguments.positional());
   const absl::StatusOr<int64_t> batches = arguments.Integer("--batches", 0);
   if (!batches.ok() || *batches < 0) return Fail(InvalidArgument("--batches: a number from 0 on is needed"));
@@ -47,7 +47,7 @@ Command EvalCommand() {
            .positional = "RUN_DIR",
            .summary = "Evaluates the newest checkpoint of a run on its held-out data.",
            .options = {{"--batches", "N", "held-out batches to use (default: all)"}, {"--json", "", "print one JSON object"}}},
-          Run};
+          RunEval};
 }
 
 }  // namespace conclave

@@ -23,7 +23,7 @@ absl::StatusOr<GenerateOptions> OptionsFrom(const Arguments& arguments) {
   return options;
 }
 
-int Run(const Arguments& arguments, const std::vector<std::string>&) {
+int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
   const RunFolder folder(&RealFileSystem(), arguments.positional());
   const absl::StatusOr<GenerateOptions> options = OptionsFrom(arguments);
   if (!options.ok()) return PrintsForAll() ? Fail(options.status()) : kExitUsage;
@@ -55,7 +55,7 @@ Command GenerateCommand() {
                        {"--temperature", "T", "0 takes the likeliest token (default 0.8)"},
                        {"--top-k", "K", "draw among the K likeliest tokens only (default 0: all)"},
                        {"--seed", "S", "of the draws (default 1)"}}},
-          Run};
+          RunGenerate};
 }
 
 }  // namespace conclave

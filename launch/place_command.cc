@@ -215,7 +215,7 @@ absl::Status RunPlan(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
-int Run(const Arguments& arguments, const std::vector<std::string>&) {
+int RunPlace(const Arguments& arguments, const std::vector<std::string>&) {
   if (!PrintsForAll()) return kExitFinished;  // one process plans
   const absl::Status status = RunPlan(arguments);
   return status.ok() ? kExitFinished : Fail(status);
@@ -243,7 +243,7 @@ Command PlaceCommand() {
                    {"--replicas", "SLOTS", "report the load balance with so many physical experts a layer"},
                    {"--experts", "E", "experts of a layer, for traces without a header"},
                    {"--json", "", "print one JSON object"}}},
-      Run};
+      RunPlace};
 }
 
 }  // namespace conclave

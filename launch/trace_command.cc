@@ -100,7 +100,7 @@ absl::Status RunWhat(const Arguments& arguments) {
   return InvalidArgument("unknown '%s'%s; known: show, convert, markov", what, closest.empty() ? "" : "; did you mean '" + closest + "'?");
 }
 
-int Run(const Arguments& arguments, const std::vector<std::string>&) {
+int RunTrace(const Arguments& arguments, const std::vector<std::string>&) {
   if (!PrintsForAll()) return kExitFinished;  // one process works
   const absl::Status status = RunWhat(arguments);
   return status.ok() ? kExitFinished : Fail(status);
@@ -120,7 +120,7 @@ Command TraceCommand() {
                        {"--tokens", "T", "markov: tokens (default 5000)"},
                        {"--sigma", "S", "markov: strength of the affinity; 0 for none (default 1.5)"},
                        {"--seed", "N", "markov: another seed, another chain (default 1)"}}},
-          Run};
+          RunTrace};
 }
 
 }  // namespace conclave

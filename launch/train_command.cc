@@ -52,7 +52,7 @@ absl::StatusOr<int> TrainRank(const TrainRun& run, Communicator& world) {
   return reason == StopReason::kUser ? kExitUser : kExitRequeue;
 }
 
-int Run(const Arguments& arguments, const std::vector<std::string>& raw) {
+int RunTrain(const Arguments& arguments, const std::vector<std::string>& raw) {
   const std::vector<std::string> overrides = arguments.All("--set");
   absl::StatusOr<LoadedConfig> loaded = LoadConfig(arguments.positional(), overrides);
   if (!loaded.ok()) return PrintsForAll() ? FailConfig(loaded.status()) : kExitUsage;
@@ -82,7 +82,7 @@ Command TrainCommand() {
                        {"--resume", "", "go on from the newest checkpoint of the run folder"},
                        {"--ranks", "N", "ranks as threads, without a launcher (default 1)"},
                        {"--stop-file", "PATH", "where a launcher writes 'user' or 'preempt' before it sends USR1"}}},
-          Run};
+          RunTrain};
 }
 
 }  // namespace conclave

@@ -14,8 +14,8 @@ CONCLAVE_SIMD void AddScaled(const int32_t* __restrict x, int32_t scale, int n, 
 }
 
 // One swap as a neighbouring layer sees it: `leaves` moves from row p to row q, `comes` from q to p.
-CONCLAVE_SIMD void Exchange(const int32_t* __restrict leaves, const int32_t* __restrict comes, int32_t scale, int n, int32_t* __restrict p,
-                            int32_t* __restrict q) {
+CONCLAVE_SIMD void ExchangePulls(const int32_t* __restrict leaves, const int32_t* __restrict comes, int32_t scale, int n,
+                                 int32_t* __restrict p, int32_t* __restrict q) {
   for (int i = 0; i < n; ++i) {
     const int32_t change = scale * (comes[i] - leaves[i]);
     p[i] += change;
@@ -100,11 +100,12 @@ void ChainState::Swap(int layer, int x, int y) {
   std::swap(ranks[x], ranks[y]);
   const auto tell = [&](int neighbour, const int32_t* wx, const int32_t* wy) {
     int32_t* const pulls = Pulls(rank_pull_, neighbour, ranks_);
-    Exchange(wx, wy, rank_gain_, experts_, pulls + static_cast<size_t>(p) * experts_, pulls + static_cast<size_t>(q) * experts_);
+    ExchangePulls(wx, wy, rank_gain_, experts_, pulls + static_cast<size_t>(p) * experts_, pulls + static_cast<size_t>(q) * experts_);
     const int n = node_of_[p], m = node_of_[q];
     if (n == m) return;
     int32_t* const node_pulls = Pulls(node_pull_, neighbour, nodes_);
-    Exchange(wx, wy, node_gain_, experts_, node_pulls + static_cast<size_t>(n) * experts_, node_pulls + static_cast<size_t>(m) * experts_);
+    ExchangePulls(wx, wy, node_gain_, experts_, node_pulls + static_cast<size_t>(n) * experts_,
+                  node_pulls + static_cast<size_t>(m) * experts_);
   };
   if (layer > 0) tell(layer - 1, Backward(layer - 1, x), Backward(layer - 1, y));
   if (layer + 1 < layers_) tell(layer + 1, Forward(layer, x), Forward(layer, y));

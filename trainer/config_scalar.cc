@@ -20,9 +20,9 @@ std::string Mismatch(const FieldDescriptor& field, bool negative, const ConfigTo
   return absl::StrFormat("'%s' expects %s, got %s", field.name(), ExpectedValue(field), got);
 }
 
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+bool IsDecimalDigit(char c) { return c >= '0' && c <= '9'; }
 
-bool LooksOctal(std::string_view text) { return text.size() > 1 && text[0] == '0' && IsDigit(text[1]); }
+bool LooksOctal(std::string_view text) { return text.size() > 1 && text[0] == '0' && IsDecimalDigit(text[1]); }
 
 std::string OctalFault(std::string_view text) {
   std::string_view decimal = text;

@@ -20,7 +20,7 @@
 namespace conclave {
 namespace {
 
-constexpr int64_t kChunk = 1024;
+constexpr int64_t kBlockChunk = 1024;
 constexpr int kFractionBits = 23;  // of the fixed-point numbers that are rounded: 127 * 2^23 < 2^31
 constexpr uint16_t kInfiniteBf16 = 0x7F80;
 
@@ -125,15 +125,15 @@ class BlockIntCodec final : public Compressor {
   }
 
  private:
-  // Goes over the coordinates in windows of kChunk, an even number, and inside each block by block.
+  // Goes over the coordinates in windows of kBlockChunk, an even number, and inside each block by block.
   template <typename T>
   int64_t EncodeAs(const T* x, const CodecKey& key, std::span<std::byte> wire) const {
     std::byte* const codes = wire.data() + 2 * blocks_;
-    std::array<uint32_t, kChunk> draws;
-    std::array<int8_t, kChunk> levels;
+    std::array<uint32_t, kBlockChunk> draws;
+    std::array<int8_t, kBlockChunk> levels;
     double unit = 0;
-    for (int64_t first = 0; first < d_; first += kChunk) {
-      const int64_t last = std::min(d_, first + kChunk);
+    for (int64_t first = 0; first < d_; first += kBlockChunk) {
+      const int64_t last = std::min(d_, first + kBlockChunk);
       if (stochastic_) FillRoundingDraws(key, first, std::span(draws).first(static_cast<size_t>(last - first)));
       const uint32_t* const words = stochastic_ ? draws.data() : nearest_.data();
       int8_t* const out = bits_ == 8 ? reinterpret_cast<int8_t*>(codes + first) : levels.data();
@@ -158,10 +158,10 @@ class BlockIntCodec final : public Compressor {
   template <typename T>
   absl::Status DecodeAs(std::span<const std::byte> wire, const CodecKey& key, T* x) const {
     const std::byte* const codes = wire.data() + 2 * blocks_;
-    std::array<int8_t, kChunk> unpacked;
+    std::array<int8_t, kBlockChunk> unpacked;
     T step = 0;
-    for (int64_t first = 0; first < d_; first += kChunk) {
-      const int64_t last = std::min(d_, first + kChunk);
+    for (int64_t first = 0; first < d_; first += kBlockChunk) {
+      const int64_t last = std::min(d_, first + kBlockChunk);
       const int8_t* levels = unpacked.data();
       if (bits_ == 8) {
         levels = reinterpret_cast<const int8_t*>(codes + first);
@@ -188,7 +188,7 @@ class BlockIntCodec final : public Compressor {
   const bool stochastic_;
   const DType dtype_;
   const int64_t wire_bits_;
-  std::array<uint32_t, kChunk> nearest_;  // draws of one half
+  std::array<uint32_t, kBlockChunk> nearest_;  // draws of one half
 };
 
 }  // namespace

@@ -15,7 +15,7 @@
 namespace conclave {
 namespace {
 
-constexpr int64_t kChunk = 1024;
+constexpr int64_t kNaturalChunk = 1024;
 
 // Returns the largest code. draws: 32 bits a value.
 CONCLAVE_SIMD uint32_t RoundExponents(const float* x, const uint32_t* draws, uint8_t* codes, int64_t n) {
@@ -96,12 +96,12 @@ class NaturalCodec final : public Compressor {
     CHECK_EQ(x.elements(), d_);
     auto* const codes = reinterpret_cast<uint8_t*>(wire.data());
     uint8_t* const signs = codes + d_;
-    std::array<uint32_t, kChunk> draws;
+    std::array<uint32_t, kNaturalChunk> draws;
     return DispatchFloat(dtype_, [&](auto t) {
       const auto* const values = x.data<decltype(t)>();
       uint32_t largest = 0;
-      for (int64_t i = 0; i < d_; i += kChunk) {
-        const int64_t n = std::min(kChunk, d_ - i);
+      for (int64_t i = 0; i < d_; i += kNaturalChunk) {
+        const int64_t n = std::min(kNaturalChunk, d_ - i);
         FillRoundingDraws(key, i, std::span(draws).first(static_cast<size_t>(n)));
         largest = std::max(largest, RoundExponents(values + i, draws.data(), codes + i, n));
       }

@@ -15,7 +15,7 @@ namespace conclave {
 namespace {
 
 constexpr int64_t kTrits = 5, kPowers = 243;
-constexpr int64_t kChunk = 1280;  // values: whole groups of draws and of trits
+constexpr int64_t kTernaryChunk = 1280;  // values: whole groups of draws and of trits
 
 constexpr std::array<std::array<int8_t, kTrits>, kPowers> Unpacked() {
   std::array<std::array<int8_t, kTrits>, kPowers> table{};
@@ -85,11 +85,11 @@ class TernaryCodec final : public Compressor {
     if (std::isinf(largest)) return kBeyondRange;
     std::memcpy(wire.data(), &largest, sizeof(largest));
     const double unit = largest > 0 ? 0x1p30 / static_cast<double>(largest) : 0;
-    std::array<uint32_t, kChunk> draws;
-    std::array<uint8_t, kChunk> trits;
+    std::array<uint32_t, kTernaryChunk> draws;
+    std::array<uint8_t, kTernaryChunk> trits;
     std::byte* out = wire.data() + 4;
-    for (int64_t first = 0; first < d_; first += kChunk) {
-      const int64_t n = std::min(kChunk, d_ - first);
+    for (int64_t first = 0; first < d_; first += kTernaryChunk) {
+      const int64_t n = std::min(kTernaryChunk, d_ - first);
       FillRoundingDraws(key, first, std::span(draws).first(static_cast<size_t>(n)));
       Round(x + first, unit, draws.data(), trits.data(), n);
       std::fill(trits.begin() + n, trits.begin() + (n + kTrits - 1) / kTrits * kTrits, uint8_t{0});

@@ -9,7 +9,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::string_view kTitle = "conclave characters 1";
+constexpr std::string_view kCharactersTitle = "conclave characters 1";
 
 // The distinct bytes of a text, sorted: byte table[i] has id i. There is no end-of-document id, so that a text's tokens are exactly its
 // bytes.
@@ -46,7 +46,7 @@ class CharactersTokenizer : public Tokenizer {
   std::string fingerprint() const override { return absl::StrFormat("characters-%016x", DigestOf(file_content())); }
   // A title line, then one byte a line in hexadecimal, in the order of the ids.
   std::string file_content() const override {
-    std::string content = absl::StrFormat("%s\n", kTitle);
+    std::string content = absl::StrFormat("%s\n", kCharactersTitle);
     for (const unsigned char byte : table_) absl::StrAppendFormat(&content, "%02x\n", byte);
     return content;
   }
@@ -59,8 +59,8 @@ class CharactersTokenizer : public Tokenizer {
 absl::StatusOr<std::vector<unsigned char>> ParseTable(const std::string& content, const std::string& path) {
   std::istringstream lines(content);
   std::string line;
-  if (!std::getline(lines, line) || line != kTitle) {
-    return InvalidArgument("'%s' is not a table of characters: expected the first line '%s', got '%s'", path, kTitle, line);
+  if (!std::getline(lines, line) || line != kCharactersTitle) {
+    return InvalidArgument("'%s' is not a table of characters: expected the first line '%s', got '%s'", path, kCharactersTitle, line);
   }
   std::vector<unsigned char> table;
   for (int number = 2; std::getline(lines, line); ++number) {

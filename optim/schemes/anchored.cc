@@ -16,13 +16,13 @@ namespace conclave {
 namespace {
 
 // Each point has an exchange of its own: the state of a stateful one then follows one sequence of vectors.
-struct Exchanges {
+struct AnchoredExchanges {
   std::unique_ptr<Exchange> at_z, at_zh;
 };
 
 class Anchored final : public Scheme {
  public:
-  Anchored(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, Exchanges exchanges)
+  Anchored(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, AnchoredExchanges exchanges)
       : config_(config),
         total_steps_(context.total_steps),
         prox_(std::move(prox)),
@@ -93,7 +93,7 @@ class Anchored final : public Scheme {
 
 absl::StatusOr<std::unique_ptr<Scheme>> MakeAnchored(const OptimConfig& config, const SchemeContext& context) {
   ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
-  Exchanges exchanges;
+  AnchoredExchanges exchanges;
   ASSIGN_OR_RETURN(exchanges.at_z, MakeExchange(config.anchored().exchange(), context.exchange));
   ASSIGN_OR_RETURN(exchanges.at_zh, MakeExchange(config.anchored().exchange(), context.exchange));
   return std::make_unique<Anchored>(config, context, std::move(prox), std::move(exchanges));

@@ -13,13 +13,13 @@ namespace conclave {
 namespace {
 
 // Each point has an exchange of its own: the state of a stateful one then follows one sequence of vectors.
-struct Exchanges {
+struct ExtragradientExchanges {
   std::unique_ptr<Exchange> at_z, at_zh;
 };
 
 class Extragradient final : public Scheme {
  public:
-  Extragradient(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, Exchanges exchanges)
+  Extragradient(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, ExtragradientExchanges exchanges)
       : config_(config),
         total_steps_(context.total_steps),
         prox_(std::move(prox)),
@@ -78,7 +78,7 @@ class Extragradient final : public Scheme {
 
 absl::StatusOr<std::unique_ptr<Scheme>> MakeExtragradient(const OptimConfig& config, const SchemeContext& context) {
   ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
-  Exchanges exchanges;
+  ExtragradientExchanges exchanges;
   ASSIGN_OR_RETURN(exchanges.at_z, MakeExchange(config.extragradient().exchange(), context.exchange));
   ASSIGN_OR_RETURN(exchanges.at_zh, MakeExchange(config.extragradient().exchange(), context.exchange));
   return std::make_unique<Extragradient>(config, context, std::move(prox), std::move(exchanges));

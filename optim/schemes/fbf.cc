@@ -14,13 +14,13 @@ namespace conclave {
 namespace {
 
 // Each point has an exchange of its own: the state of a stateful one then follows one sequence of vectors.
-struct Exchanges {
+struct FbfExchanges {
   std::unique_ptr<Exchange> at_z, at_zh;
 };
 
 class ForwardBackwardForward final : public Scheme {
  public:
-  ForwardBackwardForward(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, Exchanges exchanges)
+  ForwardBackwardForward(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, FbfExchanges exchanges)
       : config_(config),
         total_steps_(context.total_steps),
         prox_(std::move(prox)),
@@ -80,7 +80,7 @@ class ForwardBackwardForward final : public Scheme {
 
 absl::StatusOr<std::unique_ptr<Scheme>> MakeForwardBackwardForward(const OptimConfig& config, const SchemeContext& context) {
   ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
-  Exchanges exchanges;
+  FbfExchanges exchanges;
   ASSIGN_OR_RETURN(exchanges.at_z, MakeExchange(config.fbf().exchange(), context.exchange));
   ASSIGN_OR_RETURN(exchanges.at_zh, MakeExchange(config.fbf().exchange(), context.exchange));
   return std::make_unique<ForwardBackwardForward>(config, context, std::move(prox), std::move(exchanges));

@@ -114,7 +114,9 @@ TEST(CheckpointGoldenTest, ShardsAreWrittenBitByBitAsInVersion1) {
     ASSERT_TRUE(written.ok() && golden.ok()) << written.status() << golden.status();
     EXPECT_TRUE(*written == *golden) << name << " differs from what " << folder << " holds";
   }
-  if (!testing::Test::HasFailure()) EXPECT_TRUE(files.RemoveTree(folder).ok());
+  if (!testing::Test::HasFailure()) {
+    EXPECT_TRUE(files.RemoveTree(folder).ok());
+  }
 }
 
 }  // namespace
