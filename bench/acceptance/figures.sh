@@ -35,7 +35,7 @@ seconds_of() {
 
 # -- builds and suites ---------------------------------------------------------------------------------------------------------------------
 build_program() {
-  cmake -S . -B "$scratch/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCONCLAVE_BUILD_TESTS=OFF -DCONCLAVE_CUDA=OFF &&
+  cmake --preset release -B "$scratch/build" -DCONCLAVE_CUDA=OFF &&
     CCACHE_DISABLE=1 cmake --build "$scratch/build" --target conclave --parallel 2
 }
 build_from_nothing() { at_most "$(seconds_of build_program)" 210 s "build of target conclave from nothing, no compiler cache, 2 jobs"; rm -rf "$scratch/build"; }
