@@ -8,7 +8,7 @@ trap 'rm -rf "$build"' EXIT
 export CCACHE_DISABLE=1
 
 start=$(date +%s%3N)
-cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCONCLAVE_BUILD_TESTS=OFF -DCONCLAVE_CUDA=OFF > "$build/log"
+cmake --preset release -B "$build" -DCONCLAVE_CUDA=OFF > "$build/log"
 cmake --build "$build" --target conclave --parallel 2 >> "$build/log" || { tail -n 30 "$build/log" >&2; exit 1; }
 spent_ms=$(($(date +%s%3N) - start))
 "$build/bin/conclave" version
