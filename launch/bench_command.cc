@@ -7,6 +7,7 @@
 #include "launch/commands.h"
 #include "launch/job.h"
 #include "launch/loading.h"
+#include "parallel/trace_files.h"
 #include "trainer/config_loader.h"
 #include "trainer/stop_signal.h"
 
@@ -44,20 +45,29 @@ int RunTraining(const Arguments& arguments) {
   });
 }
 
+int RunPlacement(const Arguments& arguments) {
+  const std::string& path = arguments.positional(1);
+  if (path.empty()) return Print(BenchPlacement(), arguments.Has("--json"));
+  const absl::StatusOr<RoutingTrace> trace = ReadTrace(RealFileSystem(), path);
+  return trace.ok() ? Print(BenchPlacement(&*trace), arguments.Has("--json")) : Fail(trace.status());
+}
+
 int RunBench(const Arguments& arguments, const std::vector<std::string>&) {
   const std::string& what = arguments.positional();
-  if (what != "train" && (!arguments.positional(1).empty() || arguments.Has("--set") || arguments.Has("--steps"))) {
+  const bool has_argument = !arguments.positional(1).empty() && what != "placement";
+  if (what != "train" && (has_argument || arguments.Has("--set") || arguments.Has("--steps"))) {
     return PrintsForAll() ? Fail(InvalidArgument("bench %s: CONFIG, --set and --steps go with bench train only", what)) : kExitUsage;
   }
-  const bool alone = what == "kernels" || what == "codecs";
+  const bool alone = what == "kernels" || what == "codecs" || what == "placement";
   if (alone && !PrintsForAll()) return kExitFinished;  // one process measures
   if (what == "kernels") return Print(BenchKernels(), arguments.Has("--json"));
   if (what == "codecs") return Print(BenchCodecs(), arguments.Has("--json"));
+  if (what == "placement") return RunPlacement(arguments);
   if (what == "collectives") return RunOnRanks(arguments, nullptr, [](Communicator& world) { return BenchCollectives(world); });
   if (what == "train") return RunTraining(arguments);
-  const std::string closest = ClosestName(what, std::vector<std::string>{"kernels", "collectives", "codecs", "train"});
+  const std::string closest = ClosestName(what, std::vector<std::string>{"kernels", "collectives", "codecs", "placement", "train"});
   if (!PrintsForAll()) return kExitUsage;
-  return Fail(InvalidArgument("unknown bench '%s'%s; known: kernels, collectives, codecs, train", what,
+  return Fail(InvalidArgument("unknown bench '%s'%s; known: kernels, collectives, codecs, placement, train", what,
                               closest.empty() ? "" : "; did you mean '" + closest + "'?"));
 }
 
@@ -65,11 +75,12 @@ int RunBench(const Arguments& arguments, const std::vector<std::string>&) {
 
 Command BenchCommand() {
   return {{.name = "bench",
-           .positional = "WHAT [CONFIG]",
+           .positional = "WHAT [INPUT]",
            .summary =
                "Measures on this machine: medians and quartiles over repeated runs.\n"
-               "WHAT is kernels (compute kernels, one thread), codecs (compression), collectives (exchanges between the job's ranks) or\n"
-               "train (steps of CONFIG, by default configs/quickstart/moe_kjv.textproto).",
+               "WHAT is kernels (compute kernels, one thread), codecs (compression), placement (expert placement of the routing\n"
+               "trace INPUT, by default of Markov chains), collectives (exchanges between the job's ranks) or train (steps of the config\n"
+               "INPUT, by default configs/quickstart/moe_kjv.textproto).",
            .options = {{"--json", "", "print one JSON object"},
                        {"--ranks", "N", "collectives, train: ranks as threads, without a launcher (default 1)"},
                        {"--steps", "N", "train: measured steps (default 20)"},

@@ -7,6 +7,8 @@ build_packages=(g++ cmake ninja-build libgtest-dev libbenchmark-dev openmpi-bin 
   protobuf-compiler libprotobuf-dev libabsl-dev libsentencepiece-dev zlib1g-dev)
 # The text of the quickstart and of some tests.
 text_packages=(bible-kjv bible-kjv-text)
+# Competitors in `conclave bench`, used where they are found at configure time; nothing installs them unasked.
+peer_packages=(libmetis-dev)
 # Emulated hosts: tests with the label cluster.
 cluster_packages=(iproute2)
 

@@ -63,8 +63,12 @@ void PrintText(const Report& report) {
   }
   std::printf("shares and costs are per token and pair of adjacent layers; a change inside a node costs %lld, between nodes %lld\n",
               static_cast<long long>(report.topology.intra_cost), static_cast<long long>(report.topology.inter_cost));
-  std::printf("lower bound                  no placement costs less than %.1f %% of the plan (gap %.1f %%)\n", 100 * (1 - report.Gap()),
-              100 * report.Gap());
+  if (report.solver == "exact") {
+    std::printf("lower bound                  the plan is optimal\n");
+  } else {
+    std::printf("lower bound                  no placement costs less than %.1f %% of the plan (gap %.1f %%)\n", 100 * (1 - report.Gap()),
+                100 * report.Gap());
+  }
   if (report.moves >= 0) {
     std::printf("moves                        %lld of %lld experts change rank\n", static_cast<long long>(report.moves),
                 static_cast<long long>(report.experts));
@@ -184,7 +188,7 @@ absl::Status RunPlan(const Arguments& arguments) {
   }
   ASSIGN_OR_RETURN(const PlacementPlan plan, Plan(arguments, problem, &report));
   report.plan_cost = plan.crossings.Cost(report.topology);
-  report.bound = LowerBound(problem);
+  report.bound = report.solver == "exact" ? report.plan_cost : LowerBound(problem);
   report.experts = int64_t{counts.layers()} * counts.experts();
   if (!problem.current.empty()) report.moves = plan.moves;
   if (slots > 0) {
