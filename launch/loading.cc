@@ -28,6 +28,7 @@ absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Comm
   const bool averaged = config.trainer().eval().ema_decay() > 0;
   StateDict state;
   state.Add(averaged ? "average" : "model", assembly->scheme->point());
+  assembly->field->buffers().Register(averaged ? "average" : "model", world.rank() == 0, state);
   const std::string path = config.checkpoint().dir().empty() ? folder.Checkpoints() : config.checkpoint().dir();
   ASSIGN_OR_RETURN(const LoadedCheckpoint loaded, LoadCheckpoint(files, world, path, state, {.prefix = averaged ? "average/" : "model/"}));
   if (world.rank() == 0) LOG_INFO << "weights of step " << loaded.step << " from " << loaded.path;

@@ -30,6 +30,10 @@ class Model {
   virtual std::vector<int> experts() const { return {}; }
   // Counters a leaf fills (token loads: [MoE layers, experts] flattened).
   virtual int64_t counters() const { return 0; }
+  // State that no gradient moves. Record reads it, UpdateBuffers moves it: once for every accepted step, with the step's counters summed
+  // over all leaves; never by evaluation.
+  virtual std::vector<BufferSpec> buffers() const { return {}; }
+  virtual void UpdateBuffers(std::span<const int64_t> /*counters*/, ModelBuffers* /*buffers*/) const {}
 
   // Records the terms of one leaf. Collective where the model has experts: every rank records, with zero rows where it has no leaf.
   virtual absl::Status Record(Recorder& recorder) const = 0;

@@ -35,6 +35,12 @@ Var Recorder::Parameter(BlockId block) {
   return v;
 }
 
+std::span<const float> Recorder::buffer(int index) const {
+  if (index < 0) return {};
+  CHECK(options_.buffers != nullptr) << "buffer " << index;
+  return options_.buffers->values(index);
+}
+
 RngKey Recorder::Noise(uint32_t site) const {
   return {.seed = options_.seed,
           .site = site,

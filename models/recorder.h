@@ -8,11 +8,14 @@
 
 #include "base/rng.h"
 #include "data/batch.h"
+#include "models/model_buffers.h"
 #include "parallel/expert_dispatch.h"
 #include "tensor/layout.h"
 #include "tensor/tape.h"
 
 namespace conclave {
+
+class RoutingLog;
 
 // How a term of f_m is weighed, so that sum_m f_m is the step's objective whatever the leaves are.
 enum class TermScale {
@@ -46,6 +49,8 @@ class Recorder {
     GradientSlots* slots = nullptr;            // null: forward only
     uint64_t seed = 0;
     int64_t counters = 0;
+    const ModelBuffers* buffers = nullptr;  // null: a model without buffers
+    RoutingLog* routing_log = nullptr;      // written, or replayed; null: neither
   };
   explicit Recorder(const Options& options);
 
@@ -63,6 +68,9 @@ class Recorder {
   Var Parameter(BlockId block);
   bool is_local(BlockId block) const { return point_->layout().is_local(block); }
   DType dtype() const { return point_->dtype(); }
+  // Values of a model buffer; -1: none.
+  std::span<const float> buffer(int index) const;
+  RoutingLog* routing_log() const { return options_.routing_log; }
   // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width +
   // column.
   RngKey Noise(uint32_t site) const;

@@ -25,9 +25,11 @@ absl::Status ExpertDispatch::MakePlan(Arena& arena, const Tensor& ids, int layer
   const std::span<int64_t> counts = NewIndices(arena, int64_t{ranks} * slots), next = NewIndices(arena, int64_t{ranks} * slots);
   const int32_t* id = ids.data<int32_t>();
   const auto group = [&](int64_t i) { return placement_->coordinate(layer, id[i]) * slots + placement_->slot(layer, id[i]); };
-  for (int64_t i = 0; i < n * k; ++i) ++counts[group(i)];
+  for (int64_t i = 0; i < n * k; ++i) {
+    if (id[i] >= 0) ++counts[group(i)];
+  }
   std::exclusive_scan(counts.begin(), counts.end(), next.begin(), int64_t{0});
-  for (int64_t i = 0; i < n * k; ++i) plan->position[i] = next[group(i)]++;
+  for (int64_t i = 0; i < n * k; ++i) plan->position[i] = id[i] >= 0 ? next[group(i)]++ : -1;
   for (int64_t g = 0; g < int64_t{ranks} * slots; ++g) plan->send_rows[g / slots] += counts[g];
 
   const Tensor received = arena.NewZeroed({ranks, slots}, DType::kI64);  // [source, local expert]

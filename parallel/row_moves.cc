@@ -1,5 +1,6 @@
 #include "parallel/row_moves.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/simd.h"
@@ -23,14 +24,19 @@ struct Sizes {
 
 template <typename T>
 CONCLAVE_INLINE void WeightedSumLoop(const T* out, const T* w, const int64_t* position, const Sizes& s, T* y) {
-  for (int64_t i = 0; i < s.copies; ++i) {
-    const T* row = out + position[i] * s.h;
-    T* target = y + i / s.top_k * s.h;
-    if (i % s.top_k == 0) {
-      for (int64_t c = 0; c < s.h; ++c) target[c] = w[i] * row[c];
-    } else {
-      for (int64_t c = 0; c < s.h; ++c) target[c] += w[i] * row[c];
+  for (int64_t i = 0; i < s.copies; i += s.top_k, y += s.h) {
+    bool written = false;
+    for (int64_t slot = i; slot < i + s.top_k; ++slot) {
+      if (position[slot] < 0) continue;
+      const T* row = out + position[slot] * s.h;
+      if (!written) {
+        for (int64_t c = 0; c < s.h; ++c) y[c] = w[slot] * row[c];
+      } else {
+        for (int64_t c = 0; c < s.h; ++c) y[c] += w[slot] * row[c];
+      }
+      written = true;
     }
+    if (!written) std::fill_n(y, s.h, T{0});
   }
 }
 CONCLAVE_SIMD void WeightedSum(const float* out, const float* w, const int64_t* position, const Sizes& s, float* y) {
@@ -38,6 +44,35 @@ CONCLAVE_SIMD void WeightedSum(const float* out, const float* w, const int64_t* 
 }
 CONCLAVE_SIMD void WeightedSum(const double* out, const double* w, const int64_t* position, const Sizes& s, double* y) {
   WeightedSumLoop(out, w, position, s, y);
+}
+
+// Column by column through a small buffer, so that the sum of the copies is formed before it is added.
+template <typename T>
+CONCLAVE_INLINE void SumOfCopiesLoop(const T* g, const int64_t* position, const Sizes& s, T* dx) {
+  constexpr int64_t kPiece = 256;
+  T sum[kPiece];
+  for (int64_t i = 0; i < s.copies; i += s.top_k, dx += s.h) {
+    for (int64_t begin = 0; begin < s.h; begin += kPiece) {
+      const int64_t count = std::min(kPiece, s.h - begin);
+      bool written = false;
+      for (int64_t slot = i; slot < i + s.top_k; ++slot) {
+        if (position[slot] < 0) continue;
+        const T* row = g + position[slot] * s.h + begin;
+        if (!written) {
+          for (int64_t c = 0; c < count; ++c) sum[c] = row[c];
+        } else {
+          for (int64_t c = 0; c < count; ++c) sum[c] += row[c];
+        }
+        written = true;
+      }
+      if (!written) break;
+      for (int64_t c = 0; c < count; ++c) dx[begin + c] += sum[c];
+    }
+  }
+}
+CONCLAVE_SIMD void SumOfCopies(const float* g, const int64_t* position, const Sizes& s, float* dx) { SumOfCopiesLoop(g, position, s, dx); }
+CONCLAVE_SIMD void SumOfCopies(const double* g, const int64_t* position, const Sizes& s, double* dx) {
+  SumOfCopiesLoop(g, position, s, dx);
 }
 
 template <typename T>
@@ -86,14 +121,16 @@ void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies) {
   const int64_t row = RowBytes(x);
   const std::byte* source = static_cast<const std::byte*>(x.raw());
   std::byte* out = static_cast<std::byte*>(copies.raw());
-  for (size_t i = 0; i < rows.position.size(); ++i) std::memcpy(out + rows.position[i] * row, source + i / rows.top_k * row, row);
+  for (size_t i = 0; i < rows.position.size(); ++i) {
+    if (rows.position[i] >= 0) std::memcpy(out + rows.position[i] * row, source + i / rows.top_k * row, row);
+  }
 }
 
 void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx) {
   const int64_t h = dx.dim(1);
   DispatchFloat(dx.dtype(), [&](auto t) {
     using T = decltype(t);
-    for (size_t i = 0; i < rows.position.size(); ++i) AddRow(g.data<T>() + rows.position[i] * h, dx.data<T>() + i / rows.top_k * h, h);
+    SumOfCopies(g.data<T>(), rows.position.data(), {static_cast<int64_t>(rows.position.size()), rows.top_k, h}, dx.data<T>());
   });
 }
 
@@ -111,6 +148,7 @@ void WeightedSumBackward(const Tensor& dy, const Tensor& out, const Tensor& w, c
   DispatchFloat(dy.dtype(), [&](auto t) {
     using T = decltype(t);
     for (size_t i = 0; i < rows.position.size(); ++i) {
+      if (rows.position[i] < 0) continue;
       const T* cotangent = dy.data<T>() + i / rows.top_k * h;
       const int64_t place = rows.position[i] * h;
       ScaleRow(w.data<T>()[i], cotangent, gradients.g.data<T>() + place, h, gradients.accumulate);

@@ -9,7 +9,7 @@
 
 namespace conclave {
 
-// Which rows the k copies of each token are: copy (t, s) is row position[t * k + s].
+// Which rows the k copies of each token are: copy (t, s) is row position[t * k + s]; -1: there is no such copy, and it counts as zero.
 struct CopyRows {
   std::span<const int64_t> position;  // [n * k]
   int64_t top_k = 1;
@@ -24,7 +24,7 @@ void AddGatheredRows(const Tensor& from, std::span<const int64_t> index, const T
 
 // copies[row of (t, s)] = x[t].
 void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies);
-// dx[t] += sum over s, in slot order, of g[row of (t, s)].
+// dx[t] += (sum over s, in slot order, of g[row of (t, s)]).
 void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx);
 // y[t] = sum over s, in slot order, of w[t, s] * out[row of (t, s)].
 void WeightedSumOfCopies(const Tensor& out, const Tensor& w, const CopyRows& rows, const Tensor& y);

@@ -5,6 +5,27 @@
 namespace conclave {
 namespace {
 
+// Group-limited selection, and what goes with experts that choose tokens.
+void CheckGroups(const MoeConfig& moe, ConfigRules* rules) {
+  const bool divides = moe.groups() <= moe.experts() && moe.experts() % moe.groups() == 0;
+  rules->Require(divides, {"model.moe_lm.moe.groups", "model.moe_lm.moe.experts"},
+                 absl::StrFormat("%d experts cannot be cut into %d equal groups", moe.experts(), moe.groups()));
+  rules->Require(moe.group_top_k() <= moe.groups(), {"model.moe_lm.moe.group_top_k", "model.moe_lm.moe.groups"},
+                 absl::StrFormat("group_top_k %d is more than the %d groups there are", moe.group_top_k(), moe.groups()));
+  const int64_t size = divides ? moe.experts() / moe.groups() : moe.experts();
+  rules->Require(
+      moe.top_k() <= moe.group_top_k() * size || moe.top_k() > moe.experts(),
+      {"model.moe_lm.moe.top_k", "model.moe_lm.moe.group_top_k", "model.moe_lm.moe.groups"},
+      absl::StrFormat("top_k %d is more than the %d experts of %d groups", moe.top_k(), moe.group_top_k() * size, moe.group_top_k()));
+  rules->Require(moe.group_score_top() <= size || moe.experts() == 0, {"model.moe_lm.moe.group_score_top", "model.moe_lm.moe.groups"},
+                 absl::StrFormat("a group's score sums its %d largest scores, but it has %d experts", moe.group_score_top(), size));
+  const bool chooses = moe.router() == MoeConfig::EXPERT_CHOICE;
+  rules->Require(!chooses || moe.groups() == 1, {"model.moe_lm.moe.groups", "model.moe_lm.moe.router"},
+                 "with EXPERT_CHOICE experts choose tokens: groups have no meaning");
+  rules->Require(!chooses || moe.bias_rate() == 0, {"model.moe_lm.moe.bias_rate", "model.moe_lm.moe.router"},
+                 "with EXPERT_CHOICE loads are equal by construction: bias_rate has no meaning");
+}
+
 void CheckMoe(const MoeLmConfig& lm, const Experiment& config, ConfigRules* rules) {
   const MoeConfig& moe = lm.moe();
   rules->Require(moe.top_k() <= moe.experts(), {"model.moe_lm.moe.top_k", "model.moe_lm.moe.experts"},
@@ -15,8 +36,13 @@ void CheckMoe(const MoeLmConfig& lm, const Experiment& config, ConfigRules* rule
   rules->Require(moe.every() <= lm.layers(), {"model.moe_lm.moe.every", "model.moe_lm.layers"},
                  absl::StrFormat("every = %d leaves no mixture in %d layers", moe.every(), lm.layers()));
   const bool invariant = config.parallel().numerics() == ParallelConfig::WORLD_SIZE_INVARIANT;
-  rules->Require(!invariant || moe.balance_scope() != MoeConfig::GLOBAL, {"model.moe_lm.moe.balance_scope", "parallel.numerics"},
-                 "balance_scope GLOBAL depends on which leaves run together, so WORLD_SIZE_INVARIANT refuses it; use SEQUENCE or WORKER");
+  const bool crosses = moe.balance_scope() == MoeConfig::GLOBAL || moe.balance_scope() == MoeConfig::BATCH;
+  rules->Require(
+      !invariant || !crosses, {"model.moe_lm.moe.balance_scope", "parallel.numerics"},
+      absl::StrFormat("balance_scope %s depends on which leaves run together, so WORLD_SIZE_INVARIANT refuses it; use SEQUENCE or "
+                      "WORKER",
+                      MoeConfig::BalanceScope_Name(moe.balance_scope())));
+  CheckGroups(moe, rules);
 }
 
 int64_t SmallestVocabulary(const TokenizerConfig& tokenizer) {
@@ -32,11 +58,15 @@ int64_t SmallestVocabulary(const TokenizerConfig& tokenizer) {
 
 void CheckMoeLm(const Experiment& config, ConfigRules* rules) {
   const MoeLmConfig& lm = config.model().moe_lm();
-  rules->Require(lm.width() % lm.heads() == 0, {"model.moe_lm.heads", "model.moe_lm.width"},
+  const bool whole_heads = lm.head_dim() > 0 || lm.width() % lm.heads() == 0;
+  rules->Require(whole_heads, {"model.moe_lm.heads", "model.moe_lm.width"},
                  absl::StrFormat("width %d is not divisible by %d heads", lm.width(), lm.heads()));
-  const bool odd_rotary = lm.position() == MoeLmConfig::ROTARY && lm.width() % lm.heads() == 0 && lm.width() / lm.heads() % 2 != 0;
-  rules->Require(!odd_rotary, {"model.moe_lm.position", "model.moe_lm.heads", "model.moe_lm.width"},
-                 absl::StrFormat("ROTARY turns pairs of coordinates, but a head has %d", lm.width() / lm.heads()));
+  const int64_t head_dim = lm.head_dim() > 0 ? lm.head_dim() : lm.width() / lm.heads();
+  rules->Require(lm.position() != MoeLmConfig::ROTARY || !whole_heads || head_dim % 2 == 0,
+                 {"model.moe_lm.position", "model.moe_lm.head_dim", "model.moe_lm.heads", "model.moe_lm.width"},
+                 absl::StrFormat("ROTARY turns pairs of coordinates, but a head has %d", head_dim));
+  rules->Require(lm.kv_heads() == 0 || lm.heads() % lm.kv_heads() == 0, {"model.moe_lm.kv_heads", "model.moe_lm.heads"},
+                 absl::StrFormat("%d query heads cannot be shared out evenly among %d kv_heads", lm.heads(), lm.kv_heads()));
   if (lm.has_moe()) {
     CheckMoe(lm, config, rules);
   } else {

@@ -63,7 +63,8 @@ absl::StatusOr<std::string> Generate(Assembly& a, const GenerateOptions& options
                      .parameters = &a.model->parameters(),
                      .terms = &a.model->terms(),
                      .dispatch = &*a.dispatch,
-                     .counters = a.model->counters()});
+                     .counters = a.model->counters(),
+                     .buffers = &a.field->buffers()});
   std::string text = a.data.tokenizer->Decode(tokens);
   if (on_text) on_text(text);
   for (int64_t i = 0; i < options.tokens; ++i) {

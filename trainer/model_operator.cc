@@ -14,14 +14,15 @@ void Negate(const Tensor& x) {
   });
 }
 
-Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, GradientSlots* slots) {
+Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, GradientSlots* slots, const ModelBuffers* buffers) {
   return {.tape = tape,
           .parameters = &o.model->parameters(),
           .terms = &o.model->terms(),
           .dispatch = o.dispatch,
           .slots = slots,
           .seed = o.seed,
-          .counters = o.model->counters()};
+          .counters = o.model->counters(),
+          .buffers = buffers};
 }
 
 }  // namespace
@@ -32,8 +33,9 @@ ModelOperator::ModelOperator(const Options& options)
       tape_(&arena_),
       forward_tape_(&arena_, /*gradients=*/false),
       gradients_(options.layout, options.dtype, options.workers.expert_axis, options.micro_batches),
-      recorder_(RecorderOptions(options, &tape_, &gradients_)),
-      forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr)),
+      buffers_(options.model->buffers()),
+      recorder_(RecorderOptions(options, &tape_, &gradients_, &buffers_)),
+      forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr, &buffers_)),
       held_out_batch_(options.model->sample_shape(), 0, options.dtype),
       table_(static_cast<int64_t>(options.model->terms().size()), options.model->counters()),
       final_(options.model->parameters().size()) {

@@ -45,6 +45,10 @@ class ModelOperator : public Operator {
   // out.
   absl::StatusOr<Evaluation> EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows);
 
+  // Moves the model's buffers after a step that was accepted. evaluation: the step's first. Equal on every rank.
+  void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }
+  ModelBuffers& buffers() { return buffers_; }
+
   int64_t activation_bytes() const { return arena_.peak_bytes(); }  // largest arena use so far
   int64_t gradient_bytes() const { return gradients_.bytes(); }
 
@@ -66,6 +70,7 @@ class ModelOperator : public Operator {
   Arena arena_;
   Tape tape_, forward_tape_;
   LeafGradients gradients_;
+  ModelBuffers buffers_;
   Recorder recorder_, forward_recorder_;
   std::vector<BatchBuffer> batches_;  // local leaves in order; the last one stays empty
   BatchBuffer held_out_batch_;

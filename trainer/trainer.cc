@@ -32,6 +32,10 @@ void AddLoads(const Evaluation& evaluation, const std::vector<int>& experts, Ste
     const double ratio = total == 0 ? 0 : static_cast<double>(most) * experts[layer] / static_cast<double>(total);
     record->extra.push_back({absl::StrFormat("load_max_over_mean.%d", layer), ratio});
   }
+  // With a capacity, the slots without room, of each layer, come after the loads.
+  for (size_t layer = 0; next < evaluation.counters.size() && layer < experts.size(); ++layer) {
+    record->extra.push_back({absl::StrFormat("dropped_slots.%d", layer), static_cast<double>(evaluation.counters[next++])});
+  }
 }
 
 }  // namespace
@@ -59,7 +63,12 @@ StateDict Trainer::MakeState() {
   StateDict state;
   assembly_.scheme->Register(state);
   assembly_.guard->Register(state);
-  if (averaged_.defined()) state.Add("average", averaged_);
+  const ModelBuffers& buffers = assembly_.field->buffers();
+  buffers.Register("model", control_.rank() == 0, state);
+  if (averaged_.defined()) {
+    state.Add("average", averaged_);
+    buffers.Register("average", control_.rank() == 0, state);  // with the averaged weights, so that they are a whole model
+  }
   return state;
 }
 
@@ -84,6 +93,7 @@ absl::Status Trainer::Restore() {
     const InitFromConfig& from = assembly_.config.trainer().init_from();
     StateDict state;
     state.Add("model", assembly_.scheme->point());
+    assembly_.field->buffers().Register("model", control_.rank() == 0, state);
     ASSIGN_OR_RETURN(const LoadedCheckpoint loaded,
                      LoadCheckpoint(*options_.files, control_, from.path(), state, {.prefix = "model/", .strict = from.strict()}));
     if (control_.rank() == 0) {
@@ -159,6 +169,7 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   SetPhase(Phase::kStep);
   ASSIGN_OR_RETURN(StepReport report, assembly_.scheme->Step(*assembly_.field, cursor_, *assembly_.guard));
   ++cursor_.step;  // moves even when the guard refused the update
+  if (!report.skipped) assembly_.field->FinishStep(report.evaluation);
   AverageWeights();
   StepRecord record;
   if (control_.ledger() != nullptr) FillWire(control_.ledger()->Take(), &record);

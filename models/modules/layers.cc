@@ -27,19 +27,45 @@ Var NormLayer::Record(Recorder& r, Var x) const {
   return LayerNorm(r.tape(), x, r.Parameter(gain), bias.value >= 0 ? r.Parameter(bias) : Var{}, epsilon);
 }
 
-AttentionLayer AttentionLayer::Register(ParameterSet& parameters, const std::string& name, const Options& o) {
-  AttentionLayer layer{.heads = o.heads, .rope_theta = o.rope_theta};
-  layer.qkv = LinearLayer::Register(parameters, name + ".qkv", {.in = o.width, .out = 3 * o.width, .bias = o.bias, .std = o.std});
-  layer.out = LinearLayer::Register(parameters, name + ".out", {.in = o.width, .out = o.width, .bias = o.bias, .std = o.residual_std});
+AttentionLayer AttentionLayer::Register(ParameterSet& parameters, const std::string& name, const Options& options) {
+  AttentionLayer layer{.options = options};
+  Options& o = layer.options;
+  if (o.kv_heads == 0) o.kv_heads = o.heads;
+  if (o.head_dim == 0) o.head_dim = o.width / o.heads;
+  const int64_t q = o.heads * o.head_dim, kv = o.kv_heads * o.head_dim;
+  layer.qkv =
+      LinearLayer::Register(parameters, name + ".qkv", {.in = o.width, .out = q + 2 * kv, .bias = o.bias || o.qkv_bias, .std = o.std});
+  if (o.qk_norm != MoeLmConfig::NO_QK_NORM) {
+    const bool whole = o.qk_norm == MoeLmConfig::QK_NORM_WHOLE;
+    const auto norm = [&](const char* part, int64_t all) {
+      return NormLayer::Register(parameters, name + part, {.width = whole ? all : o.head_dim, .rms = true, .epsilon = o.norm_epsilon});
+    };
+    layer.q_norm = norm(".q_norm", q);
+    layer.k_norm = norm(".k_norm", kv);
+  }
+  layer.out = LinearLayer::Register(parameters, name + ".out", {.in = q, .out = o.width, .bias = o.bias, .std = o.residual_std});
   return layer;
+}
+
+Var AttentionLayer::Normalized(Recorder& r, Var projected) const {
+  Tape& tape = r.tape();
+  const int64_t n = tape.value(projected).dim(0), dim = options.head_dim, q = options.heads * dim, kv = options.kv_heads * dim;
+  const auto normalize = [&](const NormLayer& norm, int64_t begin, int64_t count) {
+    const Var part = SliceColumns(tape, projected, begin, count);
+    if (options.qk_norm == MoeLmConfig::QK_NORM_WHOLE) return norm.Record(r, part);
+    return Reshape(tape, norm.Record(r, Reshape(tape, part, {n * (count / dim), dim})), {n, count});
+  };
+  const Var parts[] = {normalize(q_norm, 0, q), normalize(k_norm, q, kv), SliceColumns(tape, projected, q + kv, kv)};
+  return ConcatColumns(tape, parts);
 }
 
 Var AttentionLayer::Record(Recorder& r, Var x, int64_t sequences) const {
   // Without rows: one sequence of no tokens.
-  const AttentionOptions options{.sequences = std::max<int64_t>(sequences, 1), .heads = heads, .kv_heads = heads};
+  const AttentionOptions shape{.sequences = std::max<int64_t>(sequences, 1), .heads = options.heads, .kv_heads = options.kv_heads};
   Var projected = qkv.Record(r, x);
-  if (rope_theta > 0) projected = Rotary(r.tape(), projected, options, rope_theta);
-  return out.Record(r, CausalAttention(r.tape(), projected, options));
+  if (options.qk_norm != MoeLmConfig::NO_QK_NORM) projected = Normalized(r, projected);
+  if (options.rope_theta > 0) projected = Rotary(r.tape(), projected, shape, options.rope_theta);
+  return out.Record(r, CausalAttention(r.tape(), projected, shape));
 }
 
 MlpLayer MlpLayer::Register(ParameterSet& parameters, const std::string& name, const MlpOptions& o) {

@@ -37,20 +37,27 @@ struct NormLayer {
   Var Record(Recorder& r, Var x) const;  // [n, width]
 };
 
-// Causal multi-head self-attention with one product for q | k | v.
+// Causal multi-head self-attention with one product for q | k | v. Groups of query heads share a head of keys and values (Ainslie et al.,
+// 2023); queries and keys may be normalised (Henry et al., 2020).
 struct AttentionLayer {
-  LinearLayer qkv, out;
-  int heads = 1;
-  double rope_theta = 0;  // 0: no rotary embedding
   struct Options {
     int64_t width = 0;
-    int heads = 1;
-    bool bias = false;
-    double rope_theta = 0;
+    int heads = 1, kv_heads = 0;  // kv_heads 0: as many as heads
+    int64_t head_dim = 0;         // 0: width / heads
+    bool bias = false, qkv_bias = false;
+    double rope_theta = 0;  // 0: no rotary embedding
+    MoeLmConfig::QkNorm qk_norm = MoeLmConfig::NO_QK_NORM;
+    double norm_epsilon = 1e-5;
     double std = 0.02, residual_std = 0.02;
   };
+  LinearLayer qkv, out;
+  NormLayer q_norm, k_norm;
+  Options options;  // without zeros
   static AttentionLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
   Var Record(Recorder& r, Var x, int64_t sequences) const;  // x: [sequences * length, width]
+
+ private:
+  Var Normalized(Recorder& r, Var projected) const;  // q | k | v with q and k normalised
 };
 
 // GELU: down(gelu(up x)); SwiGLU: down(silu(gate x) * up x), gate and up in one product.

@@ -29,7 +29,21 @@ class MoeLm : public Model {
 
   SampleShape sample_shape() const override { return {SampleShape::Kind::kTokens, config_.context()}; }
   std::vector<int> experts() const override { return std::vector<int>(moe_layers_, static_cast<int>(config_.moe().experts())); }
-  int64_t counters() const override { return moe_layers_ * config_.moe().experts(); }
+  int64_t counters() const override { return moe_layers_ * (config_.moe().experts() + (config_.moe().has_capacity() ? 1 : 0)); }
+  std::vector<BufferSpec> buffers() const override {
+    std::vector<BufferSpec> specs;
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      if (!blocks_[i].mixture || blocks_[i].mixture->options().bias_buffer < 0) continue;
+      specs.push_back({absl::StrFormat("blocks.%d.moe.router.balance_bias", i), config_.moe().experts()});
+    }
+    return specs;
+  }
+  void UpdateBuffers(std::span<const int64_t> counters, ModelBuffers* buffers) const override {
+    const int64_t experts = config_.moe().experts();
+    for (int i = 0; i < buffers->size(); ++i) {
+      UpdateRouterBias(counters.subspan(i * experts, experts), config_.moe().bias_rate(), buffers->values(i));
+    }
+  }
   int64_t context() const override { return config_.context(); }
   int64_t vocabulary() const override { return vocabulary_; }
 
@@ -69,7 +83,7 @@ class MoeLm : public Model {
 
   void AddRouterTerms() {
     const MoeConfig& moe = config_.moe();
-    if (moe.balance_loss() > 0) {
+    if (moe.balance_loss() > 0 && moe.router() != MoeConfig::EXPERT_CHOICE) {
       router_terms_.balance = static_cast<int>(terms_.size());
       terms_.push_back({"balance", TermScale::kLeafMean, moe.balance_loss(), true});
     }
@@ -104,8 +118,13 @@ class MoeLm : public Model {
       block.attention = AttentionLayer::Register(parameters_, name + ".attention",
                                                  {.width = width,
                                                   .heads = static_cast<int>(config_.heads()),
+                                                  .kv_heads = static_cast<int>(config_.kv_heads()),
+                                                  .head_dim = config_.head_dim(),
                                                   .bias = config_.bias(),
+                                                  .qkv_bias = config_.qkv_bias(),
                                                   .rope_theta = rotary ? config_.rope_theta() : 0,
+                                                  .qk_norm = config_.qk_norm(),
+                                                  .norm_epsilon = config_.norm_eps(),
                                                   .std = std,
                                                   .residual_std = residual_std});
       block.mlp_norm = norm(name + ".mlp_norm");
@@ -127,10 +146,27 @@ class MoeLm : public Model {
     expert.hidden = moe.hidden() > 0 ? moe.hidden() : 4 * config_.width() / moe.top_k();
     const RouterOptions router{.experts = static_cast<int>(moe.experts()),
                                .top_k = static_cast<int>(moe.top_k()),
-                               .post = moe.router() == MoeConfig::SOFTMAX_POST,
+                               .kind = moe.router(),
                                .renormalize = moe.renormalize(),
+                               .scale = moe.routed_scale(),
+                               .groups = static_cast<int>(moe.groups()),
+                               .group_top_k = static_cast<int>(moe.group_top_k()),
+                               .group_score_top = static_cast<int>(moe.group_score_top()),
+                               .capacity = CapacityOf(moe),
                                .scope = moe.balance_scope()};
-    return MixtureLayer::Register(parameters_, name, {.router = router, .expert = expert, .layer = moe_layers_++, .terms = router_terms_});
+    MixtureLayer::Options options{.router = router, .expert = expert, .layer = moe_layers_, .terms = router_terms_};
+    options.shared_hidden = moe.shared_hidden();
+    options.shared_gate = moe.shared_gate();
+    const int64_t mixtures = config_.layers() / moe.every();
+    if (moe.has_capacity()) options.dropped_counter = static_cast<int>(mixtures * moe.experts() + moe_layers_);
+    if (moe.bias_rate() > 0) options.bias_buffer = moe_layers_;
+    ++moe_layers_;
+    return MixtureLayer::Register(parameters_, name, options);
+  }
+
+  static CapacityOptions CapacityOf(const MoeConfig& moe) {
+    if (!moe.has_capacity()) return {};
+    return {.factor = moe.capacity().factor(), .minimum = moe.capacity().minimum(), .drop = moe.capacity().drop()};
   }
 
   MoeLmConfig config_;
@@ -142,6 +178,44 @@ class MoeLm : public Model {
   NormLayer final_norm_;
 };
 
+absl::Status CheckHeads(const MoeLmConfig& config) {
+  if (config.head_dim() == 0 && config.width() % config.heads() != 0) {
+    return InvalidArgument("model.moe_lm: width %d is not divisible by heads %d", config.width(), config.heads());
+  }
+  const int64_t head_dim = config.head_dim() > 0 ? config.head_dim() : config.width() / config.heads();
+  if (config.position() == MoeLmConfig::ROTARY && head_dim % 2 != 0) {
+    return InvalidArgument("model.moe_lm: rotary positions need an even head width, got %d", head_dim);
+  }
+  if (config.kv_heads() > 0 && config.heads() % config.kv_heads() != 0) {
+    return InvalidArgument("model.moe_lm: heads %d is not divisible by kv_heads %d", config.heads(), config.kv_heads());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMixture(const MoeConfig& moe) {
+  if (moe.top_k() > moe.experts()) {
+    return InvalidArgument("model.moe_lm.moe: top_k %d exceeds experts %d", moe.top_k(), moe.experts());
+  }
+  if (moe.groups() > moe.experts() || moe.experts() % moe.groups() != 0) {
+    return InvalidArgument("model.moe_lm.moe: %d experts cannot be cut into %d equal groups", moe.experts(), moe.groups());
+  }
+  if (moe.group_top_k() > moe.groups()) {
+    return InvalidArgument("model.moe_lm.moe: group_top_k %d exceeds groups %d", moe.group_top_k(), moe.groups());
+  }
+  const int64_t size = moe.experts() / moe.groups();
+  if (moe.top_k() > moe.group_top_k() * size) {
+    return InvalidArgument("model.moe_lm.moe: top_k %d exceeds the %d experts of group_top_k %d groups", moe.top_k(),
+                           moe.group_top_k() * size, moe.group_top_k());
+  }
+  if (moe.group_score_top() > size) {
+    return InvalidArgument("model.moe_lm.moe: group_score_top %d exceeds the %d experts of a group", moe.group_score_top(), size);
+  }
+  if (moe.router() == MoeConfig::EXPERT_CHOICE && (moe.groups() > 1 || moe.bias_rate() > 0)) {
+    return InvalidArgument("model.moe_lm.moe: with EXPERT_CHOICE experts choose tokens: neither groups nor bias_rate have a meaning");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> MakeMoeLm(const MoeLmConfig& config, const ModelContext& context) {
@@ -151,14 +225,8 @@ absl::StatusOr<std::unique_ptr<Model>> MakeMoeLm(const MoeLmConfig& config, cons
     return InvalidArgument("model.moe_lm.vocab_size: %d, but the tokenizer makes ids up to %d; set it to at least %d or leave it unset",
                            vocabulary, context.vocabulary - 1, context.vocabulary);
   }
-  if (config.width() % config.heads() != 0)
-    return InvalidArgument("model.moe_lm: width %d is not divisible by heads %d", config.width(), config.heads());
-  if (config.position() == MoeLmConfig::ROTARY && config.width() / config.heads() % 2 != 0) {
-    return InvalidArgument("model.moe_lm: rotary positions need an even head width, got %d", config.width() / config.heads());
-  }
-  if (config.has_moe() && config.moe().top_k() > config.moe().experts()) {
-    return InvalidArgument("model.moe_lm.moe: top_k %d exceeds experts %d", config.moe().top_k(), config.moe().experts());
-  }
+  RETURN_IF_ERROR(CheckHeads(config));
+  if (config.has_moe()) RETURN_IF_ERROR(CheckMixture(config.moe()));
   return std::make_unique<MoeLm>(config, vocabulary);
 }
 

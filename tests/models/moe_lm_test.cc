@@ -112,6 +112,90 @@ TEST(MoeLm, CountsEveryRoutedSlot) {
   });
 }
 
+// Shared heads of keys and values are copies of them: the same logits as attention with as many heads whose weights repeat.
+TEST(MoeLm, GroupedQueriesAreRepeatedKeysAndValues) {
+  const std::string shape = "moe_lm { vocab_size: 9 layers: 1 width: 8 heads: 4 context: 6 position: ROTARY ";
+  const auto grouped = ModelFromText(shape + "kv_heads: 2 }"), whole = ModelFromText(shape + "}");
+  ASSERT_TRUE(grouped != nullptr && whole != nullptr);
+  BatchBuffer buffer = RandomBatch(whole->sample_shape(), 2, 9, DType::kF64);
+  std::vector<double> got, want;
+  std::map<std::string, std::vector<double>> weights;
+  const auto logits = [&](OneLeaf& leaf, const Model& model, std::vector<double>* out) -> absl::Status {
+    leaf.recorder().BeginEvaluation();
+    leaf.recorder().Begin(&leaf.point(), &buffer.batch(), true);
+    ASSIGN_OR_RETURN(const Var y, model.Logits(leaf.recorder()));
+    *out = ValuesOf(leaf.tape().value(y));
+    return absl::OkStatus();
+  };
+  OnOneRank(*grouped, DType::kF64, [&](OneLeaf& leaf) -> absl::Status {
+    leaf.Shake(0.4, 3);
+    for (int b = 0; b < grouped->parameters().size(); ++b) {
+      weights[grouped->parameters()[{b}].name] = ValuesOf(leaf.point().block({b}));
+    }
+    return logits(leaf, *grouped, &got);
+  });
+  // q: 8 rows; k and v: 2 heads of 2 rows, each twice.
+  std::vector<double>& qkv = weights["blocks.0.attention.qkv.weight"];
+  ASSERT_EQ(qkv.size(), 16u * 8);
+  std::vector<double> repeated(qkv.begin(), qkv.begin() + 8 * 8);
+  for (const int head : {4, 4, 5, 5, 6, 6, 7, 7}) repeated.insert(repeated.end(), qkv.begin() + head * 16, qkv.begin() + (head + 1) * 16);
+  qkv = repeated;
+  OnOneRank(*whole, DType::kF64, [&](OneLeaf& leaf) -> absl::Status {
+    for (int b = 0; b < whole->parameters().size(); ++b) {
+      std::ranges::copy(weights.at(whole->parameters()[{b}].name), leaf.point().block({b}).data<double>());
+    }
+    return logits(leaf, *whole, &want);
+  });
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-12);
+}
+
+// A normalised query does not depend on the scale of what it is projected with.
+TEST(MoeLm, QkNormTakesOutTheScale) {
+  for (const char* kind : {"QK_NORM_WHOLE", "QK_NORM_PER_HEAD"}) {
+    const auto model =
+        ModelFromText(std::string("moe_lm { vocab_size: 9 layers: 1 width: 8 heads: 2 context: 6 norm_eps: 1e-30 qk_norm: ") + kind + " }");
+    ASSERT_NE(model, nullptr);
+    BatchBuffer buffer = RandomBatch(model->sample_shape(), 2, 9, DType::kF64);
+    std::vector<double> logits[2];
+    for (int scaled = 0; scaled < 2; ++scaled) {
+      OnOneRank(*model, DType::kF64, [&](OneLeaf& leaf) -> absl::Status {
+        leaf.Shake(0.4, 3);
+        const std::span<double> qkv = leaf.point().block(model->parameters().Find("blocks.0.attention.qkv.weight")).span<double>();
+        for (double& v : qkv.first(16 * 8)) v *= scaled == 1 ? 7 : 1;  // q and k, not v
+        leaf.recorder().Begin(&leaf.point(), &buffer.batch(), true);
+        ASSIGN_OR_RETURN(const Var y, model->Logits(leaf.recorder()));
+        logits[scaled] = ValuesOf(leaf.tape().value(y));
+        return absl::OkStatus();
+      });
+    }
+    for (size_t i = 0; i < logits[0].size(); ++i) EXPECT_NEAR(logits[0][i], logits[1][i], 1e-10);
+  }
+}
+
+// Buffers move only through UpdateBuffers, and then the routing follows them.
+TEST(MoeLm, TheBalanceBiasIsABuffer) {
+  const auto model = ModelFromText(
+      "moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 2 context: 5 moe { experts: 4 top_k: 1 router: SIGMOID bias_rate: 0.5 every: 2 } "
+      "}");
+  ASSERT_NE(model, nullptr);
+  ASSERT_EQ(model->buffers().size(), 1u);
+  EXPECT_EQ(model->buffers()[0].name, "blocks.1.moe.router.balance_bias");
+  EXPECT_EQ(model->buffers()[0].elements, 4);
+  BatchBuffer buffer = RandomBatch(model->sample_shape(), 4, 9, DType::kF32);
+  OnOneRank(*model, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+    RETURN_IF_ERROR(leaf.Objective(buffer.batch()).status());
+    const std::vector<int64_t> before(leaf.recorder().counters().begin(), leaf.recorder().counters().end());
+    for (const float b : leaf.buffers().values(0)) EXPECT_EQ(b, 0);
+    model->UpdateBuffers(before, &leaf.buffers());
+    for (int e = 0; e < 4; ++e) EXPECT_EQ(leaf.buffers().values(0)[e], before[e] < 5 ? 0.5f : before[e] > 5 ? -0.5f : 0.0f);
+    RETURN_IF_ERROR(leaf.Objective(buffer.batch()).status());
+    const std::vector<int64_t> after(leaf.recorder().counters().begin(), leaf.recorder().counters().end());
+    EXPECT_NE(after, before);  // sigmoids of small logits are all near a half
+    return absl::OkStatus();
+  });
+}
+
 // Experts on two ranks, all tokens on one: the same loss bits, and the rank without tokens gets through.
 TEST(MoeLm, ARankWithoutTokens) {
   const auto model =
@@ -154,6 +238,12 @@ TEST(MoeLm, RefusesWhatMakesNoModel) {
   refused("moe_lm { vocab_size: 9 width: 10 heads: 3 }", 0, "width 10 is not divisible by heads 3");
   refused("moe_lm { vocab_size: 9 width: 9 heads: 3 position: ROTARY }", 0, "even head width, got 3");
   refused("moe_lm { vocab_size: 9 moe { experts: 2 top_k: 3 } }", 0, "top_k 3 exceeds experts 2");
+  refused("moe_lm { vocab_size: 9 heads: 4 kv_heads: 3 }", 0, "heads 4 is not divisible by kv_heads 3");
+  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 4 } }", 0, "6 experts cannot be cut into 4 equal groups");
+  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 2 group_top_k: 3 } }", 0, "group_top_k 3 exceeds groups 2");
+  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 3 top_k: 3 } }", 0, "top_k 3 exceeds the 2 experts of group_top_k 1 groups");
+  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 3 group_score_top: 3 } }", 0, "group_score_top 3 exceeds the 2 experts");
+  refused("moe_lm { vocab_size: 9 moe { experts: 4 router: EXPERT_CHOICE bias_rate: 1 } }", 0, "experts choose tokens");
   refused("", 0, "no kind is set");
 }
 

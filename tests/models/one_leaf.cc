@@ -75,6 +75,7 @@ OneLeaf::OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement
       dispatch_(mesh_.get(), &placement_),
       point_(&layout_, dtype),
       gradient_(&layout_, dtype),
+      buffers_(model->buffers()),
       tape_(&arena_),
       recorder_(std::make_unique<Recorder>(Recorder::Options{.tape = &tape_,
                                                              .parameters = &model->parameters(),
@@ -82,7 +83,8 @@ OneLeaf::OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement
                                                              .dispatch = &dispatch_,
                                                              .slots = this,
                                                              .seed = 1,
-                                                             .counters = model->counters()})) {
+                                                             .counters = model->counters(),
+                                                             .buffers = &buffers_})) {
   for (const BlockId id : layout_.local_blocks()) Initialize(model->parameters()[id], id, 1, point_.block(id));
 }
 

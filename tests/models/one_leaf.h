@@ -31,6 +31,7 @@ class OneLeaf : public GradientSlots {
   FlatVector& gradient() { return gradient_; }
   const Layout& layout() const { return layout_; }
   Recorder& recorder() { return *recorder_; }
+  ModelBuffers& buffers() { return buffers_; }
   const ExpertDispatch& dispatch() const { return dispatch_; }
   Tape& tape() { return tape_; }
 
@@ -54,6 +55,7 @@ class OneLeaf : public GradientSlots {
   Layout layout_;
   ExpertDispatch dispatch_;
   FlatVector point_, gradient_;
+  ModelBuffers buffers_;
   Arena arena_;
   Tape tape_;
   std::unique_ptr<Recorder> recorder_;

@@ -22,6 +22,14 @@ const std::map<std::string, std::vector<std::string>>& Cases() {
            "moe_lm { vocab_size: 11 layers: 1 width: 5 heads: 1 context: 7 activation: SWIGLU bias: true"
            "         moe { experts: 3 top_k: 2 hidden: 7 renormalize: false balance_scope: GLOBAL balance_loss: 0.5 z_loss: 0.2 } }",
            "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 3 context: 4 position: ROTARY moe { experts: 3 top_k: 3 hidden: 4 } }",
+           "moe_lm { vocab_size: 11 layers: 2 width: 8 heads: 4 kv_heads: 2 context: 5 qk_norm: QK_NORM_WHOLE position: ROTARY norm: "
+           "RMS_NORM"
+           "         tied_head: false moe { experts: 6 top_k: 3 hidden: 5 router: SIGMOID groups: 3 group_top_k: 2 routed_scale: 1.7"
+           "         balance_loss: 0.3 bias_rate: 0.01 shared_hidden: 4 } }",
+           "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 2 kv_heads: 1 head_dim: 4 context: 5 qk_norm: QK_NORM_PER_HEAD qkv_bias: true"
+           "         moe { experts: 4 router: SIGMOID renormalize: false capacity { factor: 0.8 } shared_hidden: 4 shared_gate: true } }",
+           "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 2 context: 5 moe { experts: 4 capacity { factor: 0.6 drop: BY_POSITION } } }",
+           "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 2 context: 5 moe { experts: 3 top_k: 1 hidden: 4 router: EXPERT_CHOICE } }",
            "moe_lm { vocab_size: 11 layers: 1 width: 6 heads: 2 context: 4 moe { experts: 1 top_k: 1 hidden: 4 balance_loss: 0 z_loss: 0 } "
            "}",
        }},

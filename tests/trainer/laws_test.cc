@@ -34,6 +34,18 @@ TEST(WorldSizeInvariant, AlsoForTheOtherKindsOfLayers) {
                          {2, 3, 4}, 8);
 }
 
+// What a router drops or what experts choose is a matter of one leaf, and loads are counted over all: neither depends on the mesh.
+TEST(WorldSizeInvariant, AlsoForTheOtherRouters) {
+  for (const char* moe :
+       {"router: SIGMOID bias_rate: 0.05 groups: 4 group_top_k: 2 group_score_top: 2 top_k: 3 shared_hidden: 8 shared_gate: true",
+        "capacity { factor: 0.75 }", "router: EXPERT_CHOICE capacity { factor: 1.5 }"}) {
+    SCOPED_TRACE(moe);
+    ModelRun run = SmallMixture(kInvariant, absl::StrFormat("kv_heads: 1 qk_norm: QK_NORM_PER_HEAD moe { %s }", moe));
+    run.steps = 3;
+    ExpectSameOnEverySplit(run, {2, 4}, 8);
+  }
+}
+
 TEST(WorldSizeInvariant, AlsoWithUnevenWorkers) {
   ModelRun run = SmallMixture(std::string(kInvariant) + " trainer { workers: 7 global_batch: 14 }");
   run.steps = 2;

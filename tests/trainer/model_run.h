@@ -140,6 +140,7 @@ inline absl::Status TrainRank(const ModelRun& run, Communicator& world, RankView
   RETURN_IF_ERROR(a.scheme->Start(*a.field));
   for (Cursor cursor; cursor.step < run.steps; ++cursor.step) {
     ASSIGN_OR_RETURN(StepReport report, a.scheme->Step(*a.field, cursor, *a.guard));
+    if (!report.skipped) a.field->FinishStep(report.evaluation);
     view->reports.push_back(std::move(report));
   }
   for (const BlockId id : a.layout->local_blocks()) {
