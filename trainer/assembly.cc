@@ -1,6 +1,8 @@
 #include "trainer/assembly.h"
 
+#include <functional>
 #include <limits>
+#include <utility>
 
 #include "base/strings.h"
 #include "optim/guard.h"
@@ -60,52 +62,53 @@ absl::Status CheckSampleShape(const Assembly& a) {
                          wanted.width, kNames[static_cast<int>(got.kind)], got.width);
 }
 
-absl::Status BuildModel(Assembly* a, Communicator& world) {
+absl::Status BuildModel(Assembly* a) {
   const Experiment& config = a->config;
   const ModelContext context{.seed = config.seed(),
                              .workers = static_cast<int>(config.trainer().workers()),
                              .vocabulary = a->data.tokenizer == nullptr ? 0 : a->data.tokenizer->vocab_size()};
   ASSIGN_OR_RETURN(a->model, MakeModel(config.model(), context));
   RETURN_IF_ERROR(CheckSampleShape(*a));
-  ASSIGN_OR_RETURN(a->placement, ExpertPlacement::Contiguous(a->model->experts(), a->mesh->shape().expert));
-  a->layout.emplace(PlanLayout(&a->model->parameters(), a->mesh->shape(), world.rank(), *a->placement));
-  a->dispatch.emplace(a->mesh.get(), &*a->placement);
   return absl::OkStatus();
 }
 
-absl::Status BuildScheme(Assembly* a) {
+// Whatever depends on the placement. initial: see SchemeContext.
+absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(BlockId, const Tensor&)>& initial, Assembly* a) {
   const Experiment& config = a->config;
-  a->guard = MakeGuard(config.optim().guard(), a->mesh->rank());
-  const ParameterSet& parameters = a->model->parameters();
-  const uint64_t seed = config.seed();
-  ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(),
-                                         {.exchange = a->MakeExchangeContext(),
-                                          .initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, seed, value); },
-                                          .total_steps = config.trainer().steps()}));
-  return absl::OkStatus();
-}
-
-absl::Status BuildAfterData(Communicator& world, Assembly* a) {
-  RETURN_IF_ERROR(BuildModel(a, world));
-  const TrainerConfig& trainer = a->config.trainer();
-  a->held_out_rows = a->data.loader == nullptr ? 1 : std::max<int64_t>(1, a->data.loader->rows());
+  const TrainerConfig& trainer = config.trainer();
+  a->placement = std::make_unique<ExpertPlacement>(std::move(placement));
+  a->layout = std::make_unique<Layout>(PlanLayout(&a->model->parameters(), a->mesh->shape(), a->mesh->rank(), *a->placement));
+  a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get());
   a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),
                                                                     .mesh = a->mesh.get(),
-                                                                    .layout = &*a->layout,
-                                                                    .dispatch = &*a->dispatch,
+                                                                    .layout = a->layout.get(),
+                                                                    .dispatch = a->dispatch.get(),
                                                                     .loader = a->data.loader.get(),
                                                                     .held_out = &a->data.evaluation,
                                                                     .workers = a->workers,
                                                                     .micro_batches = trainer.micro_batches(),
-                                                                    .seed = a->config.seed(),
+                                                                    .seed = config.seed(),
                                                                     .dtype = a->dtype()});
-  return BuildScheme(a);
+  ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(), {.exchange = a->MakeExchangeContext(),
+                                                          .initial = initial,
+                                                          .total_steps = trainer.steps()}));
+  return absl::OkStatus();
+}
+
+absl::Status BuildAfterData(Assembly* a) {
+  RETURN_IF_ERROR(BuildModel(a));
+  a->held_out_rows = a->data.loader == nullptr ? 1 : std::max<int64_t>(1, a->data.loader->rows());
+  a->guard = MakeGuard(a->config.optim().guard(), a->mesh->rank());
+  ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::Contiguous(a->model->experts(), a->mesh->shape().expert));
+  const ParameterSet& parameters = a->model->parameters();
+  const auto initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, a->config.seed(), value); };
+  return BuildHomes(std::move(placement), initial, a);
 }
 
 }  // namespace
 
 ExchangeContext Assembly::MakeExchangeContext() const {
-  return {.layout = &*layout,
+  return {.layout = layout.get(),
           .workers = workers,
           .world = &mesh->gradient_world(),
           .data = &mesh->gradient_data(),
@@ -113,6 +116,21 @@ ExchangeContext Assembly::MakeExchangeContext() const {
           .world_size_invariant = config.parallel().numerics() == ParallelConfig::WORLD_SIZE_INVARIANT,
           .bucket_bytes = config.comm().bucket_bytes(),
           .seed = config.seed()};
+}
+
+void SwapHomes(ExpertHomes& homes, Assembly& assembly) {
+  std::swap(homes.placement, assembly.placement);
+  std::swap(homes.layout, assembly.layout);
+  std::swap(homes.dispatch, assembly.dispatch);
+  std::swap(homes.field, assembly.field);
+  std::swap(homes.scheme, assembly.scheme);
+}
+
+absl::Status Rehome(ExpertPlacement placement, Assembly* assembly, ExpertHomes* old) {
+  SwapHomes(*old, *assembly);
+  const absl::Status built = BuildHomes(std::move(placement), [](BlockId, const Tensor&) {}, assembly);
+  if (!built.ok()) SwapHomes(*old, *assembly);
+  return built;
 }
 
 absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what) {
@@ -135,7 +153,7 @@ absl::Status Assemble(const Experiment& config, Communicator& world, const FileS
                            a->workers.workers, world.size(), world.size());
   }
   if (HasData(config.data())) RETURN_IF_ERROR(OpenDataInTurn(config, a->mesh->control(), files, &a->data));
-  return AgreeOn(a->mesh->control(), BuildAfterData(world, a), "building the run");
+  return AgreeOn(a->mesh->control(), BuildAfterData(a), "building the run");
 }
 
 std::string MemoryReport(const Assembly& a) {

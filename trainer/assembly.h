@@ -3,7 +3,6 @@
 #define CONCLAVE_TRAINER_ASSEMBLY_H_
 
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "base/file_system.h"
@@ -24,9 +23,9 @@ struct Assembly {
   WorkerMap workers;
   DataSet data;
   std::unique_ptr<Model> model;
-  std::optional<ExpertPlacement> placement;
-  std::optional<Layout> layout;
-  std::optional<ExpertDispatch> dispatch;
+  std::unique_ptr<ExpertPlacement> placement;
+  std::unique_ptr<Layout> layout;
+  std::unique_ptr<ExpertDispatch> dispatch;
   std::unique_ptr<ModelOperator> field;
   std::unique_ptr<Guard> guard;
   std::unique_ptr<Scheme> scheme;
@@ -39,6 +38,21 @@ struct Assembly {
 // Builds all parts; rank 0 opens the data first, so that tokenizing happens once. Collective on `world`, which must outlive the assembly;
 // either every rank gets OK or every rank an error. config: all defaults filled in.
 absl::Status Assemble(const Experiment& config, Communicator& world, const FileSystem& files, Assembly* assembly);
+
+// The parts of an assembly that depend on where the experts are.
+struct ExpertHomes {
+  std::unique_ptr<ExpertPlacement> placement;
+  std::unique_ptr<Layout> layout;
+  std::unique_ptr<ExpertDispatch> dispatch;
+  std::unique_ptr<ModelOperator> field;
+  std::unique_ptr<Scheme> scheme;
+};
+
+// Replaces these parts by new ones for `placement`, their train state all zeros, and moves the old ones, intact, to `old`. On an error the
+// assembly is what it was. Memory: both sets are alive until one is dropped. Not collective.
+absl::Status Rehome(ExpertPlacement placement, Assembly* assembly, ExpertHomes* old);
+// Puts `homes` in the place of what the assembly has; that comes back.
+void SwapHomes(ExpertHomes& homes, Assembly& assembly);
 
 // OK only if `mine` is OK on every rank; the lowest failing rank's own status there, "rank r failed" elsewhere. Collective.
 absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what);

@@ -104,9 +104,10 @@ inline absl::Status BuildRun(const ModelRun& run, Communicator& world, Assembly*
     a->data.evaluation = EvaluationSet(std::move(held_out));
   }
   ASSIGN_OR_RETURN(a->model, MakeModel(a->config.model(), {.seed = a->config.seed(), .workers = a->workers.workers}));
-  ASSIGN_OR_RETURN(a->placement, ExpertPlacement::Contiguous(a->model->experts(), run.expert));
-  a->layout.emplace(PlanLayout(&a->model->parameters(), a->mesh->shape(), world.rank(), *a->placement));
-  a->dispatch.emplace(a->mesh.get(), &*a->placement);
+  ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::Contiguous(a->model->experts(), run.expert));
+  a->placement = std::make_unique<ExpertPlacement>(std::move(placement));
+  a->layout = std::make_unique<Layout>(PlanLayout(&a->model->parameters(), a->mesh->shape(), world.rank(), *a->placement));
+  a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get());
   a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),
                                                                     .mesh = a->mesh.get(),
                                                                     .layout = &*a->layout,
