@@ -1,5 +1,7 @@
 #include "launch/arguments.h"
 
+#include <algorithm>
+
 #include "base/strings.h"
 
 namespace conclave {
@@ -18,6 +20,7 @@ absl::Status UnknownOption(const CommandSpec& spec, const std::string& name) {
 absl::StatusOr<Arguments> Arguments::Parse(const CommandSpec& spec, const std::vector<std::string>& arguments) {
   Arguments result;
   const std::vector<std::string> wanted = spec.positional.empty() ? std::vector<std::string>{} : SplitString(spec.positional, ' ');
+  const bool any_number = spec.positional.ends_with("...");
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (argument == "--help" || argument == "-h") {
@@ -25,7 +28,7 @@ absl::StatusOr<Arguments> Arguments::Parse(const CommandSpec& spec, const std::v
       return result;
     }
     if (argument.size() < 2 || argument[0] != '-') {
-      if (result.positional_.size() == wanted.size())
+      if (result.positional_.size() == wanted.size() && !any_number)
         return InvalidArgument("unexpected argument '%s' (see conclave %s --help)", argument, spec.name);
       result.positional_.push_back(argument);
       continue;
@@ -51,7 +54,7 @@ absl::StatusOr<Arguments> Arguments::Parse(const CommandSpec& spec, const std::v
   for (size_t i = result.positional_.size(); i < wanted.size(); ++i) {
     if (wanted[i][0] != '[') return InvalidArgument("missing argument %s (see conclave %s --help)", wanted[i], spec.name);
   }
-  result.positional_.resize(wanted.size());
+  result.positional_.resize(std::max(result.positional_.size(), wanted.size()));
   return result;
 }
 

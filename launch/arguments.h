@@ -20,7 +20,8 @@ struct OptionSpec {
 
 struct CommandSpec {
   std::string name;        // "train"
-  std::string positional;  // "CONFIG"; several in their order: "WHAT [CONFIG]", optional ones in brackets; empty: none
+  std::string positional;  // "CONFIG"; several in their order: "WHAT [CONFIG]", optional ones in brackets; the last may be "X...": any
+                           // number; empty: none
   std::string summary;
   std::vector<OptionSpec> options;
 };
@@ -32,6 +33,7 @@ class Arguments {
 
   // The i-th positional argument; empty where an optional one was not given.
   const std::string& positional(size_t i = 0) const { return positional_[i]; }
+  const std::vector<std::string>& positionals() const { return positional_; }
   bool Has(const std::string& option) const { return values_.contains(option); }
   std::string Get(const std::string& option, const std::string& fallback = "") const;
   std::vector<std::string> All(const std::string& option) const;
@@ -40,7 +42,7 @@ class Arguments {
   bool help() const { return help_; }
 
  private:
-  std::vector<std::string> positional_;  // as many as the spec names
+  std::vector<std::string> positional_;  // as many as the spec names, or more
   std::map<std::string, std::vector<std::string>> values_;
   bool help_ = false;
 };

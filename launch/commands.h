@@ -21,6 +21,7 @@ Command CheckCommand();
 Command TokenizeCommand();
 Command TraceCommand();
 Command PlaceCommand();
+Command CompareCommand();
 Command BenchCommand();
 Command VersionCommand();
 

@@ -6,6 +6,8 @@ absl::StatusOr<Var> Model::Logits(Recorder&) const { return Unimplemented("this 
 
 std::vector<double> Model::Solution(BlockId) const { return {}; }
 
+std::optional<double> Model::Gap(const FlatVector&) const { return std::nullopt; }
+
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, const ModelContext& context) {
   switch (config.kind_case()) {
     case ModelConfig::kMoeLm:

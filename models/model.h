@@ -15,8 +15,9 @@ namespace conclave {
 
 // Constants of problems known in closed form, for F = (1/M) sum_m F_m.
 struct ProblemConstants {
-  double lipschitz = 0;
-  double strong_monotonicity = 0;
+  double lipschitz = 0;              // L of F
+  double mean_square_lipschitz = 0;  // sqrt((1/M) sum_m L_m^2)
+  double strong_monotonicity = 0;    // mu of F
 };
 
 // Immutable after construction; the same object may record on several threads, each with its own recorder.
@@ -47,6 +48,9 @@ class Model {
   virtual std::optional<ProblemConstants> constants() const { return std::nullopt; }
   // The solution of a problem that has one in closed form: one value per element of `block`. Empty: unknown.
   virtual std::vector<double> Solution(BlockId block) const;
+  // max_y f(x, y) - min_x f(x, y) of games that can compute it, from the legal point next to `point`; all blocks are local. Zero at
+  // solutions only.
+  virtual std::optional<double> Gap(const FlatVector& point) const;
 
  protected:
   ParameterSet parameters_;

@@ -51,6 +51,7 @@ OperatorConstants ModelOperator::constants() const {
   OperatorConstants constants;
   if (const auto known = options_.model->constants()) {
     constants.lipschitz = known->lipschitz;
+    constants.mean_square_lipschitz = known->mean_square_lipschitz;
     constants.strong_monotonicity = known->strong_monotonicity;
   }
   return constants;
@@ -121,6 +122,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
     RETURN_IF_ERROR(Backward({.index = i, .last = i + 1 == micro_steps, .each_worker = each_worker}, on_block));
   }
   RETURN_IF_ERROR(table_.Gather(options_.mesh->control(), options_.micro_batches));
+  ++evaluations_;
   Evaluation evaluation{.samples = step_samples_};
   for (size_t t = 0; t < terms.size(); ++t) {
     const double value = table_.Sum(t);

@@ -49,6 +49,7 @@ class ModelOperator : public Operator {
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }
   ModelBuffers& buffers() { return buffers_; }
 
+  int64_t evaluations() const { return evaluations_; }              // of every worker, by Evaluate
   int64_t activation_bytes() const { return arena_.peak_bytes(); }  // largest arena use so far
   int64_t gradient_bytes() const { return gradients_.bytes(); }
 
@@ -78,6 +79,7 @@ class ModelOperator : public Operator {
   std::vector<Seed> seeds_;
   std::vector<char> final_;   // by block: handed over in the running micro-step
   int64_t step_samples_ = 0;  // T_step
+  int64_t evaluations_ = 0;
 };
 
 }  // namespace conclave

@@ -12,7 +12,7 @@ namespace {
 
 using Matrix = std::vector<double>;  // [d, d] row-major
 
-// Q diag(sigma) Q' with evenly spaced sigma and Q from the modified Gram-Schmidt orthogonalisation of a normal matrix.
+// Q diag(sigma) Q' with Q from the modified Gram-Schmidt orthogonalisation of a normal matrix.
 Matrix RandomSymmetric(const BilinearGameConfig& config, const RngKey& key) {
   const int64_t d = config.dim();
   Matrix q(d * d);
@@ -26,7 +26,8 @@ Matrix RandomSymmetric(const BilinearGameConfig& config, const RngKey& key) {
   }
   Matrix a(d * d, 0.0);
   for (int64_t m = 0; m < d; ++m) {
-    const double t = d > 1 ? static_cast<double>(m) / static_cast<double>(d - 1) : 1.0;
+    const double even = d > 1 ? static_cast<double>(m) / static_cast<double>(d - 1) : 1.0;
+    const double t = config.spectrum() == BilinearGameConfig::UNIFORM ? key.UniformDouble(d * d + m) : even;
     const double sigma = config.sigma_min() + t * (config.sigma_max() - config.sigma_min());
     for (int64_t i = 0; i < d; ++i) {
       for (int64_t j = 0; j < d; ++j) a[i * d + j] += sigma * q[m * d + i] * q[m * d + j];

@@ -54,6 +54,14 @@ TEST(Arguments, ErrorsNameTheArgument) {
   EXPECT_EQ(ErrorOf(TrainLike(), {"--resume"}), "missing argument CONFIG (see conclave train --help)");
 }
 
+TEST(Arguments, DotsTakeAnyNumberOfPositionals) {
+  const CommandSpec spec{.name = "compare", .positional = "CONFIG...", .options = {{"--json", "", "JSON"}}};
+  const absl::StatusOr<Arguments> three = Arguments::Parse(spec, {"a", "--json", "b", "c"});
+  ASSERT_TRUE(three.ok()) << three.status();
+  EXPECT_EQ(three->positionals(), (Words{"a", "b", "c"}));
+  EXPECT_EQ(ErrorOf(spec, {"--json"}), "missing argument CONFIG... (see conclave compare --help)");
+}
+
 TEST(Arguments, BracketedPositionalsAreOptional) {
   const absl::StatusOr<Arguments> one = Arguments::Parse(BenchLike(), {"kernels", "--json"}),
                                   two = Arguments::Parse(BenchLike(), {"train", "a.textproto"});

@@ -1,0 +1,116 @@
+// Races against closed forms: what a worker sends, and the same outcome for every number of ranks.
+#include "trainer/race.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/trainer/model_run.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kWorkers = 4, kDim = 64;
+
+Experiment RaceConfig(const std::string& scheme, const std::string& fields = "lambda: 0.1 heterogeneity: 0.5") {
+  return ParseExperiment("name: 'race' trainer { workers: 4 global_batch: 0 } parallel { numerics: WORLD_SIZE_INVARIANT } optim { " +
+                         scheme + " } model { precision { compute: F32 } bilinear_game { dim: 64 sigma_min: 0.3 " + fields + " } }");
+}
+
+absl::StatusOr<RaceResult> RaceOn(const Experiment& config, int ranks, const RaceOptions& options) {
+  RaceResult result;
+  RETURN_IF_ERROR(RunRanks(ranks, [&](Communicator& world) -> absl::Status {
+    ASSIGN_OR_RETURN(RaceResult mine, RunRace(config, world, RealFileSystem(), options));
+    if (world.rank() == 0) result = std::move(mine);
+    return absl::OkStatus();
+  }));
+  return result;
+}
+
+// An exact exchange of 2 d values of 4 bytes: each worker sends them once towards the sum, and (M - 1) / M of them each way.
+TEST(RaceTest, ExtragradientCostsWhatItsFormulaSays) {
+  const auto race = RaceOn(RaceConfig("extragradient { gamma: 0.5 }"), 1, {.target = 1e-6});
+  ASSERT_TRUE(race.ok()) << race.status();
+  EXPECT_EQ(race->end, RaceEnd::kReached);
+  EXPECT_LE(race->measure, 1e-6);
+  const auto steps = static_cast<double>(race->steps);
+  EXPECT_EQ(race->costs.evaluations, 2 * steps);
+  EXPECT_EQ(race->costs.rounds, 2 * steps);
+  EXPECT_EQ(race->costs.uplink_bytes, 2 * steps * 2 * kDim * 4);
+  EXPECT_EQ(race->costs.two_way_bytes, 2 * steps * 2 * kDim * 4 * 2 * (kWorkers - 1) / kWorkers);
+  EXPECT_EQ(race->costs.header_bytes, 0);
+  EXPECT_EQ(race->physical_bytes, 0);
+}
+
+// perm_k sends d / M values of each of two blocks to M - 1 others; a refresh is a full exchange, and the start is one.
+TEST(RaceTest, Masha1CostsItsMessagesItsRefreshesAndItsStart) {
+  const auto race = RaceOn(RaceConfig("masha1 { gamma: 0.1 p: 0.25 exchange { quantized { codec { perm_k {} } } } }"), 1, {.target = 1e-4});
+  ASSERT_TRUE(race.ok()) << race.status();
+  EXPECT_EQ(race->end, RaceEnd::kReached);
+  const auto steps = static_cast<double>(race->steps);
+  const double full = race->costs.evaluations - steps;  // the start and the refreshes
+  EXPECT_GT(full, 1);
+  EXPECT_EQ(race->costs.rounds, steps + full);
+  const double message = 2 * kDim / kWorkers * 4, vector = 2 * kDim * 4;
+  EXPECT_EQ(race->costs.uplink_bytes, steps * message + full * vector);
+  EXPECT_EQ(race->costs.two_way_bytes, steps * message * (kWorkers - 1) + full * vector * 2 * (kWorkers - 1) / kWorkers);
+  EXPECT_EQ(race->costs.header_bytes, steps * 2 * 32 * (kWorkers - 1));
+}
+
+TEST(RaceTest, RanksChangeOnlyWhatCrossesBetweenThem) {
+  const Experiment config = RaceConfig("masha1 { gamma: 0.1 p: 0.25 exchange { quantized { codec { perm_k {} } } } }");
+  const auto one = RaceOn(config, 1, {.target = 1e-3});
+  ASSERT_TRUE(one.ok()) << one.status();
+  for (const int ranks : {2, 4}) {
+    const auto many = RaceOn(config, ranks, {.target = 1e-3});
+    ASSERT_TRUE(many.ok()) << many.status();
+    EXPECT_EQ(many->steps, one->steps);
+    EXPECT_EQ(many->measure, one->measure);
+    EXPECT_EQ(many->costs.two_way_bytes, one->costs.two_way_bytes);
+    EXPECT_EQ(many->costs.uplink_bytes, one->costs.uplink_bytes);
+    EXPECT_GT(many->physical_bytes, 0);
+  }
+}
+
+TEST(RaceTest, EndsWhereItMust) {
+  const auto spiral = RaceOn(RaceConfig("gda { gamma: 0.5 }", "lambda: 0"), 1, {});
+  ASSERT_TRUE(spiral.ok()) << spiral.status();
+  EXPECT_EQ(spiral->end, RaceEnd::kDiverged);
+  const auto slow = RaceOn(RaceConfig("extragradient { gamma: 0.001 }"), 1, {.max_evaluations = 50});
+  ASSERT_TRUE(slow.ok()) << slow.status();
+  EXPECT_EQ(slow->end, RaceEnd::kOutOfEvaluations);
+  EXPECT_EQ(slow->steps, 25);
+  const auto dear = RaceOn(RaceConfig("extragradient { gamma: 0.001 }"), 1, {.budgeted = RaceCost::kUplinkBytes, .budget = 8000});
+  ASSERT_TRUE(dear.ok()) << dear.status();
+  EXPECT_EQ(dear->end, RaceEnd::kOverBudget);
+  EXPECT_EQ(dear->steps, 8);  // 1024 bytes a step
+}
+
+// Measuring costs an evaluation and an exchange, and neither is booked.
+TEST(RaceTest, MeasuringIsNotBooked) {
+  const auto race = RaceOn(RaceConfig("extragradient { gamma: 0.5 }"), 1, {.measure = RaceMeasure::kMapping, .target = 1e-6});
+  ASSERT_TRUE(race.ok()) << race.status();
+  EXPECT_EQ(race->end, RaceEnd::kReached);
+  EXPECT_EQ(race->costs.evaluations, 2 * static_cast<double>(race->steps));
+  EXPECT_EQ(race->costs.rounds, 2 * static_cast<double>(race->steps));
+}
+
+TEST(RaceTest, AMeasureThatTheModelLacksIsRefused) {
+  const absl::Status status = RaceOn(RaceConfig("extragradient { gamma: 0.5 }"), 1, {.measure = RaceMeasure::kGap}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(std::string(status.message()).find("cannot compute a duality gap"), std::string::npos) << status;
+  const absl::Status singular = RaceOn(RaceConfig("extragradient { gamma: 0.5 }", "lambda: 0 sigma_max: 1 sigma_min: 0"), 1, {}).status();
+  EXPECT_NE(std::string(singular.message()).find("no solution in closed form"), std::string::npos) << singular;
+}
+
+TEST(RaceTest, ALongCurveIsThinned) {
+  const auto race = RaceOn(RaceConfig("extragradient { gamma: 0.001 }"), 1, {.max_evaluations = 4000});
+  ASSERT_TRUE(race.ok()) << race.status();
+  EXPECT_LE(race->curve.size(), 512u);
+  EXPECT_GE(race->curve.size(), 250u);
+  EXPECT_EQ(race->curve.front().costs.evaluations, 0);
+  EXPECT_EQ(race->curve.front().measure, 1);
+  EXPECT_EQ(race->curve.back().costs.evaluations, 4000);
+  for (size_t i = 1; i < race->curve.size(); ++i) EXPECT_GT(race->curve[i].costs.rounds, race->curve[i - 1].costs.rounds) << i;
+}
+
+}  // namespace
+}  // namespace conclave
