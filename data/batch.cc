@@ -1,11 +1,30 @@
 #include "data/batch.h"
 
+#include <algorithm>
+
 namespace conclave {
+
+Batch FirstRows(const Batch& batch, int64_t rows) {
+  CHECK(rows >= 0 && rows <= batch.sequences) << rows << " of " << batch.sequences;
+  Batch first = batch;
+  for (Tensor* part : {&first.tokens, &first.targets, &first.features}) {
+    if (part->defined()) *part = part->Slice(0, rows);
+  }
+  first.sequences = rows;
+  first.count = std::max<int64_t>(1, batch.sequences == 0 ? 0 : batch.count * rows / batch.sequences);
+  return first;
+}
 
 BatchBuffer::BatchBuffer(const SampleShape& shape, int64_t rows, DType features) : shape_(shape), feature_dtype_(features) {
   CHECK(features == DType::kF32 || features == DType::kF64) << NameOf(features);
   Reserve(rows);
   Resize(rows);
+}
+
+int64_t BatchBuffer::bytes() const {
+  int64_t total = 0;
+  for (const OwnedTensor* part : {&tokens_, &targets_, &features_}) total += (*part)->defined() ? (*part)->bytes() : 0;
+  return total;
 }
 
 void BatchBuffer::Reserve(int64_t rows) {

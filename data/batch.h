@@ -33,6 +33,9 @@ struct Batch {
   int64_t first_row = 0;
 };
 
+// The first `rows` rows of `batch`; `count` is cut in proportion, and at least 1.
+Batch FirstRows(const Batch& batch, int64_t rows);
+
 // Owns the memory of one batch. Resize allocates only where more rows are asked for than ever before. Not thread-safe.
 class BatchBuffer {
  public:
@@ -42,6 +45,7 @@ class BatchBuffer {
   // Views of `rows` rows, contents unspecified; earlier views become invalid if the memory grows. The caller fills in the rest.
   Batch& Resize(int64_t rows);
   const Batch& batch() const { return batch_; }
+  int64_t bytes() const;
 
  private:
   void Reserve(int64_t rows);

@@ -34,9 +34,6 @@ absl::StatusOr<int> TrainRank(const TrainRun& run, Communicator& world) {
     LOG_INFO << "run folder " << run.folder.path();
     LOG_INFO << absl::StrFormat("%d ranks = data %d x expert %d, %d workers", world.size(), assembly.mesh->shape().data,
                                 assembly.mesh->shape().expert, assembly.workers.workers);
-    for (const std::string& line : SplitString(MemoryReport(assembly), '\n')) {
-      if (!line.empty()) LOG_INFO << line;
-    }
   }
   const TrainerOptions options{.files = &files,
                                .folder = &run.folder,

@@ -10,7 +10,20 @@ constexpr int64_t kFirstChunk = int64_t{1} << 20;
 }  // namespace
 
 Arena::Arena(int64_t reserve_bytes) {
-  if (reserve_bytes > 0) chunks_.emplace_back(reserve_bytes);
+  if (reserve_bytes > 0) Reserve(reserve_bytes);
+}
+
+void Arena::Reserve(int64_t bytes) {
+  chunks_.clear();
+  chunks_.push_back(Buffer::Uncleared(bytes));
+  Reset();
+  peak_ = 0;
+}
+
+int64_t Arena::reserved_bytes() const {
+  int64_t total = 0;
+  for (const Buffer& chunk : chunks_) total += chunk.bytes();
+  return total;
 }
 
 void* Arena::Allocate(int64_t bytes) {
@@ -19,7 +32,7 @@ void* Arena::Allocate(int64_t bytes) {
     ++chunk_;
     offset_ = 0;
   }
-  if (chunk_ == chunks_.size()) chunks_.emplace_back(std::max({rounded, kFirstChunk, used_ / 2}));
+  if (chunk_ == chunks_.size()) chunks_.push_back(Buffer::Uncleared(std::max({rounded, kFirstChunk, used_ / 2})));
   void* result = chunks_[chunk_].data() + offset_;
   offset_ += rounded;
   used_ += rounded;
@@ -35,10 +48,9 @@ Tensor Arena::NewZeroed(const Shape& shape, DType dtype) {
 
 void Arena::Reset() {
   if (chunks_.size() > 1) {
-    int64_t total = 0;
-    for (const Buffer& chunk : chunks_) total += chunk.bytes();
+    const int64_t total = reserved_bytes();
     chunks_.clear();
-    chunks_.emplace_back(total);
+    chunks_.push_back(Buffer::Uncleared(total));
   }
   chunk_ = 0;
   offset_ = used_ = 0;

@@ -17,8 +17,12 @@ class Arena {
   Tensor New(const Shape& shape, DType dtype) { return Tensor(Allocate(shape.elements() * SizeOf(dtype)), shape, dtype); }
   Tensor NewZeroed(const Shape& shape, DType dtype);
   void Reset();
+  // Forgets everything, the peak too, and takes `bytes` at once: as long as they suffice, nothing is allocated. What is not used of them
+  // costs address space only.
+  void Reserve(int64_t bytes);
   int64_t used_bytes() const { return used_; }
-  int64_t peak_bytes() const { return peak_; }
+  int64_t peak_bytes() const { return peak_; }  // largest use so far
+  int64_t reserved_bytes() const;               // held from the system
 
   // A position; Rewind frees what was allocated after it (innermost first). For scratch inside an op.
   struct Mark {

@@ -7,6 +7,17 @@
 #include "absl/strings/str_format.h"
 
 namespace conclave {
+namespace {
+
+constexpr int64_t kBufferAlignment = 64;
+
+thread_local int64_t buffer_bytes = 0;  // what Buffer::OfThisThread tells
+
+int64_t RoundedUp(int64_t bytes) {
+  return std::max(kBufferAlignment, (bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment);
+}
+
+}  // namespace
 
 int64_t SizeOf(DType dtype) {
   switch (dtype) {
@@ -93,18 +104,30 @@ void Tensor::Fill(double value) const {
   });
 }
 
-Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
-  const int64_t rounded = std::max<int64_t>(64, (bytes + 63) / 64 * 64);
-  memory_.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
-  CHECK(memory_ != nullptr) << "out of memory for " << rounded << " bytes";
-  std::memset(memory_.get(), 0, rounded);
+Buffer Buffer::Uncleared(int64_t bytes) {
+  Buffer buffer;
+  const int64_t rounded = RoundedUp(bytes);
+  buffer.memory_ = static_cast<std::byte*>(std::aligned_alloc(kBufferAlignment, rounded));
+  CHECK(buffer.memory_ != nullptr) << "out of memory for " << rounded << " bytes";
+  buffer.bytes_ = bytes;
+  buffer_bytes += rounded;
+  return buffer;
 }
 
-void Buffer::Free::operator()(std::byte* p) const { std::free(p); }
+Buffer::Buffer(int64_t bytes) : Buffer(Uncleared(bytes)) { std::memset(memory_, 0, RoundedUp(bytes)); }
+
+void Buffer::Release() {
+  if (memory_ == nullptr) return;
+  buffer_bytes -= RoundedUp(bytes_);
+  std::free(memory_);
+  memory_ = nullptr;
+}
+
+int64_t Buffer::OfThisThread() { return buffer_bytes; }
 
 Tensor Buffer::View(int64_t offset_bytes, const Shape& shape, DType dtype) const {
   CHECK(offset_bytes >= 0 && offset_bytes + shape.elements() * SizeOf(dtype) <= bytes_) << offset_bytes << ' ' << shape.ToString();
-  return Tensor(memory_.get() + offset_bytes, shape, dtype);
+  return Tensor(memory_ + offset_bytes, shape, dtype);
 }
 
 }  // namespace conclave

@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
-#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "base/float16.h"
@@ -122,15 +122,29 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t bytes);
+  // Contents unspecified. Large ones cost address space only until they are written to.
+  static Buffer Uncleared(int64_t bytes);
+  ~Buffer() { Release(); }
+  Buffer(Buffer&& other) noexcept { Swap(*this, other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Swap(*this, other);
+    return *this;
+  }
+  friend void Swap(Buffer& a, Buffer& b) {
+    std::swap(a.memory_, b.memory_);
+    std::swap(a.bytes_, b.bytes_);
+  }
+
+  // Bytes that the buffers made by this thread hold. A rank is a thread, so this is the rank's.
+  static int64_t OfThisThread();
+
   int64_t bytes() const { return bytes_; }
-  std::byte* data() const { return memory_.get(); }
+  std::byte* data() const { return memory_; }
   Tensor View(int64_t offset_bytes, const Shape& shape, DType dtype) const;
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const;
-  };
-  std::unique_ptr<std::byte[], Free> memory_;
+  void Release();
+  std::byte* memory_ = nullptr;
   int64_t bytes_ = 0;
 };
 

@@ -4,7 +4,6 @@
 #include <limits>
 #include <utility>
 
-#include "base/strings.h"
 #include "optim/guard.h"
 #include "optim/schemes.h"
 #include "tensor/device.h"
@@ -154,19 +153,6 @@ absl::Status Assemble(const Experiment& config, Communicator& world, const FileS
   }
   if (HasData(config.data())) RETURN_IF_ERROR(OpenDataInTurn(config, a->mesh->control(), files, &a->data));
   return AgreeOn(a->mesh->control(), BuildAfterData(a), "building the run");
-}
-
-std::string MemoryReport(const Assembly& a) {
-  const int64_t local = a.layout->flat_elements(), element = SizeOf(a.dtype());
-  StateDict state;
-  a.scheme->Register(state);
-  int64_t train_state = 0;
-  for (const StateEntry& entry : state.entries()) train_state += entry.data.bytes();
-  const auto line = [](const char* what, int64_t bytes) { return absl::StrFormat("  %-34s %12s\n", what, HumanBytes(bytes)); };
-  return absl::StrFormat("memory of this rank (model: %s parameters, %s here)\n", HumanCount(a.model->parameters().elements()),
-                         HumanCount(local)) +
-         line("parameters", local * element) + line("parameters and scheme state", train_state) +
-         line("gradients of a leaf", local * element) + line("sums on their way (exchange)", local * element);
 }
 
 }  // namespace conclave

@@ -57,9 +57,6 @@ void SwapHomes(ExpertHomes& homes, Assembly& assembly);
 // OK only if `mine` is OK on every rank; the lowest failing rank's own status there, "rank r failed" elsewhere. Collective.
 absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what);
 
-// One table of what the run will hold in memory on this rank, in bytes, as text lines.
-std::string MemoryReport(const Assembly& assembly);
-
 }  // namespace conclave
 
 #endif  // CONCLAVE_TRAINER_ASSEMBLY_H_

@@ -75,19 +75,20 @@ double ModelOperator::ScaleOf(TermScale scale, int64_t leaf_samples) const {
   return 0;
 }
 
+absl::Status ModelOperator::LoadLeaf(const SampleKey& key, int64_t index) {
+  const WorkerId worker{static_cast<int>(LeafOf(options_.mesh->rank(), index) / options_.micro_batches)};
+  if (options_.loader != nullptr) return options_.loader->FillLeaf(key, worker, index % options_.micro_batches, &batches_[index]);
+  Batch& batch = batches_[index].Resize(0);
+  batch.key = key;
+  batch.worker = worker;
+  return absl::OkStatus();
+}
+
 absl::Status ModelOperator::LoadLeaves(const SampleKey& key) {
   const TraceSpan span("load");
-  const int rank = options_.mesh->rank();
   int64_t samples = 0;
-  for (int64_t i = 0; LeafOf(rank, i) >= 0; ++i) {
-    const WorkerId worker{static_cast<int>(LeafOf(rank, i) / options_.micro_batches)};
-    if (options_.loader != nullptr) {
-      RETURN_IF_ERROR(options_.loader->FillLeaf(key, worker, i % options_.micro_batches, &batches_[i]));
-    } else {
-      Batch& batch = batches_[i].Resize(0);
-      batch.key = key;
-      batch.worker = worker;
-    }
+  for (int64_t i = 0; LeafOf(options_.mesh->rank(), i) >= 0; ++i) {
+    RETURN_IF_ERROR(LoadLeaf(key, i));
     samples += batches_[i].batch().count;
   }
   RETURN_IF_ERROR(options_.mesh->control().AllReduce("step samples", Tensor(&samples, {1}, DType::kI64), ReduceOp::kSum));
@@ -133,8 +134,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   return evaluation;
 }
 
-absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_block) {
-  const TraceSpan span("backward", step.index);
+void ModelOperator::PlantSeeds() {
   const std::vector<TermSpec>& terms = options_.model->terms();
   seeds_.clear();
   for (const Recorder::Recorded& recorded : recorder_.recorded()) {
@@ -143,6 +143,11 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
     const double scale = ScaleOf(spec.scale, recorder_.batch().count) * static_cast<double>(options_.workers.workers);
     seeds_.push_back({recorded.value, recorded.weight * spec.coefficient * scale});
   }
+}
+
+absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_block) {
+  const TraceSpan span("backward", step.index);
+  PlantSeeds();
   std::ranges::fill(final_, false);
   RETURN_IF_ERROR(tape_.Backward(seeds_, [&](BlockId block) {
     final_[block.value] = true;
@@ -175,6 +180,27 @@ absl::Status ModelOperator::Deliver(const MicroStep& step, BlockId block, const 
     if (sum.defined()) RETURN_IF_ERROR(hand_over(leaf / options_.micro_batches, sum, false));
   }
   return absl::OkStatus();
+}
+
+int64_t ModelOperator::sample_bytes() const {
+  int64_t total = held_out_batch_.bytes();
+  for (const BatchBuffer& batch : batches_) total += batch.bytes();
+  return total;
+}
+
+absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int64_t rows, bool each_worker) {
+  RETURN_IF_ERROR(LoadLeaf({}, 0));
+  const Batch batch = FirstRows(batches_[0].batch(), rows);
+  step_samples_ = batch.count;
+  recorder_.BeginEvaluation();
+  gradients_.Begin(each_worker);
+  tape_.Reset();
+  arena_.Reserve(0);
+  recorder_.Begin(&point, &batch, true);
+  RETURN_IF_ERROR(options_.model->Record(recorder_));
+  PlantSeeds();
+  RETURN_IF_ERROR(tape_.Backward(seeds_, [](BlockId) { return absl::OkStatus(); }));
+  return arena_.peak_bytes();
 }
 
 absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows) {

@@ -49,9 +49,18 @@ class ModelOperator : public Operator {
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }
   ModelBuffers& buffers() { return buffers_; }
 
-  int64_t evaluations() const { return evaluations_; }              // of every worker, by Evaluate
-  int64_t activation_bytes() const { return arena_.peak_bytes(); }  // largest arena use so far
+  int64_t evaluations() const { return evaluations_; }  // of every worker, by Evaluate
+  // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved.
+  int64_t activation_bytes() const { return arena_.peak_bytes(); }
+  int64_t reserved_bytes() const { return arena_.reserved_bytes(); }
   int64_t gradient_bytes() const { return gradients_.bytes(); }
+  int64_t sample_bytes() const;
+  int64_t leaf_rows() const { return options_.loader == nullptr ? 0 : options_.loader->rows(); }  // samples of a leaf
+  // Records and differentiates the first `rows` samples of this rank's first leaf of step 0, and forgets them. Returns what they took of
+  // the arena. Takes the gradients' memory of evaluations with this `each_worker`. Collective.
+  absl::StatusOr<int64_t> MeasureLeaf(const FlatVector& point, int64_t rows, bool each_worker);
+  // Up to `bytes` of activations nothing will be allocated.
+  void ReserveActivations(int64_t bytes) { arena_.Reserve(bytes); }
 
  private:
   struct MicroStep {
@@ -61,7 +70,9 @@ class ModelOperator : public Operator {
   };
   // The leaf (worker * micro_batches + b) that `rank` runs in micro-step i, or -1.
   int64_t LeafOf(int rank, int64_t micro_step) const;
+  absl::Status LoadLeaf(const SampleKey& key, int64_t index);
   absl::Status LoadLeaves(const SampleKey& key);
+  void PlantSeeds();
   absl::Status Backward(const MicroStep& step, const OnBlock& on_block);
   absl::Status Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block);
   double ScaleOf(TermScale scale, int64_t leaf_samples) const;

@@ -10,6 +10,7 @@ namespace conclave {
 namespace {
 
 constexpr int64_t kSpansOfAStep = 1 << 14;
+constexpr int64_t kStepsBeforeMemoryIsReported = 3;
 
 // Physical bytes of the step over all links but self.
 void FillWire(const WireReport& report, StepRecord* record) {
@@ -53,6 +54,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(Assembly* assembly, Com
   const CheckpointConfig& config = assembly->config.checkpoint();
   const std::string folder = config.dir().empty() ? options.folder->Checkpoints() : config.dir();
   ASSIGN_OR_RETURN(trainer->store_, CheckpointStore::Open(*options.files, *control, folder, config));
+  RETURN_IF_ERROR(trainer->FixMemory());
   RETURN_IF_ERROR(trainer->Restore());
   RETURN_IF_ERROR(AgreeOn(*control, trainer->OpenTelemetry(), "opening the metrics"));
   if (control->ledger() != nullptr) control->ledger()->Take();  // what came before the first step is not the step's
@@ -105,6 +107,19 @@ absl::Status Trainer::Restore() {
   return assembly_.scheme->Start(*assembly_.field);
 }
 
+absl::Status Trainer::FixMemory() {
+  ASSIGN_OR_RETURN(memory_plan_, PlanMemory(assembly_));
+  if (control_.rank() != 0) return absl::OkStatus();
+  for (const std::string& line : SplitString(MemoryTable(assembly_, memory_plan_), '\n')) {
+    if (!line.empty()) LOG_INFO << line;
+  }
+  return absl::OkStatus();
+}
+
+void Trainer::ReportMemory() const {
+  if (control_.rank() == 0) LOG_INFO << MemoryLine(memory_plan_, MeasuredMemory(assembly_));
+}
+
 absl::Status Trainer::OpenTelemetry() {
   if (control_.rank() != 0) return absl::OkStatus();
   const ObserveConfig& observe = assembly_.config.observe();
@@ -125,14 +140,17 @@ void Trainer::SetPhase(Phase phase) {
 
 absl::StatusOr<StopReason> Trainer::Run() {
   StopReason reason = StopReason::kNone;
+  const int64_t first = cursor_.step;
   while (cursor_.step < total_steps()) {
     RETURN_IF_ERROR(Step().status());
+    if (cursor_.step == first + kStepsBeforeMemoryIsReported) ReportMemory();
     ASSIGN_OR_RETURN(reason, options_.stop->Agree(control_));
     if (options_.stop_after > 0 && cursor_.step == options_.stop_after) reason = std::max(reason, StopReason::kPreempted);
     if (reason != StopReason::kNone) break;
   }
   if (cursor_.step >= total_steps()) reason = StopReason::kNone;
   if (last_saved_ != cursor_.step) RETURN_IF_ERROR(Save());
+  if (cursor_.step > first) ReportMemory();
   if (telemetry_ != nullptr) {
     progress_->Finish();
     RETURN_IF_ERROR(telemetry_->Sync());

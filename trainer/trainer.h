@@ -10,6 +10,7 @@
 #include "comm/watchdog.h"
 #include "trainer/assembly.h"
 #include "trainer/checkpoint_store.h"
+#include "trainer/memory_plan.h"
 #include "trainer/progress.h"
 #include "trainer/run_folder.h"
 #include "trainer/stop_signal.h"
@@ -41,12 +42,15 @@ class Trainer {
 
   int64_t step() const { return cursor_.step; }
   const std::optional<double>& last_evaluation() const { return last_evaluation_; }
+  const MemoryPlan& memory_plan() const { return memory_plan_; }
 
  private:
   Trainer(Assembly* assembly, Communicator* control, const TrainerOptions& options);
   absl::StatusOr<StepReport> Attempt();
   absl::Status Restore();
   absl::Status OpenTelemetry();
+  absl::Status FixMemory();
+  void ReportMemory() const;
   StateDict MakeState();
   absl::Status Evaluate(StepRecord* record);
   absl::Status Save();
@@ -62,6 +66,7 @@ class Trainer {
   std::unique_ptr<Telemetry> telemetry_;  // rank 0
   std::unique_ptr<Progress> progress_;    // rank 0
   Cursor cursor_;
+  MemoryPlan memory_plan_;
   FlatVector averaged_;  // exponential mean of the weights, if asked for
   std::optional<double> best_, last_evaluation_;
   int64_t best_step_ = 0;

@@ -70,6 +70,8 @@ class Anchored final : public Scheme {
     return report;
   }
 
+  bool wants_each_worker() const override { return at_z_->wants_each_worker(); }
+
   void Register(StateDict& state) override {
     state.Add("model", z_);
     state.Add("anchored.z0", z0_);

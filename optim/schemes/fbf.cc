@@ -61,6 +61,8 @@ class ForwardBackwardForward final : public Scheme {
     return report;
   }
 
+  bool wants_each_worker() const override { return at_z_->wants_each_worker(); }
+
   void Register(StateDict& state) override {
     state.Add("model", z_);
     at_z_->Register(state, "exchange.at_z");

@@ -57,6 +57,8 @@ class FirstOrder final : public Scheme {
     return report;
   }
 
+  bool wants_each_worker() const override { return exchange_->wants_each_worker(); }
+
   void Register(StateDict& state) override {
     state.Add("model", z_);
     state.AddScalar("optim.accepted", &accepted_);

@@ -40,6 +40,8 @@ class GradientDescentAscent final : public Scheme {
     return report;
   }
 
+  bool wants_each_worker() const override { return exchange_->wants_each_worker(); }
+
   void Register(StateDict& state) override {
     state.Add("model", z_);
     exchange_->Register(state, "exchange");

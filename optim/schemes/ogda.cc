@@ -47,6 +47,8 @@ class Ogda final : public Scheme {
     return report;
   }
 
+  bool wants_each_worker() const override { return exchange_->wants_each_worker(); }
+
   void Register(StateDict& state) override {
     state.Add("model", z_);
     state.Add("ogda.F_before", F_before_);

@@ -50,6 +50,8 @@ class PastExtragradient final : public Scheme {
     return report;
   }
 
+  bool wants_each_worker() const override { return exchange_->wants_each_worker(); }
+
   void Register(StateDict& state) override {
     state.Add("model", z_);
     state.Add("past_extragradient.F_before", F_before_);

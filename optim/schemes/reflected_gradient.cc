@@ -47,6 +47,8 @@ class ReflectedGradient final : public Scheme {
     return report;
   }
 
+  bool wants_each_worker() const override { return exchange_->wants_each_worker(); }
+
   void Register(StateDict& state) override {
     state.Add("model", z_);
     state.Add("reflected_gradient.z_before", z_before_);

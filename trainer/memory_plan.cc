@@ -1,0 +1,74 @@
+#include "trainer/memory_plan.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "base/strings.h"
+
+namespace conclave {
+namespace {
+
+// Rows of the larger cut of a leaf: enough for rounding to 64 bytes not to count where a sample is a few numbers.
+int64_t CutRows(const Assembly& a) { return a.model->sample_shape().kind == SampleShape::Kind::kTokens ? 2 : 64; }
+
+absl::StatusOr<int64_t> ForetellActivations(Assembly& a) {
+  const int64_t rows = a.field->leaf_rows(), large = CutRows(a), small = large / 2;
+  const bool each_worker = a.scheme->wants_each_worker();
+  const FlatVector& point = a.scheme->point();
+  if (rows <= large) return a.field->MeasureLeaf(point, rows, each_worker);
+  ASSIGN_OR_RETURN(const int64_t at_small, a.field->MeasureLeaf(point, small, each_worker));
+  ASSIGN_OR_RETURN(const int64_t at_large, a.field->MeasureLeaf(point, large, each_worker));
+  return at_small + (at_large - at_small) * (rows - small) / (large - small);
+}
+
+// Tensor memory without the activations'.
+int64_t Standing(const Assembly& a) { return Buffer::OfThisThread() - a.field->reserved_bytes(); }
+
+int64_t PeakResidentBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+}  // namespace
+
+absl::StatusOr<MemoryPlan> PlanMemory(Assembly& a) {
+  MemoryPlan plan;
+  ASSIGN_OR_RETURN(plan.activations, ForetellActivations(a));
+  int64_t most = plan.activations;
+  RETURN_IF_ERROR(a.mesh->control().AllReduce("memory", Tensor(&most, {1}, DType::kI64), ReduceOp::kMax));
+  // Only what experts receive varies, and the rank with the most received no less than its share.
+  plan.activation_bound = most * (a.model->experts().empty() ? 1 : a.mesh->shape().expert);
+  a.field->ReserveActivations(plan.activation_bound + plan.activation_bound / 16 + (int64_t{64} << 10));
+  StateDict state;
+  a.scheme->Register(state);
+  for (const StateEntry& entry : state.entries()) plan.scheme_state += entry.data.bytes();
+  plan.parameters = a.layout->flat_elements() * SizeOf(a.dtype());
+  for (const BlockId id : a.layout->local_blocks()) plan.scheme_state -= a.model->parameters()[id].shape.elements() * SizeOf(a.dtype());
+  plan.gradients = a.field->gradient_bytes();
+  plan.samples = a.field->sample_bytes();
+  plan.exchange = Standing(a) - plan.parameters - plan.scheme_state - plan.gradients - plan.samples;
+  return plan;
+}
+
+int64_t MeasuredMemory(const Assembly& a) { return Standing(a) + a.field->activation_bytes(); }
+
+std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
+  const auto line = [](const char* what, int64_t bytes) { return absl::StrFormat("  %-34s %12s\n", what, HumanBytes(bytes)); };
+  std::string text = absl::StrFormat("memory of this rank (model: %s parameters, %s here)\n", HumanCount(a.model->parameters().elements()),
+                                     HumanCount(a.layout->flat_elements())) +
+                     line("parameters", plan.parameters) + line("state of the scheme", plan.scheme_state) +
+                     line("exchange and scratch", plan.exchange) + line("gradients", plan.gradients) + line("samples", plan.samples) +
+                     line("activations of a leaf", plan.activations) + line("in all", plan.total());
+  if (plan.activation_bound > plan.activations) text += line("activations, all tokens on one rank", plan.activation_bound);
+  return text;
+}
+
+std::string MemoryLine(const MemoryPlan& plan, int64_t measured) {
+  const double off = 100.0 * static_cast<double>(measured - plan.total()) / static_cast<double>(std::max<int64_t>(plan.total(), 1));
+  return absl::StrFormat("memory: %s at the peak of a step, %+.1f %% off the plan's %s; the process held %s at most", HumanBytes(measured),
+                         off, HumanBytes(plan.total()), HumanBytes(PeakResidentBytes()));
+}
+
+}  // namespace conclave
