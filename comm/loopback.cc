@@ -16,6 +16,8 @@
 namespace conclave {
 namespace {
 
+constexpr size_t kUsualLetters = 64;  // of one rank to another
+
 class LoopbackMessages;
 
 // A message whose receiver has not taken it yet. The bytes stay with the sender.
@@ -29,7 +31,10 @@ struct Letter {
 
 // What all ranks share. Everything below the mutex is guarded by it.
 struct Hub {
-  Hub(int ranks, const std::vector<int>& nodes) : nodes(nodes.empty() ? std::vector<int>(ranks, 0) : nodes), desks(ranks) {}
+  Hub(int ranks, const std::vector<int>& nodes) : nodes(nodes.empty() ? std::vector<int>(ranks, 0) : nodes), desks(ranks) {
+    // How many letters wait depends on how fast ranks are: room for all that usually can.
+    for (Desk& desk : desks) desk.letters.reserve(kUsualLetters * static_cast<size_t>(ranks));
+  }
 
   struct Desk {
     std::vector<Letter> letters;
@@ -74,7 +79,7 @@ struct Expected {
 
 class LoopbackEngine final : public ProgressEngine {
  public:
-  LoopbackEngine(Hub* hub, int rank) : hub_(*hub), rank_(rank) {}
+  LoopbackEngine(Hub* hub, int rank) : hub_(*hub), rank_(rank) { expected_.reserve(kUsualLetters * hub->desks.size()); }
   int rank() const { return rank_; }
   void Pause(int) override {
     std::unique_lock lock(hub_.mutex);

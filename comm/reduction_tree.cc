@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/recycled_vector.h"
 #include "comm/sums.h"
 
 namespace conclave {
@@ -130,7 +131,7 @@ void SumLeaves(std::span<double> values, int n) {
   CHECK_GE(n, 1);
   CHECK_EQ(values.size() % n, 0u);
   const int64_t width = static_cast<int64_t>(values.size()) / n;
-  std::vector<Partial> leaves(n);
+  RecycledVector<Partial> leaves(n);
   for (int i = 0; i < n; ++i) leaves[i] = {{i, i + 1}, reinterpret_cast<std::byte*>(values.data() + i * width)};
   CHECK_EQ(MergeSiblings(leaves, n, DType::kF64, width), 1);
 }

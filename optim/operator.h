@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/recycled_vector.h"
 #include "base/status.h"
 #include "comm/exchange.h"
 #include "tensor/layout.h"
@@ -26,10 +27,10 @@ struct Term {
 };
 
 struct Evaluation {
-  std::vector<Term> terms;
-  double objective = 0;           // sum of coefficient * value over the objective terms
-  int64_t samples = 0;            // T_step: tokens or samples, summed over all workers
-  std::vector<int64_t> counters;  // the model's counters (expert loads), summed over all workers
+  RecycledVector<Term> terms;
+  double objective = 0;              // sum of coefficient * value over the objective terms
+  int64_t samples = 0;               // T_step: tokens or samples, summed over all workers
+  RecycledVector<int64_t> counters;  // the model's counters (expert loads), summed over all workers
 };
 
 // Problem constants where they are known in closed form.

@@ -1,6 +1,7 @@
 #include "optim/reference_point.h"
 
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "base/rng.h"
@@ -68,7 +69,7 @@ absl::StatusOr<Exchanged> ReferencePoint::ExchangeDifferences(Operator& field, c
   if (!all) DrawParticipants(key);
   const double factor = all ? 1 : workers_ / static_cast<double>(options_.participants);
   exchange.Begin(key.step, kDifferenceDraw);
-  const OnBlock put = [&](WorkerId worker, BlockId block, const Tensor& span, bool) {
+  const auto put = [&](WorkerId worker, BlockId block, const Tensor& span, bool) {
     if (!participates_[worker.value]) return absl::OkStatus();
     const Tensor out = difference_->Slice(0, span.elements()).Reshape(span.shape());
     DispatchFloat(span.dtype(), [&](auto t) {
@@ -78,7 +79,7 @@ absl::StatusOr<Exchanged> ReferencePoint::ExchangeDifferences(Operator& field, c
     return exchange.Put(worker, block, out);
   };
   Exchanged result;
-  ASSIGN_OR_RETURN(result.evaluation, field.Evaluate(point, key, /*each_worker=*/true, put));
+  ASSIGN_OR_RETURN(result.evaluation, field.Evaluate(point, key, /*each_worker=*/true, std::ref(put)));
   ASSIGN_OR_RETURN(result.aggregate, exchange.Finish());
   return result;
 }
