@@ -31,20 +31,27 @@ class Bucket {
   virtual absl::Status Poll() = 0;                                // makes progress
   virtual absl::Status FinishSums() = 0;                          // waits for them; posts the next, if any
   virtual absl::Status Deliver(const FlatVector& aggregate) = 0;  // waits for those; writes the means
+  // After Start: FinishSums would not wait, and may be called at any time relative to other buckets' Start (what it posts travels in a
+  // stream of its own). Makes progress. A bucket that never says so is finished at the end.
+  virtual absl::StatusOr<bool> SumsArrived() { return false; }
 };
 
 class BucketQueue {
  public:
+  // overlap: buckets travel as soon as they can; else all at the end. The same bits either way.
+  explicit BucketQueue(bool overlap = true) : overlap_(overlap) {}
   void Add(std::unique_ptr<Bucket> bucket) { buckets_.push_back(std::move(bucket)); }
   void Begin();
-  // Starts whatever is full and has its turn, and makes progress. Call after each Put.
+  // Starts whatever is full and has its turn, sends sums on their way back once they are complete, and makes progress. Call after each Put.
   absl::Status Advance();
   // Starts the rest and completes all.
   absl::Status Finish(const FlatVector& aggregate);
 
  private:
   std::vector<std::unique_ptr<Bucket>> buckets_;
-  size_t next_ = 0;  // the bucket whose turn it is
+  bool overlap_;
+  size_t next_ = 0;    // the bucket whose turn it is
+  size_t summed_ = 0;  // the first bucket whose FinishSums is still to come
 };
 
 }  // namespace conclave

@@ -30,7 +30,7 @@ const char* NameOf(CollectiveKind kind) {
 
 absl::StatusOr<Request> Communicator::Start(const Collective& op) {
   const bool everyone = op.kind != CollectiveKind::kSend && op.kind != CollectiveKind::kRecv;
-  const int64_t sequence = everyone ? next_sequence_++ : -1;
+  const int64_t sequence = everyone ? next_sequence_[op.stream]++ : -1;
   ASSIGN_OR_RETURN(Request request, StartImpl(op, sequence));
   request.sequence_ = sequence;
   request.label_ = op.label;

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_COMM_COMMUNICATOR_H_
 #define CONCLAVE_COMM_COMMUNICATOR_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -29,6 +30,8 @@ struct Collective {
   // all-to-all-v, [size] each; into send and recv. Regions of send may overlap (equal regions: an all-gather of unequal parts).
   std::span<const int64_t> send_bytes, send_offsets, recv_bytes, recv_offsets;
   ReduceOp op = ReduceOp::kSum;
+  // Collectives of different streams of a communicator may be started in another order on another rank; within a stream the order counts.
+  int stream = 0;
   int peer = 0;  // send, recv; broadcast: the root
   int tag = 0;   // send, recv: 0 .. 2^20 - 1
 };
@@ -62,9 +65,11 @@ class Request {
 
 const char* NameOf(CollectiveKind kind);  // "all-reduce", ...
 
-// Every rank of the group starts the same operations in the same order (send and recv apart). One thread at a time. Size 1 is the identity,
-// not an error. All waits are watched: a rank that never arrives ends the job (comm/watchdog.h). Errors: Unavailable when the transport
-// fails.
+inline constexpr int kStreams = 2;
+
+// Every rank of the group starts the same operations of a stream in the same order (send and recv apart). One thread at a time. Size 1 is
+// the identity, not an error. All waits are watched: a rank that never arrives ends the job (comm/watchdog.h). Errors: Unavailable when the
+// transport fails.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -101,7 +106,7 @@ class Communicator {
  protected:
   Communicator(std::string name, int rank, int size) : name_(std::move(name)), rank_(rank), size_(size) {}
   void Attach(Ledger* ledger, Watchdog* watchdog) { ledger_ = ledger, watchdog_ = watchdog; }
-  // `sequence`: counts this communicator's collectives; -1 for send and recv.
+  // `sequence`: counts the collectives of the operation's stream; -1 for send and recv.
   virtual absl::StatusOr<Request> StartImpl(const Collective& op, int64_t sequence) = 0;
 
  private:
@@ -111,7 +116,7 @@ class Communicator {
   int rank_, size_;
   Ledger* ledger_ = nullptr;
   Watchdog* watchdog_ = nullptr;
-  int64_t next_sequence_ = 0;
+  std::array<int64_t, kStreams> next_sequence_{};
 };
 
 }  // namespace conclave

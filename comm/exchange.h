@@ -36,9 +36,13 @@ struct ExchangeContext {
   bool world_size_invariant = false;
   int64_t bucket_bytes = int64_t{4} << 20;
   uint64_t seed = 0;
+  bool overlap = true;  // exact exchange: buckets travel while the evaluation goes on; else after it
+  // Exact exchange only: the mean of a block goes to its canonical owner alone, which is to update it and hand its value on with Share.
+  bool to_canonical = false;
 };
 
-// The mean over all M workers: local blocks hold (1/M) sum_m v_m. Valid until the next Put.
+// The mean over all M workers: local blocks (with to_canonical: those this rank is canonical for) hold (1/M) sum_m v_m. Valid until the
+// next Put.
 using Aggregate = const FlatVector*;
 
 // Usage per exchange: Begin, any number of Put, Finish, then Commit or Discard. All ranks alike. State (if any) is keyed by worker and
@@ -53,6 +57,8 @@ class Exchange {
   // and the only one for the block.
   virtual absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded = false) = 0;
   virtual absl::StatusOr<Aggregate> Finish() = 0;
+  // With to_canonical, after Finish: copies every block of `point` from its canonical owner to the other owners. Collective.
+  virtual absl::Status Share(const FlatVector& point);
   virtual void Commit() = 0;                   // accepts the new state
   virtual void Discard() = 0;                  // returns to the state before Begin
   virtual bool wants_each_worker() const = 0;  // false: folded Puts are accepted

@@ -3,6 +3,10 @@
 namespace conclave {
 
 ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& context) {
+  if (context.to_canonical && config.kind_case() != ExchangeConfig::kExact && config.kind_case() != ExchangeConfig::KIND_NOT_SET) {
+    return InvalidArgument(
+        "parallel.updates: SHARDED needs the exact exchange: with a codec every owner decodes the mean itself; choose exact or REPLICATED");
+  }
   switch (config.kind_case()) {
     case ExchangeConfig::kExact:
     case ExchangeConfig::KIND_NOT_SET:

@@ -19,7 +19,7 @@ struct Part {
 // names them, instead of adding up what does not belong together.
 int CollectiveTag(const Collective& op, int64_t sequence) {
   constexpr int kNumbers = 1 << 12;
-  uint32_t kind = 2166136261u + static_cast<uint32_t>(op.kind);  // FNV-1a
+  uint32_t kind = 2166136261u + static_cast<uint32_t>(op.kind) + 0x100u * static_cast<uint32_t>(op.stream);  // FNV-1a
   for (const char c : op.label) kind = (kind ^ static_cast<unsigned char>(c)) * 16777619u;
   kind ^= kind >> 16;
   return static_cast<int>(sequence % kNumbers) + kNumbers * static_cast<int>(kind % (kCollectiveTags / kNumbers));

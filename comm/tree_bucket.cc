@@ -32,6 +32,7 @@ TreeBucket::TreeBucket(const ExchangeContext& context, BucketPlan plan, const Tr
       expert_(plan.expert),
       fold_(options.fold),
       book_(options.book),
+      to_canonical_(context.to_canonical),
       group_(plan.expert ? context.data : context.world),
       world_rank_(context.world->rank()) {
   CHECK(group_ != nullptr);
@@ -40,6 +41,7 @@ TreeBucket::TreeBucket(const ExchangeContext& context, BucketPlan plan, const Tr
   }
   PlanLanes();
   PlanBlocks(*context.layout, plan.blocks);
+  PlanChunks(*context.layout);
   PlanRounds();
   PlanLogical();
   Begin();
@@ -88,6 +90,21 @@ void TreeBucket::PlanBlocks(const Layout& layout, const std::vector<BlockId>& id
                               TreeAccumulator::Memory{Slot(lane.first_slot) + block.offset * width_, slot_bytes_});
     }
   }
+}
+
+// Equal chunks; with to_canonical whole blocks, which come in the order of their canonical owners.
+void TreeBucket::PlanChunks(const Layout& layout) {
+  const int size = group_->size();
+  for (int j = 0; j <= size; ++j) chunks_.push_back(to_canonical_ ? elements_ : elements_ * j / size);
+  if (!to_canonical_) return;
+  int next = 0;
+  for (Block& block : blocks_) {
+    const int owner = layout.home(block.id).canonical;
+    block.mine = owner == layout.rank();
+    for (; group_->GlobalRank(next) < owner; ++next) chunks_[next + 1] = block.offset;
+    CHECK_EQ(group_->GlobalRank(next), owner) << layout.parameters()[block.id].name << ": blocks must come in the order of their owners";
+  }
+  chunks_[0] = 0;
 }
 
 void TreeBucket::PlanRounds() {
@@ -230,7 +247,15 @@ absl::Status TreeBucket::Poll() {
   for (Round& round : rounds_) {
     if (round.request.active()) return group_->Test(round.request).status();
   }
-  return absl::OkStatus();
+  return group_->Test(means_.request).status();
+}
+
+absl::StatusOr<bool> TreeBucket::SumsArrived() {
+  for (Round& round : rounds_) {
+    ASSIGN_OR_RETURN(const bool arrived, group_->Test(round.request));
+    if (!arrived) return false;
+  }
+  return true;
 }
 
 absl::Status TreeBucket::FinishSums() {
@@ -251,15 +276,21 @@ absl::Status TreeBucket::FinishSums() {
   CHECK_EQ(MergeSiblings(pieces_, leaves_, dtype_, bytes / width_), 1);
   std::byte* const sums = Slot(0) + ChunkBegin(me);
   if (bytes > 0 && pieces_[0].data != sums) std::memcpy(sums, pieces_[0].data, static_cast<size_t>(bytes));
+  return to_canonical_ ? absl::OkStatus() : StartWayBack(expert_ ? "experts.sums" : "exchange.sums");
+}
+
+// Every member's chunk to all others, in a stream of its own: how far other buckets are does not matter.
+absl::Status TreeBucket::StartWayBack(std::string_view label) {
   const Tensor all(Slot(0), {elements_ * width_}, DType::kU8);
   ASSIGN_OR_RETURN(means_.request, group_->Start({.kind = CollectiveKind::kAllToAllV,
-                                                  .label = expert_ ? "experts.sums" : "exchange.sums",
+                                                  .label = label,
                                                   .send = all,
                                                   .recv = all,
                                                   .send_bytes = means_.send_bytes,
                                                   .send_offsets = means_.send_offsets,
                                                   .recv_bytes = means_.recv_bytes,
-                                                  .recv_offsets = means_.recv_offsets}));
+                                                  .recv_offsets = means_.recv_offsets,
+                                                  .stream = 1}));
   return absl::OkStatus();
 }
 
@@ -267,7 +298,25 @@ absl::Status TreeBucket::Deliver(const FlatVector& aggregate) {
   RETURN_IF_ERROR(group_->Wait(means_.request));
   const double share = 1.0 / workers_.workers;
   for (const Block& block : blocks_) {
-    ScaleInto(dtype_, share, Slot(0) + block.offset * width_, aggregate.block(block.id).raw(), block.elements);
+    if (block.mine) ScaleInto(dtype_, share, Slot(0) + block.offset * width_, aggregate.block(block.id).raw(), block.elements);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TreeBucket::StartSharing(const FlatVector& point) {
+  CHECK(to_canonical_);
+  if (group_->size() == 1) return absl::OkStatus();
+  for (const Block& block : blocks_) {
+    if (block.mine) std::memcpy(Slot(0) + block.offset * width_, point.block(block.id).raw(), static_cast<size_t>(block.elements * width_));
+  }
+  return StartWayBack(expert_ ? "experts.weights" : "exchange.weights");
+}
+
+absl::Status TreeBucket::FinishSharing(const FlatVector& point) {
+  RETURN_IF_ERROR(group_->Wait(means_.request));
+  for (const Block& block : blocks_) {
+    if (!block.mine)
+      std::memcpy(point.block(block.id).raw(), Slot(0) + block.offset * width_, static_cast<size_t>(block.elements * width_));
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #ifndef CONCLAVE_COMM_TREE_BUCKET_H_
 #define CONCLAVE_COMM_TREE_BUCKET_H_
 
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -40,6 +41,11 @@ class TreeBucket final : public Bucket {
   absl::Status Poll() override;
   absl::Status FinishSums() override;
   absl::Status Deliver(const FlatVector& aggregate) override;
+  absl::StatusOr<bool> SumsArrived() override;
+
+  // With to_canonical: the canonical blocks of `point` go out, the others' come in. Between the two calls other buckets may do the same.
+  absl::Status StartSharing(const FlatVector& point);
+  absl::Status FinishSharing(const FlatVector& point);
 
  private:
   // The workers of one rank that feed this one; their vectors arrive in order.
@@ -49,6 +55,7 @@ class TreeBucket final : public Bucket {
   };
   struct Block {
     BlockId id;
+    bool mine = true;                   // this rank is to have the mean
     int64_t offset = 0, elements = 0;   // in the bucket
     std::vector<TreeAccumulator> sums;  // by lane; without fold
     int puts = 0, folded_puts = 0;
@@ -60,11 +67,13 @@ class TreeBucket final : public Bucket {
   };
 
   void PlanLanes();
+  void PlanChunks(const Layout& layout);
+  absl::Status StartWayBack(std::string_view label);
   void PlanBlocks(const Layout& layout, const std::vector<BlockId>& ids);
   void PlanRounds();
   void PlanLogical();
   std::byte* Slot(int slot) const { return memory_.data() + slot * slot_bytes_; }
-  int64_t ChunkBegin(int member) const { return elements_ * member / group_->size() * width_; }  // bytes
+  int64_t ChunkBegin(int member) const { return chunks_[member] * width_; }  // bytes
   int64_t ChunkBytes(int member) const { return ChunkBegin(member + 1) - ChunkBegin(member); }
   void ClosePartials();
   absl::Status Fold(Block& block, const Tensor& span);
@@ -72,7 +81,7 @@ class TreeBucket final : public Bucket {
   const WorkerMap workers_;
   const DType dtype_;
   const int64_t width_;
-  const bool expert_, fold_, book_;
+  const bool expert_, fold_, book_, to_canonical_;
   Communicator* const group_;
   const int world_rank_;
 
@@ -81,6 +90,7 @@ class TreeBucket final : public Bucket {
   int slots_ = 0;
   std::vector<Block> blocks_;
   int64_t elements_ = 0, slot_bytes_ = 0;
+  std::vector<int64_t> chunks_;  // [members + 1]: where each member's chunk begins, in elements
   Buffer memory_, received_;
   std::vector<std::vector<TreeNode>> covers_;  // the pieces each member ships
   std::vector<Round> rounds_;

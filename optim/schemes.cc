@@ -91,6 +91,9 @@ SchemeOr MakeScheme(const OptimConfig& config, const SchemeContext& context) {
   }
   RETURN_IF_ERROR(CheckFilled(config, "optim"));
   RETURN_IF_ERROR(CheckSettings(config));
+  if (context.exchange.to_canonical && config.scheme_case() != OptimConfig::kFirstOrder) {
+    return InvalidArgument("parallel.updates: SHARDED is for first_order, whose rules have state; the other schemes need F on every owner");
+  }
   switch (config.scheme_case()) {
     case OptimConfig::kFirstOrder:
       return MakeFirstOrder(config, context);

@@ -6,6 +6,7 @@
 
 #include "optim/guard.h"
 #include "optim/schemes.h"
+#include "parallel/shard_owners.h"
 #include "tensor/device.h"
 
 namespace conclave {
@@ -77,6 +78,7 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
   const TrainerConfig& trainer = config.trainer();
   a->placement = std::make_unique<ExpertPlacement>(std::move(placement));
   a->layout = std::make_unique<Layout>(PlanLayout(&a->model->parameters(), a->mesh->shape(), a->mesh->rank(), *a->placement));
+  if (config.parallel().updates() == ParallelConfig::SHARDED) a->layout = std::make_unique<Layout>(SpreadCanonicalOwners(*a->layout));
   a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get());
   a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),
                                                                     .mesh = a->mesh.get(),
@@ -88,9 +90,8 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
                                                                     .micro_batches = trainer.micro_batches(),
                                                                     .seed = config.seed(),
                                                                     .dtype = a->dtype()});
-  ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(), {.exchange = a->MakeExchangeContext(),
-                                                          .initial = initial,
-                                                          .total_steps = trainer.steps()}));
+  ASSIGN_OR_RETURN(a->scheme,
+                   MakeScheme(config.optim(), {.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = trainer.steps()}));
   return absl::OkStatus();
 }
 
@@ -114,7 +115,9 @@ ExchangeContext Assembly::MakeExchangeContext() const {
           .dtype = dtype(),
           .world_size_invariant = config.parallel().numerics() == ParallelConfig::WORLD_SIZE_INVARIANT,
           .bucket_bytes = config.comm().bucket_bytes(),
-          .seed = config.seed()};
+          .seed = config.seed(),
+          .overlap = config.comm().overlap(),
+          .to_canonical = config.parallel().updates() == ParallelConfig::SHARDED};
 }
 
 void SwapHomes(ExpertHomes& homes, Assembly& assembly) {
@@ -127,7 +130,8 @@ void SwapHomes(ExpertHomes& homes, Assembly& assembly) {
 
 absl::Status Rehome(ExpertPlacement placement, Assembly* assembly, ExpertHomes* old) {
   SwapHomes(*old, *assembly);
-  const absl::Status built = BuildHomes(std::move(placement), [](BlockId, const Tensor&) {}, assembly);
+  const absl::Status built = BuildHomes(
+      std::move(placement), [](BlockId, const Tensor&) {}, assembly);
   if (!built.ok()) SwapHomes(*old, *assembly);
   return built;
 }

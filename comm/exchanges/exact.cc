@@ -1,7 +1,8 @@
 // The exact exchange: the mean over workers, nothing lost. WORLD_SIZE_INVARIANT: by the reduction tree over workers, so the bits do not
 // depend on ranks, transport or buckets. FIXED_MESH: each rank folds its vectors from left to right, then the tree over ranks. Bytes sent
 // by each of P ranks for a bucket of n bytes: pieces * n (P - 1) / P to the chunks' owners (one piece with FIXED_MESH, else the rank's
-// nodes of the tree, mostly one), n (P - 1) / P back.
+// nodes of the tree, mostly one), n (P - 1) / P back. With to_canonical the chunks are blocks, and what comes back are updated blocks.
+#include <algorithm>
 #include <vector>
 
 #include "comm/exchange.h"
@@ -10,16 +11,32 @@
 namespace conclave {
 namespace {
 
+// The same homes, with storage only for the blocks that this rank is canonical for.
+Layout CanonicalPart(const Layout& layout) {
+  std::vector<BlockHome> homes;
+  for (int i = 0; i < layout.parameters().size(); ++i) {
+    BlockHome& home = homes.emplace_back(layout.home({i}));
+    if (!layout.is_canonical({i})) std::erase(home.owners, layout.rank());
+  }
+  return Layout(&layout.parameters(), layout.rank(), std::move(homes));
+}
+
 class ExactExchange final : public Exchange {
  public:
   explicit ExactExchange(const ExchangeContext& context)
       : world_size_invariant_(context.world_size_invariant),
-        aggregate_(context.layout, context.dtype),
-        places_(context.layout->parameters().size()) {
+        held_(context.to_canonical ? CanonicalPart(*context.layout) : *context.layout),
+        aggregate_(&held_, context.dtype),
+        places_(context.layout->parameters().size()),
+        queue_(context.overlap) {
     const std::vector<bool> all(context.layout->parameters().size(), true);
     for (BucketPlan& plan : PlanBuckets(context, all)) {
+      if (context.to_canonical) {
+        std::ranges::stable_sort(plan.blocks, {}, [&](BlockId id) { return context.layout->home(id).canonical; });
+      }
       const std::vector<BlockId> blocks = plan.blocks;
       auto bucket = std::make_unique<TreeBucket>(context, std::move(plan), TreeBucketOptions{.fold = !world_size_invariant_});
+      buckets_.push_back(bucket.get());
       for (size_t i = 0; i < blocks.size(); ++i) places_[blocks[i].value] = {bucket.get(), static_cast<int>(i)};
       queue_.Add(std::move(bucket));
     }
@@ -39,6 +56,12 @@ class ExactExchange final : public Exchange {
     return &aggregate_;
   }
 
+  absl::Status Share(const FlatVector& point) override {
+    for (TreeBucket* bucket : buckets_) RETURN_IF_ERROR(bucket->StartSharing(point));
+    for (TreeBucket* bucket : buckets_) RETURN_IF_ERROR(bucket->FinishSharing(point));
+    return absl::OkStatus();
+  }
+
   void Commit() override {}
   void Discard() override {}
   bool wants_each_worker() const override { return world_size_invariant_; }
@@ -50,12 +73,16 @@ class ExactExchange final : public Exchange {
     int index = 0;
   };
   const bool world_size_invariant_;
+  const Layout held_;  // of the aggregate
   FlatVector aggregate_;
   std::vector<Place> places_;  // by block id
   BucketQueue queue_;
+  std::vector<TreeBucket*> buckets_;  // the queue's
 };
 
 }  // namespace
+
+absl::Status Exchange::Share(const FlatVector&) { return absl::UnimplementedError("this exchange gives every owner the mean"); }
 
 std::unique_ptr<Exchange> MakeExactExchange(const ExchangeContext& context) { return std::make_unique<ExactExchange>(context); }
 

@@ -19,6 +19,7 @@ class FirstOrder final : public Scheme {
   FirstOrder(const OptimConfig& config, const SchemeContext& context, ParameterGroups groups, std::unique_ptr<Exchange> exchange)
       : config_(config),
         total_steps_(context.total_steps),
+        sharded_(context.exchange.to_canonical),
         groups_(std::move(groups)),
         exchange_(std::move(exchange)),
         norm_(context.exchange.layout, context.exchange.world, [this](BlockId id) { return !groups_[id].frozen; }),
@@ -28,7 +29,7 @@ class FirstOrder final : public Scheme {
   absl::Status MakeRules() {
     for (int i = 0; i < static_cast<int>(groups_.rules().size()); ++i) {
       layouts_.push_back(
-          std::make_unique<Layout>(LayoutSubset(z_.layout(), [&](BlockId id) { return groups_[id].rule == i && !groups_[id].frozen; })));
+          std::make_unique<Layout>(LayoutSubset(z_.layout(), [&](BlockId id) { return groups_[id].rule == i && updates(id); })));
       ASSIGN_OR_RETURN(std::unique_ptr<UpdateRule> rule, MakeUpdateRule(groups_.rules()[i], layouts_.back().get(), z_.dtype()));
       rules_.push_back(std::move(rule));
     }
@@ -54,6 +55,7 @@ class FirstOrder final : public Scheme {
       report.clip_factor = config_.clip_norm() / report.gradient_norm;
     const TraceSpan span("update");
     Apply(*f.aggregate, report);
+    if (sharded_) RETURN_IF_ERROR(exchange_->Share(z_));
     return report;
   }
 
@@ -67,11 +69,14 @@ class FirstOrder final : public Scheme {
   }
 
  private:
+  // Whether this rank moves the block: with sharded updates, its canonical owner alone.
+  bool updates(BlockId id) const { return !groups_[id].frozen && (!sharded_ || z_.layout().is_canonical(id)); }
+
   void Apply(const FlatVector& gradient, const StepReport& report) {
     ++accepted_;
     for (const BlockId id : z_.layout().local_blocks()) {
       const BlockSettings& block = groups_[id];
-      if (block.frozen) continue;
+      if (!updates(id)) continue;
       rules_[block.rule]->Apply(id, z_.block(id), gradient.block(id),
                                 {.learning_rate = report.learning_rate * block.lr_multiplier,
                                  .weight_decay = block.weight_decay,
@@ -82,6 +87,7 @@ class FirstOrder final : public Scheme {
 
   OptimConfig config_;
   int64_t total_steps_;
+  bool sharded_;
   ParameterGroups groups_;
   std::unique_ptr<Exchange> exchange_;
   LogicalNorm norm_;

@@ -37,6 +37,54 @@ TEST(ExactExchange, BitsDoNotDependOnBuckets) {
   }
 }
 
+TEST(ExactExchange, BitsDoNotDependOnWhenBucketsTravel) {
+  for (const auto& [ranks, axis] : {std::pair{3, 1}, {4, 2}}) {
+    ExpectTreeBits<float>({.workers = 8, .ranks = ranks, .expert_axis = axis, .bucket_bytes = 200, .overlap = false});
+  }
+}
+
+// Three barriers between two puts: by then every rank has taken what the others had posted before the first.
+absl::Status LetMessagesArrive(Communicator& world) {
+  for (int i = 0; i < 3; ++i) RETURN_IF_ERROR(world.Barrier("arrival"));
+  return absl::OkStatus();
+}
+
+// What is left to send when all vectors are put: with overlap the last bucket alone.
+TEST(ExactExchange, SumsComeBackWhileVectorsArePut) {
+  ParameterSet set;
+  for (const char* name : {"a", "b", "c", "d"}) set.Add({.name = name, .shape = {100}});
+  for (const bool overlap : {true, false}) {
+    EXPECT_EQ(RunRanks(2,
+                       [&](Communicator& world) -> absl::Status {
+                         const Layout layout = ReplicatedLayout(&set, world.rank(), 2);
+                         ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> other, world.Split(0, world.rank(), "gradient"));
+                         const std::unique_ptr<Exchange> exchange = MakeExactExchange({.layout = &layout,
+                                                                                       .workers = {.workers = 2, .ranks = 2},
+                                                                                       .world = other.get(),
+                                                                                       .data = other.get(),
+                                                                                       .bucket_bytes = 400,
+                                                                                       .overlap = overlap});
+                         exchange->Begin(0, 0);
+                         world.ledger()->Take();
+                         for (int id = 3; id >= 0; --id) {
+                           std::vector<float> v = WorkerVector<float>(world.rank(), {id}, 100);
+                           RETURN_IF_ERROR(exchange->Put({world.rank()}, {id}, TensorOf(v)));
+                           RETURN_IF_ERROR(LetMessagesArrive(world));
+                         }
+                         int64_t pieces = 0, sums = 0;
+                         for (const WireLine& line : world.ledger()->Take().lines) {
+                           const int64_t sent = line.links[static_cast<int>(LinkClass::kIntraNode)].sent_bytes;
+                           if (line.label == "exchange.pieces") pieces += sent;
+                           if (line.label == "exchange.sums") sums += sent;
+                         }
+                         EXPECT_EQ(pieces, overlap ? 4 * 200 : 0);
+                         EXPECT_EQ(sums, overlap ? 3 * 200 : 0);
+                         return exchange->Finish().status();
+                       }),
+              absl::OkStatus());
+  }
+}
+
 TEST(ExactExchange, AbsentBlocksAreZero) {
   const auto skip = [](int worker, BlockId block) { return (worker + block.value) % 3 == 0 || block.value == 2 || worker == 4; };
   for (const auto& [ranks, axis] : {std::pair{1, 1}, {2, 2}, {3, 1}, {4, 2}, {8, 1}}) {

@@ -69,6 +69,7 @@ struct ExchangeCase {
   bool folded = false;  // each block comes once, as the sum over all workers that feed the rank
   int64_t bucket_bytes = 4096;
   int steps = 2;
+  bool overlap = true;
   std::function<bool(int worker, BlockId block)> skip;  // never put
   std::function<std::unique_ptr<Exchange>(const ExchangeContext&)> make = [](const ExchangeContext& c) { return MakeExactExchange(c); };
   std::function<void(Communicator& world)> after;
@@ -126,7 +127,8 @@ absl::Status RunExchangeOn(Communicator& world, const ExchangeCase& c, Blocks<T>
                                    .dtype = DTypeOf<T>(),
                                    .world_size_invariant = c.world_size_invariant,
                                    .bucket_bytes = c.bucket_bytes,
-                                   .seed = 42};
+                                   .seed = 42,
+                                   .overlap = c.overlap};
   const std::unique_ptr<Exchange> exchange = c.make(context);
   world.ledger()->Take();
   for (int step = 0; step < c.steps; ++step) {

@@ -15,6 +15,7 @@
 #include "google/protobuf/text_format.h"
 #include "optim/guard.h"
 #include "optim/schemes.h"
+#include "parallel/shard_owners.h"
 #include "trainer/assembly.h"
 #include "trainer/config_defaults.h"
 
@@ -107,6 +108,7 @@ inline absl::Status BuildRun(const ModelRun& run, Communicator& world, Assembly*
   ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::Contiguous(a->model->experts(), run.expert));
   a->placement = std::make_unique<ExpertPlacement>(std::move(placement));
   a->layout = std::make_unique<Layout>(PlanLayout(&a->model->parameters(), a->mesh->shape(), world.rank(), *a->placement));
+  if (a->config.parallel().updates() == ParallelConfig::SHARDED) a->layout = std::make_unique<Layout>(SpreadCanonicalOwners(*a->layout));
   a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get());
   a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),
                                                                     .mesh = a->mesh.get(),
