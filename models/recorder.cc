@@ -10,8 +10,12 @@ Recorder::Recorder(const Options& options)
       parameters_(options.parameters->size()),
       values_(options.terms->size()),
       counters_(options.counters),
-      running_(options.counters) {
+      running_(options.counters),
+      dropped_(options.counters),
+      scales_(options.terms->size()) {
   recorded_.reserve(64);
+  seeds_.reserve(64);
+  inner_seeds_.reserve(64);
 }
 
 void Recorder::BeginEvaluation() { std::ranges::fill(running_, 0); }
@@ -25,6 +29,8 @@ void Recorder::Begin(const FlatVector* point, const Batch* batch, bool present) 
   std::ranges::fill(parameters_, Var{});
   std::ranges::fill(values_, 0.0);
   std::ranges::fill(counters_, 0);
+  if (options_.tape->keeps_segments()) return;
+  for (const BlockId block : point->layout().local_blocks()) Parameter(block);  // before any segment
 }
 
 Var Recorder::Parameter(BlockId block) {
@@ -51,12 +57,26 @@ RngKey Recorder::Noise(uint32_t site) const {
 }
 
 void Recorder::AddTerm(int term, Var value, double weight) {
+  const Recorded recorded{term, value, weight};
+  if (again()) return AddSeed(recorded, inner_seeds_);
   values_[term] += weight * *options_.tape->value(value).data<double>();
-  recorded_.push_back({term, value, weight});
+  if (pass_ == Tape::Pass::kWhole) recorded_.push_back(recorded);
+}
+
+void Recorder::AddSeed(const Recorded& recorded, std::vector<Seed>& seeds) const {
+  const TermSpec& spec = (*options_.terms)[recorded.term];
+  if (spec.objective) seeds.push_back({recorded.value, recorded.weight * spec.coefficient * scales_[recorded.term]});
+}
+
+std::span<const Seed> Recorder::PlantSeeds(std::span<const double> scales) {
+  scales_.assign(scales.begin(), scales.end());
+  seeds_.clear();
+  for (const Recorded& recorded : recorded_) AddSeed(recorded, seeds_);
+  return seeds_;
 }
 
 void Recorder::Poison(const absl::Status& reason) {
-  if (!poison_.ok()) return;
+  if (!poison_.ok() || again()) return;
   poison_ = reason;
   values_[0] = std::numeric_limits<double>::quiet_NaN();
 }

@@ -75,14 +75,32 @@ class Recorder {
   // column.
   RngKey Noise(uint32_t site) const;
 
+  // record(recorder, x): one block of the model, from its input to its result. Where the tape has memory for segments, only the result is
+  // kept and backward records the block again; terms, metrics, counts and poison of that second time are dropped. `record` captures plain
+  // values only. Blocks do not nest.
+  template <typename F>
+  absl::StatusOr<Var> Block(Var x, F record) {
+    return tape().Segment(x, {&InnerSeeds, this}, [this, x, record](Tape::Pass pass) -> absl::StatusOr<Var> {
+      pass_ = pass;
+      inner_seeds_.clear();
+      absl::StatusOr<Var> result = record(*this, x);
+      pass_ = Tape::Pass::kWhole;
+      return result;
+    });
+  }
+  // Whether a block is being recorded a second time: what adds up over recordings is already there.
+  bool again() const { return pass_ == Tape::Pass::kAgain; }
+
   // value: scalar f64. Adds weight * value to term `term`.
   void AddTerm(int term, Var value, double weight = 1);
   // A value that is not differentiated.
-  void AddMetric(int term, double value) { values_[term] += value; }
+  void AddMetric(int term, double value) {
+    if (!again()) values_[term] += value;
+  }
   // What the loss cannot survive (non-finite router logits): the leaf's terms become NaN, so that all ranks refuse the step together.
   void Poison(const absl::Status& reason);
 
-  std::span<int64_t> counters() { return counters_; }       // of this leaf, cleared by Begin
+  std::span<int64_t> counters() { return again() ? dropped_ : counters_; }  // of this leaf, cleared by Begin
   std::span<int64_t> running_counts() { return running_; }  // since BeginEvaluation, equal on all ranks; the model's to fill
 
   struct Recorded {
@@ -90,11 +108,17 @@ class Recorder {
     Var value;
     double weight;
   };
-  std::span<const Recorded> recorded() const { return recorded_; }
+  std::span<const Recorded> recorded() const { return recorded_; }  // outside of blocks
+  // Before backward: what the objective's derivative by term t is to be multiplied with, its coefficient aside. Returns the seeds of the
+  // terms recorded outside of blocks; those inside follow as their block is recorded again.
+  std::span<const Seed> PlantSeeds(std::span<const double> scales);
   std::span<const double> values() const { return values_; }  // by term, unscaled, coefficient not applied
   const absl::Status& poison() const { return poison_; }
 
  private:
+  static std::span<const Seed> InnerSeeds(void* recorder) { return static_cast<Recorder*>(recorder)->inner_seeds_; }
+  void AddSeed(const Recorded& recorded, std::vector<Seed>& seeds) const;
+
   Options options_;
   const FlatVector* point_ = nullptr;
   const Batch* batch_ = nullptr;
@@ -102,7 +126,10 @@ class Recorder {
   std::vector<Var> parameters_;  // by block id
   std::vector<Recorded> recorded_;
   std::vector<double> values_;
-  std::vector<int64_t> counters_, running_;
+  std::vector<int64_t> counters_, running_, dropped_;
+  std::vector<double> scales_;  // by term
+  std::vector<Seed> seeds_, inner_seeds_;
+  Tape::Pass pass_ = Tape::Pass::kWhole;
   absl::Status poison_;
 };
 

@@ -2,7 +2,10 @@
 
 namespace conclave {
 
-void Tape::Reset() { nodes_.clear(); }
+void Tape::Reset() {
+  if (segment_begin_ > 0) CloseSegment();  // an error left it open
+  nodes_.clear();
+}
 
 Var Tape::Constant(const Tensor& value) {
   nodes_.push_back({.value = value});
@@ -23,7 +26,7 @@ Var Tape::Record(const Tensor& value, std::span<const Var> inputs) {
   const int32_t id = static_cast<int32_t>(nodes_.size());
   bool wants = false;
   for (const Var input : inputs) wants = wants || wants_gradient(input);
-  nodes_.push_back({.value = value, .wants_gradient = wants});
+  nodes_.push_back({.value = value, .wants_gradient = wants && !first_pass_});
   for (const Var input : inputs) NoteUse(input, id);
   return {id};
 }
@@ -42,6 +45,10 @@ Var Tape::View(Var parent, int64_t offset, const Shape& shape) {
 void Tape::NoteUse(Var input, int32_t user) {
   if (!input.defined()) return;
   Node& node = nodes_[input.id];
+  if (first_pass_) {
+    if (input.id < segment_begin_ && node.block >= 0) segment_inputs_.push_back(input);
+    return;
+  }
   if (node.block < 0 || node.first_user >= 0) return;
   node.first_user = user;
   node.next_final = nodes_[user].finals;
@@ -61,7 +68,7 @@ Tensor Tape::EnsureGradient(int32_t id) {
     const Tensor parent = EnsureGradient(node.view_of);
     return Tensor(static_cast<std::byte*>(parent.raw()) + node.view_offset * SizeOf(parent.dtype()), node.value.shape(), parent.dtype());
   }
-  if (!node.gradient.defined()) node.gradient = arena_->NewZeroed(node.value.shape(), node.value.dtype());
+  if (!node.gradient.defined()) node.gradient = ArenaOf(id).NewZeroed(node.value.shape(), node.value.dtype());
   return node.gradient;
 }
 
@@ -70,7 +77,7 @@ Tensor Tape::gradient(Var v) { return EnsureGradient(v.id); }
 Tape::GradientTarget Tape::gradient_target(Var v) {
   Node& node = nodes_[v.id];
   if (node.view_of >= 0 || node.gradient.defined() || !node.wants_gradient) return {EnsureGradient(v.id), true};
-  node.gradient = arena_->New(node.value.shape(), node.value.dtype());
+  node.gradient = ArenaOf(v.id).New(node.value.shape(), node.value.dtype());
   return {node.gradient, false};
 }
 
@@ -81,23 +88,65 @@ Tensor Tape::gradient(Var v, int lane) {
   return Tensor(static_cast<std::byte*>(first.raw()) + lane * node.gradient_stride, first.shape(), first.dtype(), first.device());
 }
 
-absl::Status Tape::Backward(std::span<const Seed> seeds, const OnFinal& on_final) {
+void Tape::AddSeeds(std::span<const Seed> seeds) {
   for (const Seed& seed : seeds) {
     if (!wants_gradient(seed.var)) continue;
     CHECK_EQ(value(seed.var).elements(), 1);
     const Tensor g = gradient(seed.var);
     DispatchFloat(g.dtype(), [&](auto t) { *g.data<decltype(t)>() += static_cast<decltype(t)>(seed.weight); });
   }
-  for (int32_t id = static_cast<int32_t>(nodes_.size()) - 1; id >= 0; --id) {
+}
+
+absl::Status Tape::WalkBack(int32_t begin, const OnFinal* on_final) {
+  for (int32_t id = static_cast<int32_t>(nodes_.size()) - 1; id >= begin; --id) {
     const Node& node = nodes_[id];
     if (node.run != nullptr && (node.collective || has_gradient({id}))) RETURN_IF_ERROR(node.run(node.closure, *this));
-    for (int32_t p = nodes_[id].finals; p >= 0; p = nodes_[p].next_final) {
-      if (nodes_[p].wants_gradient) RETURN_IF_ERROR(on_final({nodes_[p].block}));
+    for (int32_t p = nodes_[id].finals; p >= 0 && on_final != nullptr; p = nodes_[p].next_final) {
+      if (nodes_[p].wants_gradient) RETURN_IF_ERROR((*on_final)({nodes_[p].block}));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status Tape::Backward(std::span<const Seed> seeds, const OnFinal& on_final) {
+  AddSeeds(seeds);
+  RETURN_IF_ERROR(WalkBack(0, &on_final));
   for (const Node& node : nodes_) {
     if (node.block >= 0 && node.first_user < 0 && node.wants_gradient) RETURN_IF_ERROR(on_final({node.block}));
   }
+  return absl::OkStatus();
+}
+
+void Tape::OpenSegment(bool gradients) {
+  CHECK(segment_begin_ == 0 && !nodes_.empty()) << "segments do not nest";
+  segment_begin_ = static_cast<int32_t>(nodes_.size());
+  first_pass_ = !gradients;
+  segment_inputs_.clear();
+  arena_ = segments_;
+}
+
+void Tape::CloseSegment() {
+  nodes_.resize(segment_begin_);
+  segment_begin_ = 0;
+  first_pass_ = false;
+  segments_->Reset();
+  arena_ = main_;
+}
+
+Var Tape::KeepResult(Var input, Var output) {
+  CHECK_GE(output.id, segment_begin_) << "the result of a segment comes from inside";
+  const Tensor kept = main_->New(value(output).shape(), value(output).dtype());
+  kept.CopyFrom(value(output));
+  CloseSegment();
+  segment_inputs_.push_back(input);
+  return Record(kept, segment_inputs_);
+}
+
+absl::Status Tape::WalkSegment(Var output, Var again, const SegmentOwner& owner) {
+  if (has_gradient(output)) nodes_[again.id].gradient = nodes_[output.id].gradient;
+  if (owner.seeds != nullptr) AddSeeds(owner.seeds(owner.object));
+  RETURN_IF_ERROR(WalkBack(segment_begin_, nullptr));
+  CloseSegment();
   return absl::OkStatus();
 }
 

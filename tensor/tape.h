@@ -41,7 +41,9 @@ struct Seed {
 // thread-safe.
 class Tape {
  public:
-  explicit Tape(Arena* arena, bool gradients = true) : arena_(arena), gradients_(gradients) {}
+  // segments: memory of the segment that is being recorded; null: Segment records as if it were not there.
+  explicit Tape(Arena* arena, bool gradients = true, Arena* segments = nullptr)
+      : arena_(arena), main_(arena), segments_(segments), gradients_(gradients) {}
 
   Arena& arena() { return *arena_; }
   void Reset();  // forgets all nodes, keeps capacity; does not reset the arena
@@ -83,6 +85,21 @@ class Tape {
 
   int64_t nodes() const { return static_cast<int64_t>(nodes_.size()); }
 
+  // A part of a recording of which only the result is kept: backward records it once more, so that it takes no memory in between. Its
+  // gradients have the same bits as if everything had been kept. record(pass) records it with the tape's ops and returns its result as a
+  // StatusOr<Var>; it must record the same both times, uses parameters recorded before, and may call collectives (every rank runs it twice
+  // then). Captures plain values only. Segments do not nest.
+  enum class Pass { kWhole, kFirst, kAgain };  // kWhole: nothing is recorded again
+  // Whose value wants no gradient of its own but by the segment: seeds of terms inside of it, known when it is recorded again.
+  using InnerSeeds = std::span<const Seed> (*)(void*);
+  struct SegmentOwner {
+    InnerSeeds seeds = nullptr;  // null: none
+    void* object = nullptr;
+  };
+  bool keeps_segments() const { return segments_ == nullptr; }
+  template <typename F>
+  absl::StatusOr<Var> Segment(Var input, const SegmentOwner& owner, F record);
+
  private:
   struct Node {
     Tensor value;
@@ -102,11 +119,41 @@ class Tape {
   };
   void NoteUse(Var input, int32_t user);
   Tensor EnsureGradient(int32_t id);
+  // Where the gradient of a node lives: those of nodes outside of the open segment outlive it.
+  Arena& ArenaOf(int32_t id) { return id < segment_begin_ ? *main_ : *arena_; }
+  absl::Status WalkBack(int32_t begin, const OnFinal* on_final);
+  void AddSeeds(std::span<const Seed> seeds);
+  void OpenSegment(bool gradients);
+  void CloseSegment();
+  Var KeepResult(Var input, Var output);
+  absl::Status WalkSegment(Var output, Var again, const SegmentOwner& owner);
 
-  Arena* arena_;
+  Arena* arena_;  // in use: main_, or segments_ while a segment is open
+  Arena* main_;
+  Arena* segments_;
   bool gradients_;
   std::vector<Node> nodes_;
+  int32_t segment_begin_ = 0;        // first node of the open segment; 0: none is open
+  bool first_pass_ = false;          // of the open segment: nothing is noted for backward
+  std::vector<Var> segment_inputs_;  // what the open segment used of the nodes before it
 };
+
+template <typename F>
+absl::StatusOr<Var> Tape::Segment(Var input, const SegmentOwner& owner, F record) {
+  if (segments_ == nullptr) return record(Pass::kWhole);
+  OpenSegment(/*gradients=*/false);
+  ASSIGN_OR_RETURN(const Var output, record(Pass::kFirst));
+  const Var kept = KeepResult(input, output);
+  OnBackward(
+      kept,
+      [kept, owner, record](Tape& tape) mutable -> absl::Status {
+        tape.OpenSegment(/*gradients=*/true);
+        ASSIGN_OR_RETURN(const Var again, record(Pass::kAgain));
+        return tape.WalkSegment(kept, again, owner);
+      },
+      StepKind::kCollective);
+  return kept;
+}
 
 template <typename F>
 void Tape::OnBackward(Var output, F step, StepKind kind) {

@@ -68,6 +68,9 @@ absl::Status BuildModel(Assembly* a) {
                              .workers = static_cast<int>(config.trainer().workers()),
                              .vocabulary = a->data.tokenizer == nullptr ? 0 : a->data.tokenizer->vocab_size()};
   ASSIGN_OR_RETURN(a->model, MakeModel(config.model(), context));
+  if (config.model().recompute() != ModelConfig::NONE && a->model->context() == 0) {
+    return InvalidArgument("model.recompute: only language models are made of blocks; set it to NONE");
+  }
   RETURN_IF_ERROR(CheckSampleShape(*a));
   return absl::OkStatus();
 }
@@ -89,7 +92,8 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
                                                                     .workers = a->workers,
                                                                     .micro_batches = trainer.micro_batches(),
                                                                     .seed = config.seed(),
-                                                                    .dtype = a->dtype()});
+                                                                    .dtype = a->dtype(),
+                                                                    .recompute = config.model().recompute() == ModelConfig::BLOCKS});
   ASSIGN_OR_RETURN(a->scheme,
                    MakeScheme(config.optim(), {.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = trainer.steps()}));
   return absl::OkStatus();

@@ -1,6 +1,7 @@
 #include "trainer/model_operator.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/log.h"
 #include "base/trace.h"
@@ -30,8 +31,8 @@ Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, G
 ModelOperator::ModelOperator(const Options& options)
     : options_(options),
       leaves_(options.workers.workers * options.micro_batches),
-      tape_(&arena_),
-      forward_tape_(&arena_, /*gradients=*/false),
+      tape_(&arena_, /*gradients=*/true, options.recompute ? &segments_ : nullptr),
+      forward_tape_(&arena_, /*gradients=*/false, options.recompute ? &segments_ : nullptr),
       gradients_(options.layout, options.dtype, options.workers.expert_axis, options.micro_batches),
       buffers_(options.model->buffers()),
       recorder_(RecorderOptions(options, &tape_, &gradients_, &buffers_)),
@@ -44,7 +45,7 @@ ModelOperator::ModelOperator(const Options& options)
   batches_.reserve(local + 1);
   for (int64_t i = 0; i < local; ++i) batches_.emplace_back(options.model->sample_shape(), rows, options.dtype);
   batches_.emplace_back(options.model->sample_shape(), 0, options.dtype).Resize(0);
-  seeds_.reserve(64);
+  scales_.resize(options.model->terms().size());
 }
 
 OperatorConstants ModelOperator::constants() const {
@@ -134,25 +135,22 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   return evaluation;
 }
 
-void ModelOperator::PlantSeeds() {
+std::span<const Seed> ModelOperator::PlantSeeds() {
   const std::vector<TermSpec>& terms = options_.model->terms();
-  seeds_.clear();
-  for (const Recorder::Recorded& recorded : recorder_.recorded()) {
-    const TermSpec& spec = terms[recorded.term];
-    if (!spec.objective) continue;
-    const double scale = ScaleOf(spec.scale, recorder_.batch().count) * static_cast<double>(options_.workers.workers);
-    seeds_.push_back({recorded.value, recorded.weight * spec.coefficient * scale});
+  for (size_t t = 0; t < terms.size(); ++t) {
+    scales_[t] = ScaleOf(terms[t].scale, recorder_.batch().count) * static_cast<double>(options_.workers.workers);
   }
+  return recorder_.PlantSeeds(scales_);
 }
 
 absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_block) {
   const TraceSpan span("backward", step.index);
-  PlantSeeds();
   std::ranges::fill(final_, false);
-  RETURN_IF_ERROR(tape_.Backward(seeds_, [&](BlockId block) {
+  const auto on_final = [&](BlockId block) {
     final_[block.value] = true;
     return Deliver(step, block, on_block);
-  }));
+  };
+  RETURN_IF_ERROR(tape_.Backward(PlantSeeds(), std::ref(on_final)));  // by reference: a copy would not fit into the function object
   // Blocks that this recording did not use (a rank without a leaf in this micro-step, a branch of the model): nothing was added to them,
   // but what earlier leaves left must still be handed over, and every leaf must be counted.
   for (const BlockId block : options_.layout->local_blocks()) {
@@ -161,23 +159,24 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
   return absl::OkStatus();
 }
 
+absl::Status ModelOperator::HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded) {
+  if (options_.model->parameters()[block].player == Player::kMax) Negate(sum);
+  return on_block(worker, block, sum, folded);
+}
+
 absl::Status ModelOperator::Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block) {
-  const BlockSpec& spec = options_.model->parameters()[block];
-  const auto hand_over = [&](int64_t worker, const Tensor& sum, bool folded) {
-    if (spec.player == Player::kMax) Negate(sum);
-    return on_block(WorkerId{static_cast<int>(worker)}, block, sum, folded);
-  };
   const int rank = options_.mesh->rank();
   if (!step.each_worker) {
-    return step.last ? hand_over(options_.workers.First(rank), gradients_.Running(block, 0), true) : absl::OkStatus();
+    return step.last ? HandOver(on_block, {options_.workers.First(rank)}, block, gradients_.Running(block, 0), true) : absl::OkStatus();
   }
-  const bool expert = spec.kind == BlockKind::kExpert;
+  const bool expert = options_.model->parameters()[block].kind == BlockKind::kExpert;
   const int first = expert ? options_.mesh->data_coordinate() * options_.mesh->shape().expert : rank;
   for (int lane = 0; lane < gradients_.lanes(block); ++lane) {
     const int64_t leaf = LeafOf(first + lane, step.index);
     if (leaf < 0) continue;
     const Tensor sum = gradients_.Merge(block, lane, leaf % options_.micro_batches);
-    if (sum.defined()) RETURN_IF_ERROR(hand_over(leaf / options_.micro_batches, sum, false));
+    const WorkerId worker{static_cast<int>(leaf / options_.micro_batches)};
+    if (sum.defined()) RETURN_IF_ERROR(HandOver(on_block, worker, block, sum, false));
   }
   return absl::OkStatus();
 }
@@ -196,11 +195,16 @@ absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int6
   gradients_.Begin(each_worker);
   tape_.Reset();
   arena_.Reserve(0);
+  segments_.Reserve(0);
   recorder_.Begin(&point, &batch, true);
   RETURN_IF_ERROR(options_.model->Record(recorder_));
-  PlantSeeds();
-  RETURN_IF_ERROR(tape_.Backward(seeds_, [](BlockId) { return absl::OkStatus(); }));
-  return arena_.peak_bytes();
+  RETURN_IF_ERROR(tape_.Backward(PlantSeeds(), [](BlockId) { return absl::OkStatus(); }));
+  return activation_bytes();
+}
+
+void ModelOperator::ReserveActivations(int64_t bytes) {
+  arena_.Reserve(bytes);
+  if (options_.recompute) segments_.Reserve(bytes);
 }
 
 absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows) {

@@ -32,6 +32,7 @@ class ModelOperator : public Operator {
     int64_t micro_batches = 1;
     uint64_t seed = 1;
     DType dtype = DType::kF32;
+    bool recompute = false;  // keep only the results of the model's blocks
   };
   explicit ModelOperator(const Options& options);
 
@@ -51,8 +52,8 @@ class ModelOperator : public Operator {
 
   int64_t evaluations() const { return evaluations_; }  // of every worker, by Evaluate
   // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved.
-  int64_t activation_bytes() const { return arena_.peak_bytes(); }
-  int64_t reserved_bytes() const { return arena_.reserved_bytes(); }
+  int64_t activation_bytes() const { return arena_.peak_bytes() + segments_.peak_bytes(); }
+  int64_t reserved_bytes() const { return arena_.reserved_bytes() + segments_.reserved_bytes(); }
   int64_t gradient_bytes() const { return gradients_.bytes(); }
   int64_t sample_bytes() const;
   int64_t leaf_rows() const { return options_.loader == nullptr ? 0 : options_.loader->rows(); }  // samples of a leaf
@@ -60,7 +61,7 @@ class ModelOperator : public Operator {
   // the arena. Takes the gradients' memory of evaluations with this `each_worker`. Collective.
   absl::StatusOr<int64_t> MeasureLeaf(const FlatVector& point, int64_t rows, bool each_worker);
   // Up to `bytes` of activations nothing will be allocated.
-  void ReserveActivations(int64_t bytes) { arena_.Reserve(bytes); }
+  void ReserveActivations(int64_t bytes);
 
  private:
   struct MicroStep {
@@ -72,14 +73,15 @@ class ModelOperator : public Operator {
   int64_t LeafOf(int rank, int64_t micro_step) const;
   absl::Status LoadLeaf(const SampleKey& key, int64_t index);
   absl::Status LoadLeaves(const SampleKey& key);
-  void PlantSeeds();
+  std::span<const Seed> PlantSeeds();
   absl::Status Backward(const MicroStep& step, const OnBlock& on_block);
   absl::Status Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block);
+  absl::Status HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded);
   double ScaleOf(TermScale scale, int64_t leaf_samples) const;
 
   Options options_;
-  int64_t leaves_;  // M * micro_batches
-  Arena arena_;
+  int64_t leaves_;          // M * micro_batches
+  Arena arena_, segments_;  // activations; those of a block that is recorded again
   Tape tape_, forward_tape_;
   LeafGradients gradients_;
   ModelBuffers buffers_;
@@ -87,9 +89,9 @@ class ModelOperator : public Operator {
   std::vector<BatchBuffer> batches_;  // local leaves in order; the last one stays empty
   BatchBuffer held_out_batch_;
   LeafTable table_;
-  std::vector<Seed> seeds_;
-  std::vector<char> final_;   // by block: handed over in the running micro-step
-  int64_t step_samples_ = 0;  // T_step
+  std::vector<double> scales_;  // by term: of its derivative
+  std::vector<char> final_;     // by block: handed over in the running micro-step
+  int64_t step_samples_ = 0;    // T_step
   int64_t evaluations_ = 0;
 };
 

@@ -41,14 +41,14 @@ absl::Status MixtureLayer::RecordLosses(Recorder& r, const Routing& routing, int
   BalanceArgs args{.scope = options_.router.scope, .sequences = sequences};
   const bool global = args.scope == MoeConfig::GLOBAL;
   if (terms.balance >= 0 && (global || args.scope == MoeConfig::BATCH)) {
-    const Tensor sum = tape.arena().New({experts}, DType::kI64);
-    std::memcpy(sum.raw(), mine.data(), sum.bytes());
-    RETURN_IF_ERROR(r.dispatch().SumOverTokens(sum));
-    args.counts = sum.span<int64_t>();
-    if (global) {
-      const std::span<int64_t> running = r.running_counts().subspan(options_.layer * experts, experts);
-      for (int64_t i = 0; i < experts; ++i) running[i] += sum.data<int64_t>()[i];
-      args.counts = running;
+    const std::span<int64_t> running = r.running_counts().subspan(options_.layer * experts, experts);
+    args.counts = running;
+    if (!global || !r.again()) {
+      const Tensor sum = tape.arena().NewZeroed({experts}, DType::kI64);
+      CountExperts(routing.selected, sum.span<int64_t>());
+      RETURN_IF_ERROR(r.dispatch().SumOverTokens(sum));
+      if (!global) args.counts = sum.span<int64_t>();
+      for (int64_t i = 0; global && i < experts; ++i) running[i] += sum.data<int64_t>()[i];
     }
   }
   if (n == 0) return absl::OkStatus();

@@ -101,10 +101,11 @@ absl::StatusOr<Routing> RecordRouter(Recorder& r, Var logits, const RouterOption
   }
   RoutingLog* log = r.routing_log();
   if (log != nullptr && log->replays()) {
+    CHECK(!r.again()) << "a replayed log is read once: no blocks are recorded again";
     ASSIGN_OR_RETURN(routing.selected, log->Next(tape.arena(), layer, values.dim(0), o.experts));
   } else {
     routing.selected = Select(tape.arena(), values, o, bias);
-    if (log != nullptr) log->Append(layer, routing.selected);
+    if (log != nullptr && !r.again()) log->Append(layer, routing.selected);
   }
   routing.weights = Weights(tape, routing, o, scores);
   routing.ids = routing.selected;

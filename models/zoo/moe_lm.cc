@@ -61,20 +61,25 @@ class MoeLm : public Model {
     Var x = Embedding(tape, r.Parameter(embedding_), tokens.Flat());
     if (positions_.value >= 0) x = Add(tape, x, Embedding(tape, r.Parameter(positions_), Positions(tape.arena(), sequences, length)));
     for (const Block& block : blocks_) {
-      x = Add(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
-      const Var normed = block.mlp_norm.Record(r, x);
-      Var update;
-      if (block.mixture) {
-        ASSIGN_OR_RETURN(update, block.mixture->Record(r, normed, sequences));
-      } else {
-        update = block.dense->Record(r, normed);
-      }
-      x = Add(tape, x, update);
+      ASSIGN_OR_RETURN(x, r.Block(x, [&block, sequences](Recorder& r, Var x) { return RecordBlock(r, block, x, sequences); }));
     }
     return Linear(tape, final_norm_.Record(r, x), r.Parameter(head_));
   }
 
  private:
+  static absl::StatusOr<Var> RecordBlock(Recorder& r, const Block& block, Var x, int64_t sequences) {
+    Tape& tape = r.tape();
+    x = Add(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
+    const Var normed = block.mlp_norm.Record(r, x);
+    Var update;
+    if (block.mixture) {
+      ASSIGN_OR_RETURN(update, block.mixture->Record(r, normed, sequences));
+    } else {
+      update = block.dense->Record(r, normed);
+    }
+    return Add(tape, x, update);
+  }
+
   static Tensor Positions(Arena& arena, int64_t sequences, int64_t length) {
     const Tensor ids = arena.New({sequences * length}, DType::kI32);
     for (int64_t i = 0; i < ids.elements(); ++i) ids.data<int32_t>()[i] = static_cast<int32_t>(i % length);

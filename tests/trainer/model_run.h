@@ -119,7 +119,8 @@ inline absl::Status BuildRun(const ModelRun& run, Communicator& world, Assembly*
                                                                     .workers = a->workers,
                                                                     .micro_batches = trainer.micro_batches(),
                                                                     .seed = a->config.seed(),
-                                                                    .dtype = a->dtype()});
+                                                                    .dtype = a->dtype(),
+                                                                    .recompute = a->config.model().recompute() == ModelConfig::BLOCKS});
   a->guard = MakeGuard(a->config.optim().guard(), world.rank());
   const ParameterSet& parameters = a->model->parameters();
   const auto initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, a->config.seed(), value); };
