@@ -4,6 +4,7 @@ namespace conclave {
 
 std::unique_ptr<UpdateRule> MakeSgd(const SgdConfig& config, const Layout* layout, DType dtype);
 std::unique_ptr<UpdateRule> MakeAdamW(const AdamWConfig& config, const Layout* layout, DType dtype);
+absl::StatusOr<std::unique_ptr<UpdateRule>> MakeMuon(const MuonConfig& config, const Layout* layout, DType dtype);
 
 absl::StatusOr<std::unique_ptr<UpdateRule>> MakeUpdateRule(const RuleConfig& config, const Layout* layout, DType dtype) {
   switch (config.kind_case()) {
@@ -11,10 +12,12 @@ absl::StatusOr<std::unique_ptr<UpdateRule>> MakeUpdateRule(const RuleConfig& con
       return MakeSgd(config.sgd(), layout, dtype);
     case RuleConfig::kAdamw:
       return MakeAdamW(config.adamw(), layout, dtype);
+    case RuleConfig::kMuon:
+      return MakeMuon(config.muon(), layout, dtype);
     case RuleConfig::KIND_NOT_SET:
       break;
   }
-  return InvalidArgument("optim: a rule must be chosen, one of sgd, adamw");
+  return InvalidArgument("optim: a rule must be chosen, one of sgd, adamw, muon");
 }
 
 double WeightDecayOf(const RuleConfig& config) {
@@ -23,6 +26,8 @@ double WeightDecayOf(const RuleConfig& config) {
       return config.sgd().weight_decay();
     case RuleConfig::kAdamw:
       return config.adamw().weight_decay();
+    case RuleConfig::kMuon:
+      return config.muon().weight_decay();
     case RuleConfig::KIND_NOT_SET:
       break;
   }

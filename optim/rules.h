@@ -12,7 +12,7 @@
 namespace conclave {
 
 // A rule for the local blocks of `layout`, which must outlive it; slots are allocated and zeroed here. dtype: of the parameters, f32 or
-// f64. Errors: InvalidArgument when no rule is chosen.
+// f64. Errors: InvalidArgument when no rule is chosen, or one that cannot move a block of the layout.
 absl::StatusOr<std::unique_ptr<UpdateRule>> MakeUpdateRule(const RuleConfig& config, const Layout* layout, DType dtype);
 
 // The decay that the rule's config asks for; 0 when no rule is chosen.

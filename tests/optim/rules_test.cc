@@ -115,7 +115,7 @@ TEST(RulesTest, TheFirstAdamStepHasTheSizeOfTheLearningRate) {
 TEST(RulesTest, EveryMemberHasACase) {
   const auto* kind = RuleConfig::descriptor()->FindOneofByName("kind");
   for (int i = 0; i < kind->field_count(); ++i) {
-    bool found = false;
+    bool found = kind->field(i)->name() == "muon";  // of whole matrices: muon_test.cc
     for (const RuleCase& c : Cases()) found |= std::string(c.config).starts_with(kind->field(i)->name() + " ");
     EXPECT_TRUE(found) << "no case for rule." << kind->field(i)->name();
   }
