@@ -1,0 +1,100 @@
+// A step takes nothing from the heap once the run has warmed up.
+#include <gtest/gtest.h>
+
+#include "tests/trainer/counted_heap.h"
+#include "tests/trainer/laws.h"
+#include "trainer/memory_plan.h"
+
+namespace conclave {
+namespace {
+
+constexpr int64_t kCountedSteps = 5;
+
+TEST(CountedHeap, SeesAnAllocation) {
+  const CountedHeap heap;
+  EXPECT_EQ(heap.ours(), 0);
+  const auto one = std::make_unique<int64_t>(1);
+  EXPECT_EQ(heap.ours(), 1);
+  EXPECT_NE(heap.first(), nullptr);
+}
+
+void ExpectNoAllocation(const ModelRun& run, int64_t warm_up) {
+  const absl::Status status = RunRanks(run.ranks(), [&](Communicator& world) -> absl::Status {
+    Assembly a;
+    RETURN_IF_ERROR(BuildRun(run, world, &a));
+    RETURN_IF_ERROR(PlanMemory(a).status());
+    RETURN_IF_ERROR(a.scheme->Start(*a.field));
+    Cursor cursor;
+    for (; cursor.step < warm_up; ++cursor.step) RETURN_IF_ERROR(a.scheme->Step(*a.field, cursor, *a.guard).status());
+    const int64_t buffers = Buffer::OfThisThread();
+    for (; cursor.step < warm_up + kCountedSteps; ++cursor.step) {
+      const CountedHeap heap;
+      const absl::StatusOr<StepReport> report = a.scheme->Step(*a.field, cursor, *a.guard);
+      const int64_t ours = heap.ours();
+      EXPECT_EQ(ours, 0) << "rank " << world.rank() << ", step " << cursor.step << ", first called from " << heap.first();
+      RETURN_IF_ERROR(report.status());
+    }
+    EXPECT_EQ(Buffer::OfThisThread(), buffers);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+// Row counts of experts change from step to step, and each new one may make a product's kernel: in double, where there are none to be made,
+// and in float after enough steps to have met them all.
+TEST(SteadyStep, OfMixtures) {
+  for (const char* more : {"", " parallel { numerics: WORLD_SIZE_INVARIANT }", " model { recompute: BLOCKS }"}) {
+    for (const auto& split : {std::pair{1, 1}, {1, 2}, {2, 1}}) {
+      SCOPED_TRACE(more + NameOfSplit(split));
+      ModelRun run = SmallMixture(more);
+      std::tie(run.data, run.expert) = split;
+      ExpectNoAllocation(run, 40);
+      run.config += " model { precision { compute: F64 } }";
+      ExpectNoAllocation(run, 3);
+    }
+  }
+}
+
+TEST(SteadyStep, OfMixturesWithShardedUpdates) {
+  ModelRun run = SmallMixture(" parallel { updates: SHARDED } model { precision { compute: F64 } }");
+  run.data = 2;
+  ExpectNoAllocation(run, 3);
+}
+
+TEST(SteadyStep, OfVaes) {
+  class Normals : public Source {
+   public:
+    SampleShape shape() const override { return {SampleShape::Kind::kFeatures, 5}; }
+    int64_t size() const override { return 64; }
+    absl::Status Fetch(int64_t sample, int64_t, int64_t row, Batch* batch) const override {
+      for (int64_t i = 0; i < 5; ++i)
+        batch->features.data<float>()[row * 5 + i] = static_cast<float>(RngKey{.seed = 1}.Normal(sample * 5 + i));
+      ++batch->count;
+      return absl::OkStatus();
+    }
+  };
+  ModelRun run{.config =
+                   "name: 'vae' trainer { workers: 4 global_batch: 8 } optim { first_order { lr: 0.01 rule { adamw {} } } }"
+                   " model { linear_vae { data_dim: 5 latent_dim: 2 samples: 2 } }"};
+  run.source = [] { return std::make_unique<Normals>(); };
+  for (const int ranks : {1, 2}) {
+    run.data = ranks;
+    ExpectNoAllocation(run, 3);
+  }
+}
+
+TEST(SteadyStep, OfGames) {
+  for (const char* scheme : {"extragradient { gamma: 0.3 }", "gda { gamma: 0.1 }", "ogda { gamma: 0.1 }"}) {
+    for (const int ranks : {1, 2}) {
+      ModelRun run{.config = absl::StrFormat("name: 'game' trainer { workers: 4 global_batch: 0 } optim { %s }"
+                                             " model { bilinear_game { dim: 6 lambda: 0.1 } }",
+                                             scheme)};
+      run.data = ranks;
+      SCOPED_TRACE(scheme);
+      ExpectNoAllocation(run, 3);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace conclave
