@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
+#include <map>
 
 #include "absl/strings/str_format.h"
 #include "base/check.h"
@@ -94,6 +96,32 @@ std::string Tracer::ToJson(int64_t offset_ns) const {
   return json + "\n]}\n";
 }
 
+std::vector<Tracer::Total> Tracer::Totals() const {
+  const std::lock_guard lock(mutex_);
+  std::map<std::string, Total> by_name;
+  for (const auto& ring : rings_) {
+    std::vector<Ring::Span> open;  // ended, and inside no span seen so far
+    for (const Ring::Span& span : ring->Spans()) {
+      Total& total = by_name[span.name];
+      const int64_t length = span.end_ns - span.begin_ns;
+      ++total.count;
+      total.total_ns += length;
+      total.self_ns += length;
+      for (; !open.empty() && open.back().begin_ns >= span.begin_ns; open.pop_back()) {
+        total.self_ns -= open.back().end_ns - open.back().begin_ns;
+      }
+      open.push_back(span);
+    }
+  }
+  std::vector<Total> totals;
+  for (auto& [name, total] : by_name) {
+    totals.push_back(total);
+    totals.back().name = name;
+  }
+  std::ranges::stable_sort(totals, std::greater<>(), &Total::self_ns);
+  return totals;
+}
+
 int64_t Tracer::dropped() const {
   const std::lock_guard lock(mutex_);
   int64_t dropped = 0;
@@ -113,9 +141,7 @@ ThreadTrace::ThreadTrace(Tracer* tracer, std::string_view thread_name) : outer_(
   TraceSpan::current_ring_ = tracer->rings_.back().get();
 }
 
-ThreadTrace::~ThreadTrace() {
-  TraceSpan::current_ring_ = outer_;
-}
+ThreadTrace::~ThreadTrace() { TraceSpan::current_ring_ = outer_; }
 
 void TraceSpan::Begin(const char* name, int64_t value) {
   name_ = name;
@@ -123,8 +149,6 @@ void TraceSpan::Begin(const char* name, int64_t value) {
   begin_ns_ = ring_->clock.MonotonicNanos();
 }
 
-void TraceSpan::End() {
-  ring_->Add({.name = name_, .begin_ns = begin_ns_, .end_ns = ring_->clock.MonotonicNanos(), .value = value_});
-}
+void TraceSpan::End() { ring_->Add({.name = name_, .begin_ns = begin_ns_, .end_ns = ring_->clock.MonotonicNanos(), .value = value_}); }
 
 }  // namespace conclave

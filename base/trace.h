@@ -25,6 +25,13 @@ class Tracer {
   // Chrome trace JSON (an object with traceEvents; ts and dur in microseconds; pid = rank, tid = order of binding), spans by end time
   // within a thread. `offset_ns` is added to all times: this rank's offset to rank 0. May be called while threads record.
   std::string ToJson(int64_t offset_ns = 0) const;
+  // Time by name over the spans that the rings hold, longest first. `self` leaves out what other spans of the thread took inside.
+  struct Total {
+    std::string name;
+    int64_t count = 0;
+    int64_t total_ns = 0, self_ns = 0;
+  };
+  std::vector<Total> Totals() const;
   // Spans recorded so far that rings have overwritten.
   int64_t dropped() const;
 

@@ -32,9 +32,14 @@ struct CollectiveBenchOptions {
 };
 absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const CollectiveBenchOptions& options = {});
 
-// Training steps of a config (data, checkpoints and evaluation left out): tokens or samples a second (steps, where the
-// model has no data), bytes between ranks a step.
-// Collective.
+// Training steps of a config (data, checkpoints and evaluation left out): tokens or samples a second (steps, where the model has no data),
+// bytes between ranks a step. Collective.
+//
+// In f32 also the ceiling: the rate of a step that made its matrix products alone, each as fast as the best of the libraries makes it
+// (bench/library_rates.h, measured in turn with the steps), and the step's share of it. Ceiling and share compare means, so that what else
+// runs on the machine slows both alike; of_ceiling_cpu compares the time that the thread has run, which leaves out waiting for a core (and
+// for other ranks: it says most with one rank). Then a line a product shape and a line an op: its time a step and share of the step, an
+// op's without the products and ops inside it.
 struct TrainingBenchOptions {
   int warmup_steps = 3;
   int steps = 20;

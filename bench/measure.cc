@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -34,6 +35,12 @@ void AppendMember(const std::string& name, double value, std::string* out) {
 }
 
 }  // namespace
+
+Moment Moment::Now() {
+  timespec cpu{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+  return {.wall = RealClock().Seconds(), .cpu = static_cast<double>(cpu.tv_sec) + 1e-9 * static_cast<double>(cpu.tv_nsec)};
+}
 
 Timing TimingOf(std::vector<double> seconds) {
   CHECK(!seconds.empty());

@@ -24,6 +24,19 @@ struct MeasureOptions {
   double sample_seconds = 0.02;  // a sample repeats the call until it takes about so long
 };
 
+// Both clocks: what waiting for other processes of the machine costs is in `wall` alone.
+struct Moment {
+  double wall = 0;  // seconds, monotonic
+  double cpu = 0;   // seconds that this thread has run
+  static Moment Now();
+  Moment operator-(const Moment& earlier) const { return {wall - earlier.wall, cpu - earlier.cpu}; }
+  Moment& operator+=(const Moment& more) {
+    wall += more.wall;
+    cpu += more.cpu;
+    return *this;
+  }
+};
+
 // Calls `body` once to warm up, once to find how often a sample repeats it, then samples it.
 Timing Measure(const std::function<void()>& body, const MeasureOptions& options = {});
 

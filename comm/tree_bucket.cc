@@ -34,6 +34,7 @@ TreeBucket::TreeBucket(const ExchangeContext& context, BucketPlan plan, const Tr
       book_(options.book),
       to_canonical_(context.to_canonical),
       group_(plan.expert ? context.data : context.world),
+      direct_(options.fold && group_->size() == 1 ? options.aggregate : nullptr),
       world_rank_(context.world->rank()) {
   CHECK(group_ != nullptr);
   for (const BlockId id : plan.blocks) {
@@ -81,7 +82,7 @@ void TreeBucket::PlanBlocks(const Layout& layout, const std::vector<BlockId>& id
     elements_ += n;
   }
   slot_bytes_ = (elements_ * width_ + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
-  memory_ = Buffer(std::max<int64_t>(slots_ * slot_bytes_, kSlotAlignment));
+  memory_ = Buffer(direct_ != nullptr ? kSlotAlignment : std::max<int64_t>(slots_ * slot_bytes_, kSlotAlignment));
   partials_.reserve(slots_);
   if (fold_) return;
   for (Block& block : blocks_) {
@@ -164,14 +165,22 @@ void TreeBucket::Begin() {
   }
 }
 
-absl::Status TreeBucket::Fold(Block& block, const Tensor& span) {
-  std::byte* const sum = Slot(0) + block.offset * width_;
-  if (block.puts + block.folded_puts == 0) {
-    if (block.elements > 0) std::memcpy(sum, span.raw(), static_cast<size_t>(block.elements * width_));
-  } else {
+std::byte* TreeBucket::SumOf(const Block& block) const {
+  return direct_ != nullptr ? static_cast<std::byte*>(direct_->block(block.id).raw()) : Slot(0) + block.offset * width_;
+}
+
+// In the aggregate the last vector makes the sum a mean.
+void TreeBucket::Fold(Block& block, const Tensor& span, bool last) {
+  std::byte* const sum = SumOf(block);
+  const double share = 1.0 / workers_.workers;
+  if (block.puts + block.folded_puts > 0) {
     AddInto(dtype_, span.raw(), sum, block.elements);
+    if (direct_ != nullptr && last) ScaleInto(dtype_, share, sum, sum, block.elements);
+  } else if (direct_ != nullptr && last) {
+    ScaleInto(dtype_, share, span.raw(), sum, block.elements);
+  } else if (block.elements > 0) {
+    std::memcpy(sum, span.raw(), static_cast<size_t>(block.elements * width_));
   }
-  return absl::OkStatus();
 }
 
 absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, bool folded) {
@@ -184,7 +193,7 @@ absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, boo
     return Internal("exchange: worker %d puts block %d, which has all its %d vectors", worker.value, block.id.value, expected);
   }
   if (fold_) {
-    RETURN_IF_ERROR(Fold(block, span));
+    Fold(block, span, folded || block.puts + 1 == expected);
   } else {
     bool taken = false;
     for (size_t l = 0; l < lanes_.size(); ++l) {
@@ -204,8 +213,12 @@ void TreeBucket::ClosePartials() {
   partials_.clear();
   if (fold_) {
     for (Block& block : blocks_) {
-      if (block.puts + block.folded_puts == 0)
-        std::memset(Slot(0) + block.offset * width_, 0, static_cast<size_t>(block.elements * width_));
+      const int expected = expert_ ? workers_.ColumnCount(group_->rank()) : workers_.Count(world_rank_);
+      if (block.puts + block.folded_puts == 0) {
+        std::memset(SumOf(block), 0, static_cast<size_t>(block.elements * width_));
+      } else if (direct_ != nullptr && block.folded_puts == 0 && block.puts < expected) {
+        ScaleInto(dtype_, 1.0 / workers_.workers, SumOf(block), SumOf(block), block.elements);  // its last vector never came
+      }
     }
     partials_.push_back({lanes_[0].workers, Slot(0)});
     return;
@@ -295,6 +308,7 @@ absl::Status TreeBucket::StartWayBack(std::string_view label) {
 }
 
 absl::Status TreeBucket::Deliver(const FlatVector& aggregate) {
+  if (direct_ != nullptr) return absl::OkStatus();
   RETURN_IF_ERROR(group_->Wait(means_.request));
   const double share = 1.0 / workers_.workers;
   for (const Block& block : blocks_) {

@@ -26,6 +26,8 @@ void AddMeanOf(const MeanShare& share, LogicalWire& wire);
 struct TreeBucketOptions {
   bool fold = false;  // add a rank's vectors from left to right, ranks are the tree's leaves; otherwise workers are
   bool book = true;   // book the logical bytes
+  // Where the means will be delivered. With `fold` and a group of one rank they are formed there, and the bucket has no memory of its own.
+  const FlatVector* aggregate = nullptr;
 };
 
 // All memory is taken at construction: SlotsNeeded vectors per source rank (one with `fold`), and the received pieces of one chunk.
@@ -76,13 +78,15 @@ class TreeBucket final : public Bucket {
   int64_t ChunkBegin(int member) const { return chunks_[member] * width_; }  // bytes
   int64_t ChunkBytes(int member) const { return ChunkBegin(member + 1) - ChunkBegin(member); }
   void ClosePartials();
-  absl::Status Fold(Block& block, const Tensor& span);
+  std::byte* SumOf(const Block& block) const;
+  void Fold(Block& block, const Tensor& span, bool last);
 
   const WorkerMap workers_;
   const DType dtype_;
   const int64_t width_;
   const bool expert_, fold_, book_, to_canonical_;
   Communicator* const group_;
+  const FlatVector* const direct_;  // the aggregate, where sums are formed in it
   const int world_rank_;
 
   int leaves_ = 0;

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/trace.h"
+
 namespace conclave {
 
 absl::StatusOr<Exchanged> ExchangeField(Operator& field, const FlatVector& point, const SampleKey& key, uint32_t draw, Exchange& exchange) {
@@ -11,6 +13,7 @@ absl::StatusOr<Exchanged> ExchangeField(Operator& field, const FlatVector& point
   };
   Exchanged result;
   ASSIGN_OR_RETURN(result.evaluation, field.Evaluate(point, key, exchange.wants_each_worker(), put));
+  const TraceSpan span("exchange finish");
   ASSIGN_OR_RETURN(result.aggregate, exchange.Finish());
   return result;
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "base/trace.h"
 #include "tensor/reduce.h"
 
 namespace conclave {
@@ -21,6 +22,7 @@ LogicalNorm::LogicalNorm(const Layout* layout, Communicator* world, const std::f
 }
 
 absl::StatusOr<VectorNorms> LogicalNorm::Of(const FlatVector& x) {
+  const TraceSpan span("gradient norm");
   squares_->Zero();
   const auto squares = squares_->span<double>();
   for (const BlockId id : layout_->local_blocks()) {

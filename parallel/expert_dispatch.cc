@@ -2,6 +2,8 @@
 
 #include <numeric>
 
+#include "base/trace.h"
+
 namespace conclave {
 namespace {
 
@@ -95,6 +97,7 @@ absl::Status ExpertDispatch::Move(Arena& arena, const DispatchPlan& plan, Direct
 }
 
 absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const {
+  const TraceSpan span("dispatch");
   Arena& arena = tape.arena();
   RETURN_IF_ERROR(MakePlan(arena, ids, layer, plan));
   const Tensor value = tape.value(x);
@@ -112,14 +115,15 @@ absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& id
   }
   const Var output = tape.Record(rows, {x});
   tape.OnBackward(
-      output, [this, x, output, plan = *plan](Tape& t) { return DispatchBackward(t, t.gradient(output), t.gradient(x), plan); },
+      output, [this, x, output, plan = *plan](Tape& t) { return DispatchBackward(t, t.gradient(output), t.gradient_target(x), plan); },
       Tape::StepKind::kCollective);
   return output;
 }
 
-absl::Status ExpertDispatch::DispatchBackward(Tape& tape, const Tensor& g, const Tensor& dx, const DispatchPlan& plan) const {
+absl::Status ExpertDispatch::DispatchBackward(Tape& tape, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const {
+  const TraceSpan span("dispatch backward");
   if (alone()) {
-    SumCopies(g, CopiesOf(plan), dx);
+    SumCopies(g, CopiesOf(plan), dx.tensor, dx.accumulate);
     return absl::OkStatus();
   }
   Arena& arena = tape.arena();
@@ -127,12 +131,13 @@ absl::Status ExpertDispatch::DispatchBackward(Tape& tape, const Tensor& g, const
   const Tensor wire = arena.New(g.shape(), g.dtype()), home = arena.New({plan.tokens * plan.top_k, g.dim(1)}, g.dtype());
   ScatterRows(g, plan.wire_of, wire);
   RETURN_IF_ERROR(Move(arena, plan, Direction::kToHome, wire, home));
-  SumCopies(home, CopiesOf(plan), dx);
+  SumCopies(home, CopiesOf(plan), dx.tensor, dx.accumulate);
   arena.Rewind(mark);
   return absl::OkStatus();
 }
 
 absl::StatusOr<Var> ExpertDispatch::Combine(Tape& tape, Var rows, Var weights, const DispatchPlan& plan) const {
+  const TraceSpan span("combine");
   Arena& arena = tape.arena();
   const Tensor value = tape.value(rows);
   const int64_t h = value.dim(1);
@@ -151,8 +156,10 @@ absl::StatusOr<Var> ExpertDispatch::Combine(Tape& tape, Var rows, Var weights, c
   tape.OnBackward(
       output,
       [this, rows, weights, output, home, plan](Tape& t) -> absl::Status {
+        const TraceSpan span("combine backward");
+        const Tape::GradientTarget g = t.gradient_target(rows);  // every row is some token's copy
         const WeightedSumGradients gradients{
-            .g = t.gradient(rows), .dw = t.wants_gradient(weights) ? t.gradient(weights) : Tensor(), .accumulate = true};
+            .g = g.tensor, .dw = t.wants_gradient(weights) ? t.gradient(weights) : Tensor(), .accumulate = g.accumulate};
         const Tensor dy = t.gradient(output), w = t.value(weights);
         if (!alone()) return CombineBackward(t, {dy, home, w}, gradients, plan);
         WeightedSumBackward(dy, home, w, CopiesOf(plan), gradients);

@@ -51,7 +51,7 @@ class ExpertDispatch {
   absl::Status MakePlan(Arena& arena, const Tensor& ids, int layer, DispatchPlan* plan) const;
   bool alone() const { return placement_->axis() == 1; }
   // dx += sum of the copies' gradients g [m, h].
-  absl::Status DispatchBackward(Tape& tape, const Tensor& g, const Tensor& dx, const DispatchPlan& plan) const;
+  absl::Status DispatchBackward(Tape& tape, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const;
   struct CombineInputs {
     Tensor dy, home, weights;  // [n, h], [n k, h], [n, k]
   };

@@ -20,6 +20,7 @@ CONCLAVE_SIMD void AddRow(const double* x, double* y, int64_t h) { AddRowLoop(x,
 
 struct Sizes {
   int64_t copies, top_k, h;
+  bool accumulate = true;
 };
 
 template <typename T>
@@ -65,8 +66,11 @@ CONCLAVE_INLINE void SumOfCopiesLoop(const T* g, const int64_t* position, const 
         }
         written = true;
       }
-      if (!written) break;
-      for (int64_t c = 0; c < count; ++c) dx[begin + c] += sum[c];
+      if (!s.accumulate) {
+        for (int64_t c = 0; c < count; ++c) dx[begin + c] = written ? sum[c] : T{0};
+      } else if (written) {
+        for (int64_t c = 0; c < count; ++c) dx[begin + c] += sum[c];
+      }
     }
   }
 }
@@ -126,11 +130,11 @@ void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies) {
   }
 }
 
-void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx) {
+void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx, bool accumulate) {
   const int64_t h = dx.dim(1);
   DispatchFloat(dx.dtype(), [&](auto t) {
     using T = decltype(t);
-    SumOfCopies(g.data<T>(), rows.position.data(), {static_cast<int64_t>(rows.position.size()), rows.top_k, h}, dx.data<T>());
+    SumOfCopies(g.data<T>(), rows.position.data(), {static_cast<int64_t>(rows.position.size()), rows.top_k, h, accumulate}, dx.data<T>());
   });
 }
 

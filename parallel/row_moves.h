@@ -24,8 +24,8 @@ void AddGatheredRows(const Tensor& from, std::span<const int64_t> index, const T
 
 // copies[row of (t, s)] = x[t].
 void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies);
-// dx[t] += (sum over s, in slot order, of g[row of (t, s)]).
-void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx);
+// dx[t] = or += (with `accumulate`) the sum over s, in slot order, of g[row of (t, s)].
+void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx, bool accumulate = true);
 // y[t] = sum over s, in slot order, of w[t, s] * out[row of (t, s)].
 void WeightedSumOfCopies(const Tensor& out, const Tensor& w, const CopyRows& rows, const Tensor& y);
 

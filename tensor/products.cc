@@ -8,8 +8,11 @@
 #include <cblas.h>
 #include <omp.h>
 
+#include "base/clock.h"
+#include "base/trace.h"
 #include "tensor/kernels/linear_blocks.h"
 #include "tensor/kernels/linear_rows.h"
+#include "tensor/product_tally.h"
 #include "tensor/products_tile.h"
 
 namespace conclave {
@@ -93,6 +96,23 @@ struct ProductShape {
   int64_t n, in, out;
 };
 
+// Reports its lifetime to the thread's tally, if there is one.
+class TalliedProduct {
+ public:
+  explicit TalliedProduct(const ProductShape& shape)
+      : tally_(ProductTally::OfThread()), shape_(shape), began_(tally_ == nullptr ? 0 : RealClock().Seconds()) {}
+  ~TalliedProduct() {
+    if (tally_ != nullptr) tally_->Add({shape_.kind, shape_.in, shape_.out}, shape_.n, RealClock().Seconds() - began_);
+  }
+  TalliedProduct(const TalliedProduct&) = delete;
+  TalliedProduct& operator=(const TalliedProduct&) = delete;
+
+ private:
+  ProductTally* const tally_;
+  const ProductShape shape_;
+  const double began_;
+};
+
 // The same three products by blocks of our own.
 template <typename T>
 void Blocks(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& y, bool accumulate) {
@@ -109,6 +129,8 @@ void Blocks(const ProductShape& s, const Tensor& x, const Tensor& w, const Tenso
 }
 
 void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, bool accumulate) {
+  const TraceSpan span("products", s.n);
+  const TalliedProduct tallied(s);
   CHECK(x.dtype() == w.dtype() && y.dtype() == w.dtype()) << NameOf(x.dtype()) << ' ' << NameOf(w.dtype()) << ' ' << NameOf(y.dtype());
   const bool whole = s.n > 0 && s.in > 0 && s.out > 0;
   if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent()) {

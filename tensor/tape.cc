@@ -16,6 +16,7 @@ Var Tape::Parameter(BlockId block, const Tensor& value, const GradientSlot& grad
   nodes_.push_back({.value = value,
                     .gradient = gradient.first,
                     .gradient_stride = gradient.stride_bytes,
+                    .written = gradient.written,
                     .lanes = gradient.lanes,
                     .block = block.value,
                     .wants_gradient = gradients_ && gradient.first.defined()});
@@ -69,6 +70,10 @@ Tensor Tape::EnsureGradient(int32_t id) {
     return Tensor(static_cast<std::byte*>(parent.raw()) + node.view_offset * SizeOf(parent.dtype()), node.value.shape(), parent.dtype());
   }
   if (!node.gradient.defined()) node.gradient = ArenaOf(id).NewZeroed(node.value.shape(), node.value.dtype());
+  if (node.written != nullptr && node.written[0] == 0) {
+    node.gradient.Zero();
+    node.written[0] = 1;
+  }
   return node.gradient;
 }
 
@@ -76,16 +81,40 @@ Tensor Tape::gradient(Var v) { return EnsureGradient(v.id); }
 
 Tape::GradientTarget Tape::gradient_target(Var v) {
   Node& node = nodes_[v.id];
+  if (node.written != nullptr) return gradient_target(v, 0);
   if (node.view_of >= 0 || node.gradient.defined() || !node.wants_gradient) return {EnsureGradient(v.id), true};
   node.gradient = ArenaOf(v.id).New(node.value.shape(), node.value.dtype());
   return {node.gradient, false};
 }
 
-Tensor Tape::gradient(Var v, int lane) {
-  const Node& node = nodes_[v.id];
-  const Tensor first = EnsureGradient(v.id);
+Tensor Tape::LaneOf(const Node& node, int lane) const {
   CHECK(lane >= 0 && lane < node.lanes) << lane << " of " << node.lanes;
+  const Tensor& first = node.gradient;
   return Tensor(static_cast<std::byte*>(first.raw()) + lane * node.gradient_stride, first.shape(), first.dtype(), first.device());
+}
+
+Tape::GradientTarget Tape::gradient_target(Var v, int lane) {
+  Node& node = nodes_[v.id];
+  CHECK(node.wants_gradient && node.block >= 0) << "node " << v.id;
+  const bool accumulate = node.written == nullptr || node.written[lane] != 0;
+  if (node.written != nullptr) node.written[lane] = 1;
+  return {LaneOf(node, lane), accumulate};
+}
+
+Tensor Tape::gradient(Var v, int lane) {
+  const GradientTarget target = gradient_target(v, lane);
+  if (!target.accumulate) target.tensor.Zero();
+  return target.tensor;
+}
+
+bool Tape::TakeGradient(Var y, Var x) {
+  const Node& from = nodes_[y.id];
+  Node& to = nodes_[x.id];
+  if (!to.wants_gradient || to.gradient.defined() || to.view_of >= 0 || from.view_of >= 0 || from.block >= 0) return false;
+  if (&ArenaOf(x.id) != &ArenaOf(y.id)) return false;  // it would not live as long as x
+  CHECK(from.gradient.defined() && from.value.elements() == to.value.elements() && from.value.dtype() == to.value.dtype());
+  to.gradient = from.gradient.Reshape(to.value.shape());
+  return true;
 }
 
 void Tape::AddSeeds(std::span<const Seed> seeds) {

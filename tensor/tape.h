@@ -29,6 +29,8 @@ struct GradientSlot {
   Tensor first;
   int lanes = 1;
   int64_t stride_bytes = 0;
+  // By lane: 0 while the lane's memory is uninitialised; whoever writes it first sets 1. Null: every lane holds numbers to add to.
+  uint8_t* written = nullptr;
 };
 
 struct Seed {
@@ -76,6 +78,10 @@ class Tape {
     bool accumulate = true;
   };
   GradientTarget gradient_target(Var v);
+  GradientTarget gradient_target(Var v, int lane);  // of a parameter
+  // Hands y's gradient memory over to x, whose gradient was empty so far: for a backward step that turns dy into dx in place, after which
+  // nobody may read y's. Same shape and dtype. False: nothing was done, use gradient_target(x).
+  bool TakeGradient(Var y, Var x);
   int lanes(Var v) const { return nodes_[v.id].lanes; }
 
   // Walks the tape backwards from the seeds. `on_final(block)` is called once for every recorded parameter, when no later step can add to
@@ -105,6 +111,7 @@ class Tape {
     Tensor value;
     Tensor gradient;
     int64_t gradient_stride = 0;
+    uint8_t* written = nullptr;
     int lanes = 1;
     int32_t view_of = -1;
     int64_t view_offset = 0;
@@ -127,6 +134,7 @@ class Tape {
   void CloseSegment();
   Var KeepResult(Var input, Var output);
   absl::Status WalkSegment(Var output, Var again, const SegmentOwner& owner);
+  Tensor LaneOf(const Node& node, int lane) const;
 
   Arena* arena_;  // in use: main_, or segments_ while a segment is open
   Arena* main_;

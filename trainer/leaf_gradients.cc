@@ -1,6 +1,6 @@
 #include "trainer/leaf_gradients.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "base/simd.h"
 
@@ -25,7 +25,12 @@ void AddEarlier(const Tensor& earlier, const Tensor& sum) {
 }  // namespace
 
 LeafGradients::LeafGradients(const Layout* layout, DType dtype, int column, int64_t leaves)
-    : layout_(layout), dtype_(dtype), column_(column), leaves_(leaves), offset_(layout->parameters().size(), -1) {
+    : layout_(layout),
+      dtype_(dtype),
+      column_(column),
+      leaves_(leaves),
+      offset_(layout->parameters().size(), -1),
+      written_(layout->parameters().size() * std::max(column, 1)) {
   for (const BlockId id : layout->local_blocks()) {
     int64_t& end = is_expert(id) ? expert_elements_ : shared_elements_;
     offset_[id.value] = end;
@@ -51,9 +56,14 @@ void LeafGradients::Begin(bool each_worker) {
   ClearRunning();
 }
 
-void LeafGradients::ClearRunning() {
-  std::memset(levels_[0].shared.data(), 0, levels_[0].shared.bytes());
-  std::memset(levels_[0].expert.data(), 0, expert_elements_ * lanes_ * SizeOf(dtype_));
+void LeafGradients::ClearRunning() { std::ranges::fill(written_, uint8_t{0}); }
+
+Tensor LeafGradients::Running(BlockId block, int lane) {
+  const Tensor running = At(0, block, lane);
+  uint8_t& written = written_[block.value * column_ + lane];
+  if (written == 0) running.Zero();
+  written = 1;
+  return running;
 }
 
 Tensor LeafGradients::At(int level, BlockId block, int lane) const {
@@ -65,11 +75,14 @@ Tensor LeafGradients::At(int level, BlockId block, int lane) const {
 }
 
 GradientSlot LeafGradients::Slot(BlockId block) {
-  return {.first = At(0, block, 0), .lanes = lanes(block), .stride_bytes = is_expert(block) ? expert_elements_ * SizeOf(dtype_) : 0};
+  return {.first = At(0, block, 0),
+          .lanes = lanes(block),
+          .stride_bytes = is_expert(block) ? expert_elements_ * SizeOf(dtype_) : 0,
+          .written = &written_[block.value * column_]};
 }
 
 Tensor LeafGradients::Merge(BlockId block, int lane, int64_t leaf) {
-  const Tensor sum = At(0, block, lane);
+  const Tensor sum = Running(block, lane);
   int level = 1;
   for (int64_t bits = leaf; bits & 1; bits >>= 1) AddEarlier(At(level++, block, lane), sum);
   if (leaf + 1 < leaves_) {

@@ -11,18 +11,19 @@ namespace conclave {
 
 // Level 0 takes the gradient of the running leaf; level l >= 1 holds the sum of 2^(l - 1) earlier leaves of the same worker (a binary
 // counter). An expert block has one lane for each rank of its data column while workers are kept apart, one lane otherwise; other blocks
-// always have one. Not thread-safe.
+// always have one. A level's memory is not cleared: what a leaf writes first overwrites, and a block that it leaves out reads as zeros. Not
+// thread-safe.
 class LeafGradients : public GradientSlots {
  public:
   // column: ranks of a data column. leaves: of a worker.
   LeafGradients(const Layout* layout, DType dtype, int column, int64_t leaves);
 
-  // Chooses the mode of the next evaluation and clears level 0. Allocates at the first evaluation of a mode only.
+  // Chooses the mode of the next evaluation and empties level 0. Allocates at the first evaluation of a mode only.
   void Begin(bool each_worker);
   void ClearRunning();
   GradientSlot Slot(BlockId block) override;
   int lanes(BlockId block) const { return is_expert(block) ? lanes_ : 1; }
-  Tensor Running(BlockId block, int lane) const { return At(0, block, lane); }
+  Tensor Running(BlockId block, int lane);
 
   // Takes the running gradient of leaf `leaf` (0-based) of a worker into the counter. Returns the worker's sum if it was the last leaf
   // (valid until the next leaf), else an undefined tensor.
@@ -45,7 +46,8 @@ class LeafGradients : public GradientSlots {
   int lanes_ = 1;  // of the running mode
   int reserved_lanes_ = 0;
   int64_t shared_elements_ = 0, expert_elements_ = 0;
-  std::vector<int64_t> offset_;  // by block, in its area
+  std::vector<int64_t> offset_;   // by block, in its area
+  std::vector<uint8_t> written_;  // by block and lane of level 0: 0 while empty
   std::vector<Level> levels_;
 };
 

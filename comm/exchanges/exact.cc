@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/trace.h"
 #include "comm/exchange.h"
 #include "comm/tree_bucket.h"
 
@@ -35,7 +36,8 @@ class ExactExchange final : public Exchange {
         std::ranges::stable_sort(plan.blocks, {}, [&](BlockId id) { return context.layout->home(id).canonical; });
       }
       const std::vector<BlockId> blocks = plan.blocks;
-      auto bucket = std::make_unique<TreeBucket>(context, std::move(plan), TreeBucketOptions{.fold = !world_size_invariant_});
+      auto bucket = std::make_unique<TreeBucket>(context, std::move(plan),
+                                                 TreeBucketOptions{.fold = !world_size_invariant_, .aggregate = &aggregate_});
       buckets_.push_back(bucket.get());
       for (size_t i = 0; i < blocks.size(); ++i) places_[blocks[i].value] = {bucket.get(), static_cast<int>(i)};
       queue_.Add(std::move(bucket));
@@ -45,6 +47,7 @@ class ExactExchange final : public Exchange {
   void Begin(uint32_t, uint32_t) override { queue_.Begin(); }
 
   absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded) override {
+    const TraceSpan trace("exchange put");
     const Place place = places_[block.value];
     CHECK(place.bucket != nullptr) << "block " << block.value << " is not local";
     RETURN_IF_ERROR(place.bucket->Put(worker, place.index, span, folded));

@@ -3,8 +3,10 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
+#include "base/trace.h"
 
 namespace conclave {
+
 MixtureLayer MixtureLayer::Register(ParameterSet& parameters, const std::string& name, const Options& o) {
   MixtureLayer layer;
   layer.options_ = o;
@@ -32,6 +34,7 @@ MixtureLayer MixtureLayer::Register(ParameterSet& parameters, const std::string&
 }
 
 absl::Status MixtureLayer::RecordLosses(Recorder& r, const Routing& routing, int64_t sequences) const {
+  const TraceSpan span("router losses");
   Tape& tape = r.tape();
   const int64_t experts = options_.router.experts, n = routing.selected.dim(0);
   const std::span<int64_t> mine = r.counters().subspan(options_.layer * experts, experts);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/trace.h"
 #include "models/routing_log.h"
 
 namespace conclave {
@@ -83,6 +84,7 @@ int64_t CapacityOptions::Rows(int64_t tokens, int top_k, int experts) const {
 }
 
 absl::StatusOr<Routing> RecordRouter(Recorder& r, Var logits, const RouterOptions& o, int layer, std::span<const float> bias) {
+  const TraceSpan span("router");
   Tape& tape = r.tape();
   Routing routing{.logits = logits};
   Var scores = logits;  // what is selected by, before the bias, and what weights are made of

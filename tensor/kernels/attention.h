@@ -33,7 +33,7 @@ int64_t AttentionForwardScratch(const AttentionShape& shape);
 void AttentionForward(const AttentionForwardArgs<float>& args);
 void AttentionForward(const AttentionForwardArgs<double>& args);
 
-// Recomputes the probabilities from log_sum_exp; d_qkv += .
+// Recomputes the probabilities from log_sum_exp; d_qkv = its gradient, or += .
 template <typename T>
 struct AttentionBackwardArgs {
   AttentionShape shape;
@@ -43,6 +43,7 @@ struct AttentionBackwardArgs {
   const T* d_out;
   T* d_qkv;
   T* scratch;  // AttentionBackwardScratch(shape) elements
+  bool accumulate = true;
 };
 int64_t AttentionBackwardScratch(const AttentionShape& shape);
 void AttentionBackward(const AttentionBackwardArgs<float>& args);

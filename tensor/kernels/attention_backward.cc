@@ -3,6 +3,7 @@
 #include "tensor/kernels/attention.h"
 #include "tensor/kernels/attention_tiles.h"
 #include "tensor/kernels/exp.h"
+#include "tensor/kernels/lanes.h"
 #include "tensor/kernels/linear_blocks.h"
 
 namespace conclave::cpu {
@@ -59,7 +60,7 @@ CONCLAVE_SIMD void ScoreGradient(const ScoreTile<double>& tile) { ScoreGradientL
 //   dv = P^T d_out; dP = d_out v^T; dS = P (dP - delta); dq = dS k; dk = dS^T q.
 // Adds the part of (queries of `tile`, keys of `keys_tile`) to d_q and to the key tile's d_k, d_v.
 template <typename T>
-void TilePair(const AttentionShape& shape, const HeadRows<T>& h, const TileSpace<T>& s, int64_t tile, int64_t keys_tile) {
+CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h, const TileSpace<T>& s, int64_t tile, int64_t keys_tile) {
   const int64_t width = shape.padded_dim(), rows = TileRows(shape, tile), keys = TileRows(shape, keys_tile), first = tile * kTile;
   const bool diagonal = tile == keys_tile;
   const Band wanted = diagonal ? Band::kLowerC : Band::kAll;
@@ -111,14 +112,16 @@ void TilePair(const AttentionShape& shape, const HeadRows<T>& h, const TileSpace
 
 // d[row] += scale * x[row] for the rows that exist. x: [.., padded_dim].
 template <typename T>
-void AddRows(const AttentionShape& shape, const T* x, T scale, int64_t rows, T* d) {
+CONCLAVE_INLINE void AddRows(const AttentionShape& shape, const T* x, T scale, int64_t rows, T* d) {
   for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < shape.head_dim; ++j) d[i * shape.row() + j] += scale * x[i * shape.padded_dim() + j];
+    const T* __restrict__ from = x + i * shape.padded_dim();
+    T* __restrict__ to = d + i * shape.row();
+    for (int64_t j = 0; j < shape.head_dim; ++j) to[j] += scale * from[j];
   }
 }
 
 template <typename T>
-void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, int64_t first_row, int64_t head) {
+CONCLAVE_INLINE void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, int64_t first_row, int64_t head) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim, stride = shape.heads * dim;
   const T* qkv = args.qkv + first_row * shape.row();
@@ -130,15 +133,14 @@ void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, int64_
   CopyHead(shape, columns(shape.ValueColumn(head)), T(1), h.v);
   CopyHead(shape, HeadColumns<T>{d_out, stride, shape.length, dim}, T(1), h.d_out);
   for (int64_t i = 0; i < shape.padded_length(); ++i) {
-    T delta = 0;
-    for (int64_t d = 0; i < shape.length && d < dim; ++d) delta += out[i * stride + d] * d_out[i * stride + d];
-    h.delta[i] = delta;
+    h.delta[i] = i < shape.length ? LaneSum<T>(dim, Product<T, T>{out + i * stride, d_out + i * stride}) : T(0);
     h.log_sum_exp[i] = i < shape.length ? args.log_sum_exp[(first_row + i) * shape.heads + head] : T(0);
   }
 }
 
 template <typename T>
-void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, const TileSpace<T>& s, int64_t first_row, int64_t head) {
+CONCLAVE_INLINE void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, const TileSpace<T>& s, int64_t first_row,
+                          int64_t head) {
   const AttentionShape& shape = args.shape;
   const int64_t width = shape.padded_dim(), tiles = shape.padded_length() / kTile;
   LoadHead(args, h, first_row, head);
@@ -159,7 +161,7 @@ void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, const Tile
 }
 
 template <typename T>
-void Backward(const AttentionBackwardArgs<T>& args) {
+CONCLAVE_INLINE void Backward(const AttentionBackwardArgs<T>& args) {
   const AttentionShape& shape = args.shape;
   const int64_t length = shape.padded_length(), width = shape.padded_dim();
   Scratch<T> scratch(args.scratch);
@@ -172,7 +174,11 @@ void Backward(const AttentionBackwardArgs<T>& args) {
   for (T** tile : {&s.p, &s.d_s}) *tile = scratch.Take(kTile * kTile);
   for (T** tile : {&s.d_k, &s.d_v}) *tile = scratch.Take(kTile * width);
   for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
-    for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, s, sequence * shape.length, head);
+    const int64_t first_row = sequence * shape.length;
+    if (!args.accumulate) std::fill_n(args.d_qkv + first_row * shape.row(), shape.length * shape.row(), T(0));
+    Touch(args.qkv + first_row * shape.row(), shape.length * shape.row());
+    Touch(args.d_out + first_row * shape.heads * shape.head_dim, shape.length * shape.heads * shape.head_dim);
+    for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, s, first_row, head);
   }
 }
 
@@ -182,7 +188,7 @@ int64_t AttentionBackwardScratch(const AttentionShape& shape) {
   return shape.padded_length() * (5 * shape.padded_dim() + 2) + 2 * kTile * (shape.head_dim + kTile + shape.padded_dim());
 }
 
-void AttentionBackward(const AttentionBackwardArgs<float>& args) { Backward(args); }
-void AttentionBackward(const AttentionBackwardArgs<double>& args) { Backward(args); }
+CONCLAVE_SIMD void AttentionBackward(const AttentionBackwardArgs<float>& args) { Backward(args); }
+CONCLAVE_SIMD void AttentionBackward(const AttentionBackwardArgs<double>& args) { Backward(args); }
 
 }  // namespace conclave::cpu

@@ -78,7 +78,7 @@ struct HeadTiles {
 
 // Attention of one tile of queries to all keys up to them; leaves unnormalised sums in h.out.
 template <typename T>
-void QueryTile(const AttentionShape& shape, const HeadTiles<T>& h, int64_t tile) {
+CONCLAVE_INLINE void QueryTile(const AttentionShape& shape, const HeadTiles<T>& h, int64_t tile) {
   const int64_t width = shape.padded_dim(), rows = TileRows(shape, tile);
   TransposeTile(shape, h.q + tile * kTile * width, h.q_tile);
   std::fill(h.state.max, h.state.max + kTile, -std::numeric_limits<T>::infinity());
@@ -130,7 +130,7 @@ HeadTiles<T> Cut(const AttentionShape& shape, T* memory) {
 }
 
 template <typename T>
-void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T>& h, int64_t sequence, int64_t head) {
+CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T>& h, int64_t sequence, int64_t head) {
   const AttentionShape& shape = args.shape;
   const int64_t width = shape.padded_dim(), dim = shape.head_dim, first_row = sequence * shape.length;
   const T* qkv = args.qkv + first_row * shape.row();
@@ -145,17 +145,20 @@ void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T>& h, int64_t se
     for (int64_t q = 0; q < std::min(kTile, shape.length - tile * kTile); ++q) {
       const int64_t row = first_row + tile * kTile + q;
       const T scale = T(1) / h.state.sum[q];
-      T* out = args.out + (row * shape.heads + head) * dim;
-      for (int64_t d = 0; d < dim; ++d) out[d] = scale * h.out[q * width + d];
+      const T* __restrict__ sums = h.out + q * width;
+      T* __restrict__ out = args.out + (row * shape.heads + head) * dim;
+      for (int64_t d = 0; d < dim; ++d) out[d] = scale * sums[d];
       args.log_sum_exp[row * shape.heads + head] = h.state.max[q] + std::log(h.state.sum[q]);
     }
   }
 }
 
 template <typename T>
-void Forward(const AttentionForwardArgs<T>& args) {
+CONCLAVE_INLINE void Forward(const AttentionForwardArgs<T>& args) {
   const HeadTiles<T> h = Cut(args.shape, args.scratch);
   for (int64_t sequence = 0; sequence < args.shape.sequences; ++sequence) {
+    const int64_t elements = args.shape.length * args.shape.row();
+    Touch(args.qkv + sequence * elements, elements);
     for (int64_t head = 0; head < args.shape.heads; ++head) Head(args, h, sequence, head);
   }
 }
@@ -166,7 +169,7 @@ int64_t AttentionForwardScratch(const AttentionShape& shape) {
   return 3 * shape.padded_length() * shape.padded_dim() + kTile * (shape.head_dim + kTile + shape.padded_dim() + 3);
 }
 
-void AttentionForward(const AttentionForwardArgs<float>& args) { Forward(args); }
-void AttentionForward(const AttentionForwardArgs<double>& args) { Forward(args); }
+CONCLAVE_SIMD void AttentionForward(const AttentionForwardArgs<float>& args) { Forward(args); }
+CONCLAVE_SIMD void AttentionForward(const AttentionForwardArgs<double>& args) { Forward(args); }
 
 }  // namespace conclave::cpu

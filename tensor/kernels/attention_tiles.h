@@ -1,9 +1,10 @@
-// Copies between rows of qkv and the padded tiles of attention.
+// Copies between rows of qkv and the padded tiles of attention: inlined, so that the instruction set of the caller reaches them.
 #ifndef CONCLAVE_TENSOR_KERNELS_ATTENTION_TILES_H_
 #define CONCLAVE_TENSOR_KERNELS_ATTENTION_TILES_H_
 
 #include <algorithm>
 
+#include "base/simd.h"
 #include "tensor/kernels/attention.h"
 
 namespace conclave::cpu {
@@ -23,6 +24,17 @@ class Scratch {
   T* next_;
 };
 
+// Asks for a sequence's rows in the order of memory: the heads then read strips of them, which no prefetcher foresees. What would not fit
+// into the second-level cache is left alone.
+template <typename T>
+CONCLAVE_INLINE void Touch(const T* x, int64_t elements) {
+  constexpr int64_t kLine = 64, kMostBytes = int64_t{1} << 20;
+  const char* const bytes = reinterpret_cast<const char*>(x);
+  const int64_t count = elements * static_cast<int64_t>(sizeof(T));
+  if (count > kMostBytes) return;
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(bytes + i, 0, 2);
+}
+
 template <typename T>
 struct HeadColumns {
   const T* first;  // of row 0
@@ -32,18 +44,20 @@ struct HeadColumns {
 
 // to: [padded_length, padded_dim] = scale * x, zero where there is nothing.
 template <typename T>
-void CopyHead(const AttentionShape& shape, const HeadColumns<T>& x, T scale, T* to) {
+CONCLAVE_INLINE void CopyHead(const AttentionShape& shape, const HeadColumns<T>& x, T scale, T* to) {
   const int64_t width = shape.padded_dim();
   for (int64_t i = 0; i < x.length; ++i) {
-    for (int64_t d = 0; d < x.dim; ++d) to[i * width + d] = scale * x.first[i * x.row + d];
-    std::fill(to + i * width + x.dim, to + (i + 1) * width, T(0));
+    const T* __restrict__ from = x.first + i * x.row;
+    T* __restrict__ row = to + i * width;
+    for (int64_t d = 0; d < x.dim; ++d) row[d] = scale * from[d];
+    for (int64_t d = x.dim; d < width; ++d) row[d] = T(0);
   }
   std::fill(to + x.length * width, to + shape.padded_length() * width, T(0));
 }
 
 // to: [head_dim][kAttentionTile], the transposed rows of one tile of a copied head.
 template <typename T>
-void TransposeTile(const AttentionShape& shape, const T* rows, T* to) {
+CONCLAVE_INLINE void TransposeTile(const AttentionShape& shape, const T* __restrict__ rows, T* __restrict__ to) {
   const int64_t width = shape.padded_dim();
   for (int64_t d = 0; d < shape.head_dim; ++d) {
     for (int64_t i = 0; i < kAttentionTile; ++i) to[d * kAttentionTile + i] = rows[i * width + d];

@@ -22,12 +22,20 @@ CONCLAVE_INLINE void Forward(const T* __restrict__ x, T* __restrict__ y, int64_t
 
 // s = sigmoid(2 u): dy/dx = s + x s (1 - s) 2 u', u' = sqrt(2 / pi) (1 + 3 * 0.044715 x^2).
 template <typename T>
+CONCLAVE_INLINE T Derivative(T x) {
+  const T s = Gate(x);
+  const T slope = kTwiceRoot<T> * (T(1) + T(3) * kCubic<T> * x * x);
+  return s + x * s * (T(1) - s) * slope;
+}
+
+template <typename T>
 CONCLAVE_INLINE void Backward(const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ dx, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const T s = Gate(x[i]);
-    const T slope = kTwiceRoot<T> * (T(1) + T(3) * kCubic<T> * x[i] * x[i]);
-    dx[i] += dy[i] * (s + x[i] * s * (T(1) - s) * slope);
-  }
+  for (int64_t i = 0; i < n; ++i) dx[i] += dy[i] * Derivative(x[i]);
+}
+
+template <typename T>
+CONCLAVE_INLINE void BackwardInPlace(const T* __restrict__ x, T* __restrict__ d, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) d[i] *= Derivative(x[i]);
 }
 
 }  // namespace
@@ -36,5 +44,7 @@ CONCLAVE_SIMD void GeluForward(const float* x, float* y, int64_t n, Stream&) { F
 CONCLAVE_SIMD void GeluForward(const double* x, double* y, int64_t n, Stream&) { Forward(x, y, n); }
 CONCLAVE_SIMD void GeluBackward(const float* x, const float* dy, float* dx, int64_t n, Stream&) { Backward(x, dy, dx, n); }
 CONCLAVE_SIMD void GeluBackward(const double* x, const double* dy, double* dx, int64_t n, Stream&) { Backward(x, dy, dx, n); }
+CONCLAVE_SIMD void GeluBackwardInPlace(const float* x, float* d, int64_t n) { BackwardInPlace(x, d, n); }
+CONCLAVE_SIMD void GeluBackwardInPlace(const double* x, double* d, int64_t n) { BackwardInPlace(x, d, n); }
 
 }  // namespace conclave::cpu

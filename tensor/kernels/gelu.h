@@ -13,6 +13,9 @@ void GeluForward(const double* x, double* y, int64_t n, Stream& stream);
 // dx += dy * d y / d x.
 void GeluBackward(const float* x, const float* dy, float* dx, int64_t n, Stream& stream);
 void GeluBackward(const double* x, const double* dy, double* dx, int64_t n, Stream& stream);
+// d *= d y / d x: dy in, dx out.
+void GeluBackwardInPlace(const float* x, float* d, int64_t n);
+void GeluBackwardInPlace(const double* x, double* d, int64_t n);
 
 }  // namespace conclave::cpu
 

@@ -12,7 +12,7 @@ CONCLAVE_INLINE void ForwardRow(const T* __restrict__ gate, const T* __restrict_
 
 // s = sigmoid(gate): d gate += dy up (s + gate s (1 - s)), d up += dy gate s.
 template <typename T>
-CONCLAVE_INLINE void BackwardRow(const T* __restrict__ gate_up, const T* __restrict__ dy, T* __restrict__ d, int64_t f) {
+CONCLAVE_INLINE void AddBackwardRow(const T* __restrict__ gate_up, const T* __restrict__ dy, T* __restrict__ d, int64_t f) {
   const T* gate = gate_up;
   const T* up = gate_up + f;
   for (int64_t j = 0; j < f; ++j) {
@@ -23,25 +23,43 @@ CONCLAVE_INLINE void BackwardRow(const T* __restrict__ gate_up, const T* __restr
   }
 }
 
+// The same into uninitialised memory.
+template <typename T>
+CONCLAVE_INLINE void PutBackwardRow(const T* __restrict__ gate_up, const T* __restrict__ dy, T* __restrict__ d, int64_t f) {
+  const T* gate = gate_up;
+  const T* up = gate_up + f;
+  T* __restrict__ d_up = d + f;
+  for (int64_t j = 0; j < f; ++j) {
+    const T s = Sigmoid(gate[j]);
+    const T silu = gate[j] * s;
+    d[j] = dy[j] * up[j] * (s + silu * (T(1) - s));
+    d_up[j] = dy[j] * silu;
+  }
+}
+
 template <typename T>
 CONCLAVE_INLINE void Forward(const T* gate_up, T* y, int64_t n, int64_t f) {
   for (int64_t i = 0; i < n; ++i) ForwardRow(gate_up + 2 * f * i, gate_up + 2 * f * i + f, y + f * i, f);
 }
 
 template <typename T>
-CONCLAVE_INLINE void Backward(const T* gate_up, const T* dy, T* d_gate_up, int64_t n, int64_t f) {
-  for (int64_t i = 0; i < n; ++i) BackwardRow(gate_up + 2 * f * i, dy + f * i, d_gate_up + 2 * f * i, f);
+CONCLAVE_INLINE void Backward(const SwiGluGradient<T>& a) {
+  for (int64_t i = 0; i < a.n; ++i) {
+    const T* gate_up = a.gate_up + 2 * a.f * i;
+    T* d = a.d_gate_up + 2 * a.f * i;
+    if (a.accumulate) {
+      AddBackwardRow(gate_up, a.dy + a.f * i, d, a.f);
+    } else {
+      PutBackwardRow(gate_up, a.dy + a.f * i, d, a.f);
+    }
+  }
 }
 
 }  // namespace
 
 CONCLAVE_SIMD void SwiGluForward(const float* gate_up, float* y, int64_t n, int64_t f) { Forward(gate_up, y, n, f); }
 CONCLAVE_SIMD void SwiGluForward(const double* gate_up, double* y, int64_t n, int64_t f) { Forward(gate_up, y, n, f); }
-CONCLAVE_SIMD void SwiGluBackward(const float* gate_up, const float* dy, float* d_gate_up, int64_t n, int64_t f) {
-  Backward(gate_up, dy, d_gate_up, n, f);
-}
-CONCLAVE_SIMD void SwiGluBackward(const double* gate_up, const double* dy, double* d_gate_up, int64_t n, int64_t f) {
-  Backward(gate_up, dy, d_gate_up, n, f);
-}
+CONCLAVE_SIMD void SwiGluBackward(const SwiGluGradient<float>& args) { Backward(args); }
+CONCLAVE_SIMD void SwiGluBackward(const SwiGluGradient<double>& args) { Backward(args); }
 
 }  // namespace conclave::cpu

@@ -10,9 +10,17 @@ namespace conclave::cpu {
 void SwiGluForward(const float* gate_up, float* y, int64_t n, int64_t f);
 void SwiGluForward(const double* gate_up, double* y, int64_t n, int64_t f);
 
-// d_gate_up += its gradient. dy: [n, f].
-void SwiGluBackward(const float* gate_up, const float* dy, float* d_gate_up, int64_t n, int64_t f);
-void SwiGluBackward(const double* gate_up, const double* dy, double* d_gate_up, int64_t n, int64_t f);
+// d_gate_up = its gradient, or += . dy: [n, f].
+template <typename T>
+struct SwiGluGradient {
+  const T* gate_up;
+  const T* dy;
+  T* d_gate_up;
+  int64_t n, f;
+  bool accumulate = true;
+};
+void SwiGluBackward(const SwiGluGradient<float>& args);
+void SwiGluBackward(const SwiGluGradient<double>& args);
 
 }  // namespace conclave::cpu
 

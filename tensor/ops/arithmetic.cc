@@ -1,6 +1,7 @@
 // Add, Sub, Mul, Div with the second argument broadcast over leading dims.
 #include "tensor/ops/ops.h"
 
+#include "base/trace.h"
 #include "tensor/kernels/broadcast.h"
 
 namespace conclave {
@@ -53,6 +54,7 @@ bool CopyGradient(Tape& tape, cpu::BinaryOp op, Var argument, const Tensor& dz) 
 }
 
 Var Binary(Tape& tape, Var x, Var y, cpu::BinaryOp op) {
+  const TraceSpan span("arithmetic");
   const Tensor a = tape.value(x), b = tape.value(y);
   const Fit fit = FitSuffix(a, b);
   const Tensor out = tape.arena().New(a.shape(), a.dtype());
@@ -63,15 +65,15 @@ Var Binary(Tape& tape, Var x, Var y, cpu::BinaryOp op) {
   });
   const Var z = tape.Record(out, {x, y});
   tape.OnBackward(z, [x, y, z, op, fit](Tape& tape) {
+    const TraceSpan span("arithmetic backward");
     const Tensor a = tape.value(x), b = tape.value(y), dz = tape.gradient(z);
     DispatchFloat(a.dtype(), [&](auto t) {
       using T = decltype(t);
       T scalar{};
       const cpu::Broadcast<T> args = Arguments<T>(a, b, fit, &scalar);
-      if (tape.wants_gradient(x) && !CopyGradient(tape, op, x, dz)) {
-        cpu::BroadcastBackwardX(op, args, dz.data<T>(), tape.gradient(x).data<T>());
-      }
       if (tape.wants_gradient(y) && !CopyGradient(tape, op, y, dz)) BackwardY(op, args, dz.data<T>(), tape.gradient(y));
+      if (!tape.wants_gradient(x) || (op == cpu::BinaryOp::kAdd && tape.TakeGradient(z, x))) return;
+      cpu::BroadcastBackwardX(op, args, dz.data<T>(), tape.gradient(x).data<T>());
     });
   });
   return z;

@@ -1,4 +1,5 @@
 // Causal self-attention over equal sequences.
+#include "base/trace.h"
 #include "tensor/kernels/attention.h"
 #include "tensor/ops/ops.h"
 
@@ -17,6 +18,7 @@ cpu::AttentionShape ShapeOf(const Tensor& qkv, const AttentionOptions& options) 
 }  // namespace
 
 Var CausalAttention(Tape& tape, Var qkv, const AttentionOptions& options) {
+  const TraceSpan span("attention");
   const Tensor in = tape.value(qkv);
   const cpu::AttentionShape shape = ShapeOf(in, options);
   const Tensor out = tape.arena().New({in.dim(0), shape.heads * shape.head_dim}, in.dtype());
@@ -31,13 +33,15 @@ Var CausalAttention(Tape& tape, Var qkv, const AttentionOptions& options) {
 
   const Var y = tape.Record(out, {qkv});
   tape.OnBackward(y, [qkv, y, log_sum_exp, shape](Tape& tape) {
-    const Tensor in = tape.value(qkv), out = tape.value(y), d_out = tape.gradient(y), d_in = tape.gradient(qkv);
+    const TraceSpan span("attention backward");
+    const Tensor in = tape.value(qkv), out = tape.value(y), d_out = tape.gradient(y);
+    const Tape::GradientTarget d_in = tape.gradient_target(qkv);
     const Arena::Mark mark = tape.arena().Here();
     const Tensor scratch = tape.arena().New({cpu::AttentionBackwardScratch(shape)}, in.dtype());
     DispatchFloat(in.dtype(), [&](auto t) {
       using T = decltype(t);
       cpu::AttentionBackward(cpu::AttentionBackwardArgs<T>{shape, in.data<T>(), out.data<T>(), log_sum_exp.data<T>(), d_out.data<T>(),
-                                                           d_in.data<T>(), scratch.data<T>()});
+                                                           d_in.tensor.data<T>(), scratch.data<T>(), d_in.accumulate});
     });
     tape.arena().Rewind(mark);
   });

@@ -1,11 +1,15 @@
 #include "tensor/ops/ops.h"
 
+#include <algorithm>
+
+#include "base/trace.h"
 #include "tensor/kernels/softmax.h"
 
 namespace conclave {
 
 // loss = sum_i lse_i - logits[i, target_i]; d logits[i] = softmax(logits[i]) - onehot(target_i).
 Var CrossEntropy(Tape& tape, Var logits, const Tensor& targets) {
+  const TraceSpan span("cross entropy");
   const Tensor x = tape.value(logits);
   CHECK(x.shape().dims() == 2 && targets.elements() == x.dim(0)) << x.shape().ToString() << ' ' << targets.shape().ToString();
   const int64_t n = x.dim(0), v = x.dim(1);
@@ -27,11 +31,14 @@ Var CrossEntropy(Tape& tape, Var logits, const Tensor& targets) {
   *loss.data<double>() = sum;
   const Var y = tape.Record(loss, {logits});
   tape.OnBackward(y, [logits, y, statistics, target, n, v](Tape& tape) {
+    const TraceSpan span("cross entropy backward");
     const double g = *tape.gradient(y).data<double>();
     DispatchFloat(statistics.dtype(), [&](auto t) {
       using T = decltype(t);
-      const cpu::LogSumExpGradient<T> args{tape.value(logits).data<T>(), statistics.data<T>(), tape.gradient(logits).data<T>(), v};
+      const Tape::GradientTarget d_logits = tape.gradient_target(logits);
+      const cpu::LogSumExpGradient<T> args{tape.value(logits).data<T>(), statistics.data<T>(), d_logits.tensor.data<T>(), v};
       for (int64_t i = 0; i < n; ++i) {
+        if (!d_logits.accumulate) std::fill_n(args.dx + i * v, v, T(0));
         if (target[i] < 0) continue;
         cpu::LogSumExpBackwardRow(args, i, static_cast<T>(g));
         args.dx[i * v + target[i]] -= static_cast<T>(g);

@@ -1,6 +1,7 @@
 // Rows grouped by expert, each group through its expert's weights.
 #include <algorithm>
 
+#include "base/trace.h"
 #include "tensor/kernels/linear_rows.h"
 #include "tensor/ops/ops.h"
 #include "tensor/products.h"
@@ -33,7 +34,10 @@ void AddBiasGradient(const Tensor& dy, const Tensor& db) {
 void ParameterGradients(Tape& tape, const Grouped& g, int expert, const Tensor& dy, const Tensor& x) {
   const Var w = g.w[expert], bias = g.bias == nullptr ? Var{} : g.bias[expert];
   const bool split_w = tape.wants_gradient(w) && tape.lanes(w) > 1, split_bias = tape.wants_gradient(bias) && tape.lanes(bias) > 1;
-  if (tape.wants_gradient(w) && !split_w) ProductTN(dy, x, tape.gradient(w), {.accumulate = true});
+  if (tape.wants_gradient(w) && !split_w) {
+    const Tape::GradientTarget dw = tape.gradient_target(w);
+    ProductTN(dy, x, dw.tensor, {.accumulate = dw.accumulate});
+  }
   if (tape.wants_gradient(bias) && !split_bias) AddBiasGradient(dy, tape.gradient(bias));
   CHECK(!split_w || tape.lanes(w) == g.groups.lanes) << tape.lanes(w) << " gradient lanes for " << g.groups.lanes;
   CHECK(!split_bias || tape.lanes(bias) == g.groups.lanes) << tape.lanes(bias) << " gradient lanes for " << g.groups.lanes;
@@ -43,12 +47,16 @@ void ParameterGradients(Tape& tape, const Grouped& g, int expert, const Tensor& 
     const Tensor dy_lane = dy.Slice(begin, rows), x_lane = x.Slice(begin, rows);
     begin += rows;
     if (rows == 0) continue;
-    if (split_w) ProductTN(dy_lane, x_lane, tape.gradient(w, l), {.accumulate = true});
+    if (split_w) {
+      const Tape::GradientTarget dw = tape.gradient_target(w, l);
+      ProductTN(dy_lane, x_lane, dw.tensor, {.accumulate = dw.accumulate});
+    }
     if (split_bias) AddBiasGradient(dy_lane, tape.gradient(bias, l));
   }
 }
 
 void Backward(Tape& tape, const Grouped& g) {
+  const TraceSpan span("grouped linear backward");
   const Tensor dy = tape.gradient(g.y), x = tape.value(g.x);
   const bool wanted = tape.wants_gradient(g.x);
   const Tape::GradientTarget dx = wanted ? tape.gradient_target(g.x) : Tape::GradientTarget{};  // the groups cover all its rows
@@ -66,6 +74,7 @@ void Backward(Tape& tape, const Grouped& g) {
 }  // namespace
 
 Var GroupedLinear(Tape& tape, Var x, std::span<const Var> w, std::span<const Var> bias, const RowGroups& groups) {
+  const TraceSpan span("grouped linear");
   const Tensor in = tape.value(x);
   CHECK(groups.experts > 0 && static_cast<int>(w.size()) == groups.experts) << w.size() << " weights for " << groups.experts << " experts";
   CHECK(bias.empty() || bias.size() == w.size()) << bias.size() << " biases for " << w.size() << " weights";

@@ -1,4 +1,5 @@
 // y = x w^T + bias.
+#include "base/trace.h"
 #include "tensor/kernels/linear_rows.h"
 #include "tensor/ops/ops.h"
 #include "tensor/products.h"
@@ -7,6 +8,7 @@ namespace conclave {
 
 // dx += dy w; dw += dy^T x; dbias += column sums of dy.
 Var Linear(Tape& tape, Var x, Var w, Var bias) {
+  const TraceSpan span("linear");
   const Tensor in = tape.value(x), weight = tape.value(w);
   CHECK(in.shape().dims() == 2 && weight.shape().dims() == 2 && in.dim(1) == weight.dim(1))
       << in.shape().ToString() << " by " << weight.shape().ToString();
@@ -14,12 +16,16 @@ Var Linear(Tape& tape, Var x, Var w, Var bias) {
   ProductNT(in, weight, bias.defined() ? tape.value(bias) : Tensor(), out);
   const Var y = tape.Record(out, {x, w, bias});
   tape.OnBackward(y, [x, w, bias, y](Tape& tape) {
+    const TraceSpan span("linear backward");
     const Tensor dy = tape.gradient(y);  // [n, out]
     if (tape.wants_gradient(x)) {
       const Tape::GradientTarget dx = tape.gradient_target(x);
       ProductNN(dy, tape.value(w), dx.tensor, {.accumulate = dx.accumulate});
     }
-    if (tape.wants_gradient(w)) ProductTN(dy, tape.value(x), tape.gradient(w), {.accumulate = true});
+    if (tape.wants_gradient(w)) {
+      const Tape::GradientTarget dw = tape.gradient_target(w);
+      ProductTN(dy, tape.value(x), dw.tensor, {.accumulate = dw.accumulate});
+    }
     if (!tape.wants_gradient(bias)) return;
     const Tensor db = tape.gradient(bias);
     DispatchFloat(dy.dtype(), [&](auto t) {

@@ -1,6 +1,7 @@
 // LayerNorm and RmsNorm.
 #include "tensor/ops/ops.h"
 
+#include "base/trace.h"
 #include "tensor/kernels/norm.h"
 
 namespace conclave {
@@ -16,6 +17,7 @@ struct NormVars {
 };
 
 Var Norm(Tape& tape, cpu::NormKind kind, const NormVars& in, double epsilon) {
+  const TraceSpan span("norm");
   const Tensor x = tape.value(in.x), gain = tape.value(in.gain);
   const Tensor bias = in.bias.defined() ? tape.value(in.bias) : Tensor();
   CHECK_EQ(x.shape().dims(), 2);
@@ -31,6 +33,7 @@ Var Norm(Tape& tape, cpu::NormKind kind, const NormVars& in, double epsilon) {
   });
   const Var y = tape.Record(out, {in.x, in.gain, in.bias});
   tape.OnBackward(y, [in, y, kind, statistics, n, h](Tape& tape) {
+    const TraceSpan span("norm backward");
     const Tensor x = tape.value(in.x), gain = tape.value(in.gain), dy = tape.gradient(y);
     DispatchFloat(x.dtype(), [&](auto t) {
       using T = decltype(t);

@@ -1,11 +1,13 @@
 // Rotary position embedding of q and k. Source: Su et al., 2021, RoFormer.
 #include "tensor/kernels/rotary.h"
+#include "base/trace.h"
 #include "tensor/ops/ops.h"
 
 namespace conclave {
 
 // dx += the rotation back of dy (the Jacobian is orthogonal).
 Var Rotary(Tape& tape, Var qkv, const AttentionOptions& options, double theta) {
+  const TraceSpan span("rotary");
   const Tensor in = tape.value(qkv);
   const int64_t columns = options.heads + 2 * options.kv_heads;
   CHECK(in.shape().dims() == 2 && options.sequences > 0 && in.dim(0) % options.sequences == 0)
@@ -21,6 +23,7 @@ Var Rotary(Tape& tape, Var qkv, const AttentionOptions& options, double theta) {
   });
   const Var y = tape.Record(out, {qkv});
   tape.OnBackward(y, [qkv, y, table, rotated](Tape& tape) {
+    const TraceSpan span("rotary backward");
     const Tensor dy = tape.gradient(y), dx = tape.gradient(qkv);
     DispatchFloat(dy.dtype(), [&](auto t) {
       using T = decltype(t);

@@ -1,6 +1,7 @@
 // Rows by index: Embedding, GatherRows, ScatterAddRows.
 #include "tensor/ops/ops.h"
 
+#include "base/trace.h"
 #include "tensor/kernels/rows.h"
 
 namespace conclave {
@@ -15,6 +16,7 @@ cpu::RowIndex Index(const Tensor& rows, int64_t h, int64_t low, int64_t limit) {
 }
 
 Var Gather(Tape& tape, Var x, const Tensor& rows, int64_t lowest) {
+  const TraceSpan span("rows");
   const Tensor in = tape.value(x);
   CHECK_EQ(in.shape().dims(), 2);
   const cpu::RowIndex index = Index(rows, in.dim(1), lowest, in.dim(0));
@@ -25,6 +27,7 @@ Var Gather(Tape& tape, Var x, const Tensor& rows, int64_t lowest) {
   });
   const Var y = tape.Record(out, {x});
   tape.OnBackward(y, [x, y, index](Tape& tape) {
+    const TraceSpan span("rows backward");
     const Tensor dy = tape.gradient(y), dx = tape.gradient(x);
     DispatchFloat(dy.dtype(), [&](auto t) {
       using T = decltype(t);

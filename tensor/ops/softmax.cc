@@ -1,6 +1,7 @@
 // Softmax, LogSumExp, NormalizeRows: over the last dim of [n, h].
 #include "tensor/ops/ops.h"
 
+#include "base/trace.h"
 #include "tensor/kernels/softmax.h"
 
 namespace conclave {
@@ -15,6 +16,7 @@ cpu::RowsGradient<T> GradientArguments(Tape& tape, Var x, Var y) {
 }  // namespace
 
 Var Softmax(Tape& tape, Var x) {
+  const TraceSpan span("softmax");
   const Tensor in = tape.value(x);
   CHECK_EQ(in.shape().dims(), 2);
   const Tensor out = tape.arena().New(in.shape(), in.dtype());
@@ -24,6 +26,7 @@ Var Softmax(Tape& tape, Var x) {
   });
   const Var y = tape.Record(out, {x});
   tape.OnBackward(y, [x, y](Tape& tape) {
+    const TraceSpan span("softmax backward");
     DispatchFloat(tape.value(x).dtype(), [&](auto t) { cpu::SoftmaxBackward(GradientArguments<decltype(t)>(tape, x, y)); });
   });
   return y;

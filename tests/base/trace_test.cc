@@ -31,6 +31,34 @@ TEST(TraceTest, JsonOfNestedSpans) {
                                 "\n]}\n");
 }
 
+TEST(TraceTest, TotalsLeaveOutWhatIsInside) {
+  FakeClock clock;
+  Tracer tracer(0, 16, clock);
+  {
+    const ThreadTrace bound(&tracer, "t");
+    const TraceSpan step("step");
+    clock.Advance(1);
+    for (int i = 0; i < 2; ++i) {
+      const TraceSpan op("op");
+      clock.Advance(10);
+      const TraceSpan product("product");
+      clock.Advance(100);
+    }
+    clock.Advance(3);
+  }
+  const std::vector<Tracer::Total> totals = tracer.Totals();
+  ASSERT_EQ(totals.size(), 3u);
+  const auto expect = [](const Tracer::Total& total, const std::string& name, int64_t count, int64_t total_ns, int64_t self_ns) {
+    EXPECT_EQ(total.name, name);
+    EXPECT_EQ(total.count, count);
+    EXPECT_EQ(total.total_ns, total_ns);
+    EXPECT_EQ(total.self_ns, self_ns);
+  };
+  expect(totals[0], "product", 2, 200, 200);
+  expect(totals[1], "op", 2, 220, 20);
+  expect(totals[2], "step", 1, 224, 4);
+}
+
 TEST(TraceTest, UnboundThreadsRecordNothing) {
   Tracer tracer(0, 4);
   const std::string before = tracer.ToJson();

@@ -85,5 +85,35 @@ TEST(Training, AGameIsMeasuredInSteps) {
   }
 }
 
+// A step of the encoder and decoder of a linear model: its products are known, and what the ops take adds up to the step.
+TEST(Training, ProductsAndOpsOfAStep) {
+  const absl::StatusOr<LoadedConfig> loaded = LoadText(
+      "name: \"vae\" trainer { workers: 1 global_batch: 96 } optim { first_order { lr: 0.01 rule { sgd {} } } } "
+      "model { linear_vae { data_dim: 48 latent_dim: 16 } } data { sources { gaussian { dim: 48 samples: 200 } } }");
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const absl::Status status = RunRanks(1, [&](Communicator& world) -> absl::Status {
+    ASSIGN_OR_RETURN(const BenchReport report, BenchTraining(loaded->config, world, {.warmup_steps = 1, .steps = 3}));
+    const BenchResult& step = report.results.at(0);
+    EXPECT_EQ(step.work, 96);
+    EXPECT_EQ(step.facts.at(3).first, "ceiling");
+    EXPECT_GT(step.facts.at(4).second, 0);
+    EXPECT_LT(step.facts.at(4).second, 2);  // share of the ceiling; small products leave room for noise
+    double shares = 0;
+    bool encoder = false;
+    for (const BenchResult& result : report.results) {
+      if (result.unit == "calls/s") shares += result.facts.at(0).second;
+      if (result.name == "forward 96 x 48 -> 16") {
+        encoder = true;
+        EXPECT_DOUBLE_EQ(result.work, 2e-9 * 96 * 48 * 16);
+      }
+    }
+    EXPECT_TRUE(encoder);
+    EXPECT_GT(shares, 0.3);
+    EXPECT_LT(shares, 3);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 }  // namespace
 }  // namespace conclave

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "tensor/kernels/linear_blocks.h"
+#include "tensor/product_tally.h"
 #include "tests/tensor/naive_oracle.h"
 
 namespace conclave {
@@ -145,6 +146,29 @@ TEST_P(Products, PanelsAgreeWithBlocksWithinTheirBand) {
       EXPECT_TRUE(Near(*c, want, Tolerance(GetParam(), kSize))) << "band " << static_cast<int>(band);
     }
   });
+}
+
+TEST(ProductTallyTest, CountsWhatTheThreadMultiplies) {
+  const OwnedTensor x = RandomTensor({5, 3}, DType::kF32, 1), w = RandomTensor({4, 3}, DType::kF32, 2), y({5, 4}, DType::kF32);
+  ProductNT(*x, *w, {}, *y);  // nobody counts
+  ProductTally outer;
+  {
+    ProductTally inner;
+    ProductNT(*x, *w, {}, *y);
+    ProductNT(x->Slice(0, 2), *w, {}, y->Slice(0, 2));
+    ProductTN(*y, *x, *w);
+    EXPECT_EQ(inner.totals().size(), 2u);
+    const ProductTally::Total& forward = inner.totals().at({ProductKind::kNT, 3, 4});
+    EXPECT_EQ(forward.calls, 2);
+    EXPECT_EQ(forward.rows, 7);
+    EXPECT_GT(forward.seconds, 0);
+    EXPECT_EQ(inner.totals().at({ProductKind::kTN, 3, 4}).rows, 5);
+    inner.Clear();
+    EXPECT_TRUE(inner.totals().empty());
+  }
+  EXPECT_TRUE(outer.totals().empty());
+  std::thread([&] { ProductNT(*x, *w, {}, *y); }).join();  // another thread's
+  EXPECT_TRUE(outer.totals().empty());
 }
 
 }  // namespace

@@ -172,4 +172,36 @@ TEST(Tape, GradientTargetSaysWhoAccumulates) {
   EXPECT_EQ(first.tensor.raw(), second.tensor.raw());
 }
 
+// A parameter whose memory nobody wrote yet: the first contribution may overwrite, and whoever adds finds zeros.
+TEST(Tape, UnwrittenParameterMemory) {
+  Arena arena;
+  Tape tape(&arena);
+  OwnedTensor value({2}, DType::kF64), gradient({2, 2}, DType::kF64);
+  value->Fill(1);
+  gradient->Fill(9);
+  uint8_t written[2] = {0, 0};
+  const GradientSlot slot{.first = gradient->Slice(0, 1).Flat(), .lanes = 2, .stride_bytes = 16, .written = written};
+  const Var p = tape.Parameter(BlockId{0}, *value, slot);
+  EXPECT_FALSE(tape.gradient_target(p).accumulate);
+  EXPECT_TRUE(tape.gradient_target(p).accumulate);
+  EXPECT_EQ(written[0], 1);
+  EXPECT_EQ(tape.gradient(p).data<double>()[0], 9);  // the overwriting is its caller's
+  EXPECT_EQ(written[1], 0);
+  EXPECT_EQ(tape.gradient(p, 1).data<double>()[0], 0);
+  EXPECT_TRUE(tape.gradient_target(p, 1).accumulate);
+}
+
+// x + f(x) hands its gradient on to x; later contributions to x still add up.
+TEST(Tape, TakenGradientsAddUp) {
+  Arena arena;
+  Tape tape(&arena);
+  Scalar p(3);
+  const Var x = Affine(tape, p.On(tape, 0), 1, 0);
+  const Var sum = Add(tape, x, Square(tape, x));            // x + x^2
+  ASSERT_TRUE(BackwardFrom(tape, Add(tape, sum, x)).ok());  // 2 x + x^2
+  EXPECT_EQ(p.grad(), 2 + 2 * 3);
+  const Var parameter = p.On(tape, 1);
+  EXPECT_FALSE(tape.TakeGradient(x, parameter));  // a parameter's memory is its own
+}
+
 }  // namespace conclave

@@ -30,6 +30,19 @@ float TreeSum(int64_t lo, int64_t hi, int lane, int64_t i) {
   return TreeSum(lo, split, lane, i) + TreeSum(split, hi, lane, i);
 }
 
+// What no leaf wrote is zero, whatever the memory held before.
+TEST(LeafGradients, ABlockLeftOutReadsAsZeros) {
+  Blocks blocks;
+  LeafGradients gradients(&blocks.layout, DType::kF32, 2, 1);
+  gradients.Begin(/*each_worker=*/true);
+  for (int lane = 0; lane < 2; ++lane) gradients.Running(blocks.expert, lane).Fill(7);
+  gradients.ClearRunning();
+  const GradientSlot slot = gradients.Slot(blocks.expert);
+  slot.written[1] = 1;
+  for (const float v : gradients.Merge(blocks.expert, 0, 0).span<float>()) EXPECT_EQ(v, 0);
+  for (const float v : gradients.Merge(blocks.expert, 1, 0).span<float>()) EXPECT_EQ(v, 7);
+}
+
 TEST(LeafGradients, SumsLeavesByTheTree) {
   for (int64_t leaves = 1; leaves <= 17; ++leaves) {
     Blocks blocks;
@@ -44,9 +57,10 @@ TEST(LeafGradients, SumsLeavesByTheTree) {
           for (int lane = 0; lane < slot.lanes; ++lane) {
             float* out = reinterpret_cast<float*>(static_cast<std::byte*>(slot.first.raw()) + lane * slot.stride_bytes);
             for (int64_t i = 0; i < slot.first.elements(); ++i) {
-              ASSERT_EQ(out[i], 0.0f);
               out[i] = Leaf(leaf, lane, i);
             }
+            ASSERT_EQ(slot.written[lane], 0);
+            slot.written[lane] = 1;
           }
         }
         for (const BlockId block : {blocks.shared, blocks.expert}) {
