@@ -23,6 +23,12 @@ class SystemClock final : public Clock {
 
 }  // namespace
 
+double ThreadCpuSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
 const Clock& RealClock() {
   static const SystemClock* const clock = new SystemClock;  // never destroyed: usable until the last line of the process
   return *clock;

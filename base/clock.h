@@ -23,6 +23,9 @@ class Clock {
 // The machine's clock.
 const Clock& RealClock();
 
+// Seconds that the calling thread has run on a core: waiting for one, or for anything else, does not count. Cost: a system call.
+double ThreadCpuSeconds();
+
 // Stands still until told otherwise.
 class FakeClock final : public Clock {
  public:

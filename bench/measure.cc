@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <ctime>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -37,9 +36,7 @@ void AppendMember(const std::string& name, double value, std::string* out) {
 }  // namespace
 
 Moment Moment::Now() {
-  timespec cpu{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
-  return {.wall = RealClock().Seconds(), .cpu = static_cast<double>(cpu.tv_sec) + 1e-9 * static_cast<double>(cpu.tv_nsec)};
+  return {.wall = RealClock().Seconds(), .cpu = ThreadCpuSeconds()};
 }
 
 Timing TimingOf(std::vector<double> seconds) {

@@ -149,7 +149,7 @@ class StepBench {
   void AddProducts(double step_seconds, BenchReport* report) const {
     size_t i = 0;
     for (const auto& [shape, product] : products_) {
-      const double library = 1e-9 * product.mean.flop() / rates_->Best(i++).wall;
+      const double library = 1e-9 * product.mean.flop() / rates_->Best(i++).cpu;
       if (product.seconds.empty()) continue;
       BenchResult result{.name = NameOfProduct(product.mean), .unit = "GFLOP/s", .seconds = TimingOf(product.seconds)};
       result.work = 1e-9 * product.flop / static_cast<double>(product.seconds.size());

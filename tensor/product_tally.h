@@ -1,4 +1,4 @@
-// ProductTally: which matrix products a thread makes, and the time they take.
+// ProductTally: which matrix products a thread makes, and the time that it runs in them.
 #ifndef CONCLAVE_TENSOR_PRODUCT_TALLY_H_
 #define CONCLAVE_TENSOR_PRODUCT_TALLY_H_
 
@@ -21,7 +21,7 @@ class ProductTally {
   };
   struct Total {
     int64_t calls = 0, rows = 0;
-    double seconds = 0;
+    double seconds = 0;  // of running (ThreadCpuSeconds)
   };
 
   ProductTally();

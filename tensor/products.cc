@@ -18,8 +18,8 @@
 namespace conclave {
 namespace {
 
-// Tile heights. A tall tile packs its weights once; the last rows go into a tile of the next height of a short list, filled up with zero
-// rows, so that row counts that change every step need few primitives.
+// Tile heights: multiples of kTile up to kTall; the last rows go into a tile of the next height of a short list, filled up with zero rows,
+// so that row counts that change every step need few primitives.
 constexpr int64_t kTall = 256, kTile = 64;
 
 int64_t TailHeight(int64_t rows) {
@@ -34,9 +34,9 @@ struct Cut {
   int64_t rows, height;
 };
 Cut NextTile(int64_t left) {
-  if (left >= kTall) return {kTall, kTall};
-  if (left >= kTile) return {kTile, kTile};
-  return {left, TailHeight(left)};
+  if (left < kTile) return {left, TailHeight(left)};
+  const int64_t rows = std::min(kTall, left / kTile * kTile);
+  return {rows, rows};
 }
 
 // Space for a tile of rows filled up with zeros. Two: a product has at most two sides that are cut.
@@ -54,8 +54,9 @@ float* FilledUp(int side, const float* x, const Cut& cut, int64_t width) {
   return space;
 }
 
-// kNT or kNN: x: [n, wide_x], y: [n, wide_y].
+// kNT or kNN: x: [n, wide_x], y: [n, wide_y]. Weights are packed once a call.
 void TiledRows(TileShape shape, const TileData& data, int64_t n) {
+  const float* const packed = PackWeights(shape.kind, shape.in, shape.out, data.w);
   const int64_t wide_x = shape.kind == ProductKind::kNT ? shape.in : shape.out;
   const int64_t wide_y = shape.kind == ProductKind::kNT ? shape.out : shape.in;
   for (int64_t r = 0; r < n;) {
@@ -64,10 +65,10 @@ void TiledRows(TileShape shape, const TileData& data, int64_t n) {
     const float* x = data.x + r * wide_x;
     float* y = data.y + r * wide_y;
     if (cut.rows == cut.height) {
-      RunTile(shape, {x, data.w, data.bias, y});
+      RunTile(shape, {x, packed, data.bias, y});
     } else {
       float* out = shape.accumulate ? FilledUp(1, y, cut, wide_y) : TailSpace(1, cut.height * wide_y);
-      RunTile(shape, {FilledUp(0, x, cut, wide_x), data.w, data.bias, out});
+      RunTile(shape, {FilledUp(0, x, cut, wide_x), packed, data.bias, out});
       std::memcpy(y, out, cut.rows * wide_y * sizeof(float));
     }
     r += cut.rows;
@@ -100,9 +101,9 @@ struct ProductShape {
 class TalliedProduct {
  public:
   explicit TalliedProduct(const ProductShape& shape)
-      : tally_(ProductTally::OfThread()), shape_(shape), began_(tally_ == nullptr ? 0 : RealClock().Seconds()) {}
+      : tally_(ProductTally::OfThread()), shape_(shape), began_(tally_ == nullptr ? 0 : ThreadCpuSeconds()) {}
   ~TalliedProduct() {
-    if (tally_ != nullptr) tally_->Add({shape_.kind, shape_.in, shape_.out}, shape_.n, RealClock().Seconds() - began_);
+    if (tally_ != nullptr) tally_->Add({shape_.kind, shape_.in, shape_.out}, shape_.n, ThreadCpuSeconds() - began_);
   }
   TalliedProduct(const TalliedProduct&) = delete;
   TalliedProduct& operator=(const TalliedProduct&) = delete;

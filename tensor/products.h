@@ -15,7 +15,7 @@ void UseOneComputeThread();
 
 // y = x w^T (+ bias), or y += with accumulate. x: [n, in], w: [out, in], bias: [out] or undefined; y: [n, out]. f32 or f64. n may be 0.
 // Every row of y has the same bits whatever n is and wherever the row stands. Cost: 2 n in out FLOP; in f32 the first product of a shape
-// makes its kernels (0.1 to 0.3 ms each, at most 13 a shape and thread).
+// makes its kernels (0.1 to 0.3 ms each, at most 16 a shape and thread).
 struct ProductOptions {
   bool accumulate = false;
 };

@@ -9,41 +9,50 @@
 
 #include "base/check.h"
 #include "tensor/products.h"
+#include "tensor/tensor.h"
 
 namespace conclave {
 namespace {
 
+using Memory = dnnl::memory;
+
+Memory::desc Plain(const Memory::dims& dims, const Memory::dims& strides) { return Memory::desc(dims, Memory::data_type::f32, strides); }
+
+// x, w and y of a shape as they lie in memory; y = x w in each.
+struct TileOperands {
+  Memory::desc x, w, y;
+};
+
+TileOperands OperandsOf(const TileShape& s) {
+  switch (s.kind) {
+    case ProductKind::kNT:  // [rows, in] [in, out]
+      return {Plain({s.rows, s.in}, {s.in, 1}), Plain({s.in, s.out}, {1, s.in}), Plain({s.rows, s.out}, {s.out, 1})};
+    case ProductKind::kNN:  // [rows, out] [out, in]
+      return {Plain({s.rows, s.out}, {s.out, 1}), Plain({s.out, s.in}, {s.in, 1}), Plain({s.rows, s.in}, {s.in, 1})};
+    case ProductKind::kTN:  // [out, rows] [rows, in]
+      return {Plain({s.out, s.rows}, {1, s.out}), Plain({s.rows, s.in}, {s.in, 1}), Plain({s.out, s.in}, {s.in, 1})};
+  }
+  return {};
+}
+
 // A primitive with its memory objects: a run sets four addresses. What the library allocates in a run is small and its own.
 class TilePrimitive {
  public:
-  TilePrimitive(const TileShape& shape, const dnnl::engine& engine) {
-    using Memory = dnnl::memory;
-    const auto [rows, in, out] = std::array{shape.rows, shape.in, shape.out};
-    const auto plain = [](Memory::dims dims, Memory::dims strides) { return Memory::desc(dims, Memory::data_type::f32, strides); };
-    Memory::desc x, w, y;
-    switch (shape.kind) {
-      case ProductKind::kNT:  // [rows, in] [in, out]
-        x = plain({rows, in}, {in, 1}), w = plain({in, out}, {1, in}), y = plain({rows, out}, {out, 1});
-        break;
-      case ProductKind::kNN:  // [rows, out] [out, in]
-        x = plain({rows, out}, {out, 1}), w = plain({out, in}, {in, 1}), y = plain({rows, in}, {in, 1});
-        break;
-      case ProductKind::kTN:  // [out, rows] [rows, in]
-        x = plain({out, rows}, {1, out}), w = plain({rows, in}, {in, 1}), y = plain({out, in}, {in, 1});
-        break;
-    }
-    const Memory::desc bias = shape.bias ? plain({1, out}, {out, 1}) : Memory::desc();
+  // weights: how w lies in memory.
+  TilePrimitive(const TileShape& shape, const Memory::desc& weights, const dnnl::engine& engine) {
+    const auto [x, unpacked, y] = OperandsOf(shape);
+    const Memory::desc bias = shape.bias ? Plain({1, shape.out}, {shape.out, 1}) : Memory::desc();
     dnnl::primitive_attr attributes;
     if (shape.accumulate) {
       dnnl::post_ops sum;
       sum.append_sum(1.0f);
       attributes.set_post_ops(sum);
     }
-    const dnnl::matmul::desc description = shape.bias ? dnnl::matmul::desc(x, w, bias, y) : dnnl::matmul::desc(x, w, y);
+    const dnnl::matmul::desc description = shape.bias ? dnnl::matmul::desc(x, weights, bias, y) : dnnl::matmul::desc(x, weights, y);
     const dnnl::matmul::primitive_desc choice(description, attributes, engine);
     name_ = choice.impl_info_str();
     primitive_ = dnnl::matmul(choice);
-    memories_ = {Memory(x, engine, nullptr), Memory(w, engine, nullptr), Memory(y, engine, nullptr)};
+    memories_ = {Memory(x, engine, nullptr), Memory(weights, engine, nullptr), Memory(y, engine, nullptr)};
     arguments_[0] = {DNNL_ARG_SRC, memories_[0].get()};
     arguments_[1] = {DNNL_ARG_WEIGHTS, memories_[1].get()};
     arguments_[2] = {DNNL_ARG_DST, memories_[2].get()};
@@ -73,6 +82,36 @@ class TilePrimitive {
   int count_ = 3;
 };
 
+// How the weights of one kind and size are packed: as the library likes them for a tile of kPackedRows rows.
+class Packing {
+ public:
+  Packing(TileShape shape, const dnnl::engine& engine) {
+    shape.rows = kPackedRows;
+    const auto [x, w, y] = OperandsOf(shape);
+    const Memory::desc any(w.dims(), Memory::data_type::f32, Memory::format_tag::any);
+    packed_ = dnnl::matmul::primitive_desc(dnnl::matmul::desc(x, any, y), engine).weights_desc();
+    memories_ = {Memory(w, engine, nullptr), Memory(packed_, engine, nullptr)};
+    reorder_ = dnnl::reorder(memories_[0], memories_[1]);
+  }
+
+  const Memory::desc& packed() const { return packed_; }
+  int64_t bytes() const { return static_cast<int64_t>(packed_.get_size()); }
+
+  void Run(const float* w, std::byte* to, dnnl::stream& stream) {
+    memories_[0].set_data_handle(const_cast<float*>(w));
+    memories_[1].set_data_handle(to);
+    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, memories_[0].get()}, {DNNL_ARG_TO, memories_[1].get()}};
+    const dnnl_status_t status = dnnl_primitive_execute(reorder_.get(), stream.get(), 2, arguments);
+    CHECK(status == dnnl_success) << "oneDNN: packing: status " << status;
+  }
+
+ private:
+  static constexpr int64_t kPackedRows = 64;
+  Memory::desc packed_;
+  std::array<Memory, 2> memories_;
+  dnnl::reorder reorder_;
+};
+
 // One thread's primitives. The library's scratch memory belongs to the thread that made a primitive, so nothing is shared.
 class TileCache {
  public:
@@ -85,9 +124,20 @@ class TileCache {
   TilePrimitive& Get(const TileShape& shape) {
     if (last_ != nullptr && last_->first == shape) return *last_->second;
     auto it = primitives_.find(shape);
-    if (it == primitives_.end()) it = primitives_.emplace(shape, std::make_unique<TilePrimitive>(shape, engine_)).first;
+    if (it == primitives_.end()) {
+      const Memory::desc weights =
+          shape.kind == ProductKind::kTN ? OperandsOf(shape).w : PackingOf(shape.kind, shape.in, shape.out).packed();
+      it = primitives_.emplace(shape, std::make_unique<TilePrimitive>(shape, weights, engine_)).first;
+    }
     last_ = &*it;
     return *it->second;
+  }
+
+  const float* Pack(ProductKind kind, int64_t in, int64_t out, const float* w) {
+    Packing& packing = PackingOf(kind, in, out);
+    if (packed_.bytes() < packing.bytes()) packed_ = Buffer(packing.bytes());
+    packing.Run(w, packed_.data(), stream_);
+    return reinterpret_cast<const float*>(packed_.data());
   }
 
   const dnnl::stream& stream() const { return stream_; }
@@ -98,11 +148,20 @@ class TileCache {
   }
 
  private:
+  Packing& PackingOf(ProductKind kind, int64_t in, int64_t out) {
+    const TileShape key{.kind = kind, .in = in, .out = out};
+    auto it = packings_.find(key);
+    if (it == packings_.end()) it = packings_.emplace(key, std::make_unique<Packing>(key, engine_)).first;
+    return *it->second;
+  }
+
   using Map = std::map<TileShape, std::unique_ptr<TilePrimitive>>;
   dnnl::engine engine_;
   dnnl::stream stream_;
   Map primitives_;
   Map::value_type* last_ = nullptr;
+  std::map<TileShape, std::unique_ptr<Packing>> packings_;  // by kind and size
+  Buffer packed_;
 };
 
 // The library's C++ layer throws; with valid shapes only lack of memory makes it do so.
@@ -125,6 +184,10 @@ void RunTile(const TileShape& shape, const TileData& data) {
     CHECK(status == dnnl_success) << "oneDNN: status " << status << " for rows " << shape.rows << ", in " << shape.in << ", out "
                                   << shape.out;
   });
+}
+
+const float* PackWeights(ProductKind kind, int64_t in, int64_t out, const float* w) {
+  return WithoutExceptions([&] { return TileCache::OfThread().Pack(kind, in, out, w); });
 }
 
 bool TilesAreRowIndependent() {
