@@ -75,8 +75,15 @@ MlpLayer MlpLayer::Register(ParameterSet& parameters, const std::string& name, c
   return layer;
 }
 
-Var MlpLayer::Record(Recorder& r, Var x) const { return down.Record(r, RecordActivation(r.tape(), up.Record(r, x), swiglu)); }
-
-Var RecordActivation(Tape& tape, Var x, bool swiglu) { return swiglu ? SwiGlu(tape, x) : Gelu(tape, x); }
+Var MlpLayer::Record(Recorder& r, Var x) const {
+  // One group of all rows.
+  const Tensor rows = r.tape().arena().New({1}, DType::kI64);
+  *rows.data<int64_t>() = r.tape().value(x).dim(0);
+  const auto bias = [&](const LinearLayer& layer) { return layer.bias.value >= 0 ? r.Parameter(layer.bias) : Var{}; };
+  const Var up_weight = r.Parameter(up.weight), up_bias = bias(up), down_weight = r.Parameter(down.weight), down_bias = bias(down);
+  const auto some = [](const Var& v) { return std::span<const Var>(&v, v.defined() ? 1 : 0); };
+  return GroupedMlp(r.tape(), x, {.up = some(up_weight), .up_bias = some(up_bias), .down = some(down_weight), .down_bias = some(down_bias)},
+                    swiglu ? Activation::kSwiGlu : Activation::kGelu, {.rows = rows.span<int64_t>(), .experts = 1});
+}
 
 }  // namespace conclave

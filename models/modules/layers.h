@@ -75,8 +75,6 @@ struct MlpLayer {
   Var Record(Recorder& r, Var x) const;  // [n, width]
 };
 
-Var RecordActivation(Tape& tape, Var x, bool swiglu);
-
 }  // namespace conclave
 
 #endif  // CONCLAVE_MODELS_MODULES_LAYERS_H_

@@ -70,9 +70,8 @@ absl::StatusOr<Var> MixtureLayer::RecordExperts(Recorder& r, Var rows, const Dis
     for (int s = 0; s < slots; ++s) vars[s] = r.Parameter(blocks[placement.expert_at(options_.layer, r.dispatch().coordinate(), s)]);
     return {vars, static_cast<size_t>(slots)};
   };
-  const Var hidden = GroupedLinear(r.tape(), rows, local(up_), local(up_bias_), plan.groups);
-  const Var active = RecordActivation(r.tape(), hidden, options_.expert.swiglu);
-  return GroupedLinear(r.tape(), active, local(down_), local(down_bias_), plan.groups);
+  return GroupedMlp(r.tape(), rows, {.up = local(up_), .up_bias = local(up_bias_), .down = local(down_), .down_bias = local(down_bias_)},
+                    options_.expert.swiglu ? Activation::kSwiGlu : Activation::kGelu, plan.groups);
 }
 
 Var MixtureLayer::RecordShared(Recorder& r, Var x) const {

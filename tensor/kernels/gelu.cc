@@ -38,6 +38,14 @@ CONCLAVE_INLINE void BackwardInPlace(const T* __restrict__ x, T* __restrict__ d,
   for (int64_t i = 0; i < n; ++i) d[i] *= Derivative(x[i]);
 }
 
+template <typename T>
+CONCLAVE_INLINE void AgainAndBackward(const T* __restrict__ x, T* __restrict__ y, T* __restrict__ d, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    y[i] = x[i] * Gate(x[i]);
+    d[i] *= Derivative(x[i]);
+  }
+}
+
 }  // namespace
 
 CONCLAVE_SIMD void GeluForward(const float* x, float* y, int64_t n, Stream&) { Forward(x, y, n); }
@@ -46,5 +54,7 @@ CONCLAVE_SIMD void GeluBackward(const float* x, const float* dy, float* dx, int6
 CONCLAVE_SIMD void GeluBackward(const double* x, const double* dy, double* dx, int64_t n, Stream&) { Backward(x, dy, dx, n); }
 CONCLAVE_SIMD void GeluBackwardInPlace(const float* x, float* d, int64_t n) { BackwardInPlace(x, d, n); }
 CONCLAVE_SIMD void GeluBackwardInPlace(const double* x, double* d, int64_t n) { BackwardInPlace(x, d, n); }
+CONCLAVE_SIMD void GeluAgainAndBackward(const float* x, float* y, float* d, int64_t n) { AgainAndBackward(x, y, d, n); }
+CONCLAVE_SIMD void GeluAgainAndBackward(const double* x, double* y, double* d, int64_t n) { AgainAndBackward(x, y, d, n); }
 
 }  // namespace conclave::cpu

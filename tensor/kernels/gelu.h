@@ -16,6 +16,9 @@ void GeluBackward(const double* x, const double* dy, double* dx, int64_t n, Stre
 // d *= d y / d x: dy in, dx out.
 void GeluBackwardInPlace(const float* x, float* d, int64_t n);
 void GeluBackwardInPlace(const double* x, double* d, int64_t n);
+// The same, and y = gelu(x).
+void GeluAgainAndBackward(const float* x, float* y, float* d, int64_t n);
+void GeluAgainAndBackward(const double* x, double* y, double* d, int64_t n);
 
 }  // namespace conclave::cpu
 

@@ -27,6 +27,16 @@ struct RowGroups {
 // into lane `l` of the parameter's gradient slot (into lane 0, all rows in one product, where the slot has one lane).
 Var GroupedLinear(Tape& tape, Var x, std::span<const Var> w, std::span<const Var> bias, const RowGroups& groups);
 
+// An MLP an expert, with the bits of GroupedLinear, the activation, GroupedLinear, in one op: row r of group e becomes
+// down[e] act(up[e] x[r] + up_bias[e]) + down_bias[e]. up[e]: [f, in] (SwiGLU: [2 f, in], gate before up), down[e]: [out, f]; biases empty
+// for none. Keeps the values before the activation alone. Gradients of weights as GroupedLinear's; those of biases are summed by pieces of
+// 512 rows.
+enum class Activation { kGelu, kSwiGlu };
+struct MlpWeights {
+  std::span<const Var> up, up_bias, down, down_bias;  // [experts]
+};
+Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activation, const RowGroups& groups);
+
 // c[b] = op(a[b]) op(b[b]). a: [batch, m, k] (or [batch, k, m] if transpose_a), b: [batch, k, n] (or [batch, n, k]); 2-D inputs are a batch
 // of 1. Returns [batch, m, n], 2-D for 2-D.
 struct MatMulOptions {
