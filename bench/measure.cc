@@ -35,9 +35,7 @@ void AppendMember(const std::string& name, double value, std::string* out) {
 
 }  // namespace
 
-Moment Moment::Now() {
-  return {.wall = RealClock().Seconds(), .cpu = ThreadCpuSeconds()};
-}
+Moment Moment::Now() { return {.wall = RealClock().Seconds(), .cpu = ThreadCpuSeconds()}; }
 
 Timing TimingOf(std::vector<double> seconds) {
   CHECK(!seconds.empty());

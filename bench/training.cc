@@ -68,7 +68,8 @@ class StepBench {
     }
     step.facts = {{"sent_bytes_all_ranks", static_cast<double>(totals[0]) / steps},
                   {"messages_all_ranks", static_cast<double>(totals[1]) / steps},
-                  {"parameters", static_cast<double>(assembly_.model->parameters().elements())}};
+                  {"parameters", static_cast<double>(assembly_.model->parameters().elements())},
+                  {"cpu_seconds", spent_.cpu / steps}};
     const Moment ceiling = Ceiling();
     if (ceiling.wall > 0) {
       step.facts.emplace_back("ceiling", step.work / ceiling.wall);

@@ -177,7 +177,9 @@ CONCLAVE_INLINE void Backward(const AttentionBackwardArgs<T>& args) {
     const int64_t first_row = sequence * shape.length;
     if (!args.accumulate) std::fill_n(args.d_qkv + first_row * shape.row(), shape.length * shape.row(), T(0));
     Touch(args.qkv + first_row * shape.row(), shape.length * shape.row());
-    Touch(args.d_out + first_row * shape.heads * shape.head_dim, shape.length * shape.heads * shape.head_dim);
+    const int64_t row = shape.heads * shape.head_dim;
+    Touch(args.d_out + first_row * row, shape.length * row);
+    Touch(args.out + first_row * row, shape.length * row);
     for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, s, first_row, head);
   }
 }

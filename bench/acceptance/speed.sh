@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Measures every figure that full speed promises on the real program. A line each: ok or SHORT, the figure, the target, what it is; a count
+# last. Exit code 1 when anything falls short; what is not there yet falls short.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+source bench/acceptance/figures.sh
+
+usage() {
+  cat << 'HELP'
+usage: bench/acceptance/speed.sh [--quick] [--bin-dir DIR] [--venv DIR]
+
+  --quick        the part that fits in 60 seconds: the reference shape alone, no peers
+  --bin-dir DIR  the program and the test programs (default build/ci/bin; built when absent, unless --quick)
+  --venv DIR     a virtual environment with torch outside the tree, for the peers (default: made for the run, a large download)
+HELP
+}
+
+quick=false bin_dir=build/ci/bin venv=''
+while (($#)); do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    --quick) quick=true ;;
+    --bin-dir | --venv)
+      [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }
+      case $1 in
+        --bin-dir) bin_dir=$2 ;;
+        --venv) venv=$2 ;;
+      esac
+      shift ;;
+    *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+  esac
+  shift
+done
+
+if ! $quick && [[ ! -x $bin_dir/conclave ]]; then build_tests; fi
+if [[ ! -x $bin_dir/conclave ]]; then
+  short "not built" "built" "the program $bin_dir/conclave"
+  summary
+fi
+bin_dir=$(realpath "$bin_dir")
+conclave=$bin_dir/conclave
+
+# at_least VALUE LIMIT UNIT WHAT
+at_least() {
+  if awk -v v="$1" -v l="$2" 'BEGIN { exit !(v ~ /^[-+]?[0-9.]+(e[-+]?[0-9]+)?$/ && v + 0 >= l + 0) }'; then
+    ok "$1 $3" ">= $2 $3" "$4"
+  else
+    short "${1:-none} $3" ">= $2 $3" "$4"
+  fi
+}
+absent() { short "not built" "$1" "$2"; }
+# fact NAME: of the first result of the bench's JSON in $scratch/bench.
+fact() { sed -n "s/^[^}]*\"$1\": \\([-0-9.e+]*\\).*/\\1/p" "$scratch/bench" | head -n 1; }
+# step STEPS CONFIG [--set ...]: runs the bench of a training step.
+step() {
+  local steps=$1 config=$2
+  shift 2
+  "$conclave" bench train "configs/bench/$config.textproto" --json --steps "$steps" --set "data.cache_dir=\"$scratch/cache\"" "$@" \
+    > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
+}
+wide=(--set model.moe_lm.width=512 --set model.moe_lm.layers=6 --set model.moe_lm.moe.experts=16 --set model.moe_lm.moe.hidden=1024)
+
+# -- one core ------------------------------------------------------------------------------------------------------------------------------
+# share WHAT STEPS CONFIG [--set ...]. Processor time on both sides, so that other processes of the machine do not count.
+share() {
+  local what=$1
+  shift
+  : > "$scratch/bench"
+  step "$@"
+  at_least "$(awk -v v="$(fact of_ceiling_cpu)" 'BEGIN { if (v != "") printf "%.3f", v }')" 0.75 "" \
+    "whole step of the ceiling of its products, f32, $what ($(awk -v v="$(fact rate)" 'BEGIN { printf "%.0f", v }') tokens/s)"
+}
+
+# peers SHAPE: what compare.py prints, a line a peer.
+peers() {
+  local shape=$1 name=$2 limit=$3
+  at_least "$(sed -n "s/^torch [^ ]* $name: ours is \\([0-9.]*\\) times.*/\\1/p" "$scratch/peers-$shape")" "$limit" "" \
+    "times PyTorch $name, one thread, $shape"
+}
+all_peers() {
+  local shape
+  for shape in reference wide dense; do
+    bench/peers/compare.py --shape "$shape" --rounds 3 --steps 4 --conclave "$conclave" --venv "$venv" > "$scratch/peers-$shape" 2>&1
+    grep '^skipped' "$scratch/peers-$shape" >&2
+    peers "$shape" eager 1.5
+    peers "$shape" compiled 1.15
+  done
+}
+
+# -- two ranks -----------------------------------------------------------------------------------------------------------------------------
+# Wall time, as it has to be: the other processes of the machine count.
+two_ranks() {
+  local one two
+  step "$1" reference --set trainer.workers=2
+  one=$(fact rate)
+  launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps "$1" --set trainer.workers=2 \
+    --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
+  at_least "$(awk -v a="$one" -v b="$(fact rate)" 'BEGIN { if (a > 0 && b != "") printf "%.2f", b / a }')" 1.85 "" \
+    "times one rank, two ranks with the experts between them, real routing"
+}
+
+if $quick; then
+  share "reference shape" 20 reference
+  two_ranks 10
+else
+  share "reference shape" 40 reference
+  share "width 512, 6 layers, 16 experts" 10 reference "${wide[@]}"
+  share "dense twin" 30 dense_twin
+  share "SwiGLU experts" 30 reference --set model.moe_lm.activation=SWIGLU
+  all_peers
+  two_ranks 30
+fi
+absent ">= 1.5" "times our f32, bf16 products with f32 masters"
+absent "<= 2 %" "loss of bf16 beside f32 after 500 steps"
+absent ">= 1.85" "times one rank, two ranks with forced-balanced routing"
+absent ">= 90 %" "gradient communication hidden on a link of 1 Gbit/s"
+absent "0" "heap allocations in a steady-state step: moe_lm, linear_vae, bilinear_game"
+absent ">= 0.90" "bus bandwidth of an all-reduce of 16 MiB, 4 hosts at 1 Gbit/s, of the rate"
+absent ">= 1" "times Open MPI's all-reduce in shared memory from 256 KiB on"
+absent "<= share" "cost of two busy processes beside a run"
+absent "<= 10 %" "peak memory of a step beside the memory report"
+summary
