@@ -2,6 +2,9 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
+# Installing and packaging take what was built, tests or not.
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
+
 set(install_headers ${CMAKE_INSTALL_INCLUDEDIR}/conclave)
 set(install_package ${CMAKE_INSTALL_LIBDIR}/cmake/conclave)
 

@@ -144,9 +144,12 @@ void TreeBucket::PlanLogical() {
   const int64_t bytes = elements_ * width_;
   if (expert_) {
     const int column = group_->rank(), members = group_->size();
-    AddMeanOf(
-        {.elements = elements_, .width = width_, .parts = members, .part = column, .pieces = static_cast<int64_t>(covers_[column].size())},
-        logical_);
+    const auto pieces = static_cast<int64_t>(covers_[column].size());
+    int64_t others = 0;  // that own a part
+    for (int j = 0; j < members; ++j) others += j != column && ChunkBytes(j) > 0 ? 1 : 0;
+    logical_.uplink_bytes = pieces * (bytes - ChunkBytes(column));
+    logical_.downlink_bytes = (members - 1) * ChunkBytes(column);
+    logical_.messages = pieces * others + (ChunkBytes(column) > 0 ? members - 1 : 0);
     logical_.encoded_bytes = logical_.dense_bytes = workers_.ColumnCount(column) * bytes;
     return;
   }

@@ -188,7 +188,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha"}},
                     BadConfig{Without("data", ""), {"4:1: error: moe_lm needs data.sources { text { ... } }"}},
                     BadConfig{Without("optim", "optim { first_order { lr: 0.1 } }"),
-                              {"5:9: error: 'optim.first_order.rule' needs a kind: one of sgd, adamw"}},
+                              {"5:9: error: 'optim.first_order.rule' needs a kind: one of sgd, adamw, muon"}},
                     BadConfig{Without("optim", "optim { first_order { rule { sgd {} } } }"),
                               {"5:9: error: 'optim.first_order' needs 'lr' (learning rate before schedule and multipliers)"}},
                     BadConfig{Without("optim", "optim { extragradient {} }"),
