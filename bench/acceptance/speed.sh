@@ -90,7 +90,7 @@ all_peers() {
 # -- two ranks -----------------------------------------------------------------------------------------------------------------------------
 # Wall time, as it has to be: the other processes of the machine count.
 two_ranks() {
-  local one two
+  local one
   step "$1" reference --set trainer.workers=2
   one=$(fact rate)
   launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps "$1" --set trainer.workers=2 \

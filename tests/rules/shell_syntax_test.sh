@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 failures=0
 fail() { echo "$1" >&2; failures=$((failures + 1)); }
 
-mapfile -t scripts < <(find launch tests bench tools .ci -type f \( -name '*.sh' -o -name '*.sbatch' -o -path .ci/run \) | sort)
+mapfile -t scripts < <(find launch tests bench .ci -type f \( -name '*.sh' -o -name '*.sbatch' -o -path .ci/run \) | sort)
 [[ ${#scripts[@]} -ge 5 ]] || fail "found only ${#scripts[@]} scripts: is this the repository?"
 for script in "${scripts[@]}"; do
   bash -n "$script" || fail "$script: does not parse"
