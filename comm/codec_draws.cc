@@ -59,7 +59,7 @@ void FillDraws(const RngKey& draws, uint64_t first, std::span<uint32_t> out) {
 }
 
 void FillRoundingDraws(const CodecKey& key, int64_t first, std::span<uint32_t> out) {
-  FillDraws(MaskDraws(key), kFirstRounding + static_cast<uint64_t>(first), out);
+  FillDraws(MaskDraws(key), kFirstRounding + static_cast<uint64_t>(key.first + first), out);
 }
 
 }  // namespace conclave

@@ -30,7 +30,7 @@ inline RngKey SharedMaskDraws(const CodecKey& key) {
 // The words of draws.FillBits(first, out), many at a time: fastest where first and the length are multiples of 128. No allocation.
 void FillDraws(const RngKey& draws, uint64_t first, std::span<uint32_t> out);
 
-// out[i] = the word that rounds coordinate first + i.
+// out[i] = the word that rounds coordinate first + i of what is encoded.
 void FillRoundingDraws(const CodecKey& key, int64_t first, std::span<uint32_t> out);
 
 }  // namespace conclave

@@ -18,47 +18,7 @@ bool MessagesAreFewer(const Compressor& codec, int64_t dense_bytes, int64_t work
   return messages < sums;
 }
 
-constexpr int64_t kLengthBytes = sizeof(int64_t);
-
-absl::Status CheckContract(const CodecContract& contract, CodecNeed need, std::string_view exchange, const BlockSpec& spec) {
-  if (need == CodecNeed::kUnbiased && !contract.unbiased) {
-    return InvalidArgument(
-        "%s exchange: the codec of block %s is biased, and nothing here makes up for it; choose an unbiased codec (identity, "
-        "rand_k, natural, qsgd, block_int { rounding: STOCHASTIC }, perm_k, ternary, random_block)",
-        exchange, spec.name);
-  }
-  if (need == CodecNeed::kContractive && !contract.contractive()) {
-    return InvalidArgument(
-        "%s exchange: the codec of block %s is not contractive (unbiased with q = %g, must be below 2), so its error memory "
-        "would grow; choose a contractive codec (top_k, block_int { rounding: NEAREST }, scaled_sign, bf16, fp8)",
-        exchange, spec.name, contract.q);
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
-
-absl::StatusOr<BlockCodecs> MakeBlockCodecs(const CodecConfig& config, CodecNeed need, const ExchangeContext& context,
-                                            std::string_view exchange) {
-  const ParameterSet& parameters = context.layout->parameters();
-  BlockCodecs codecs;
-  for (const BlockSpec& spec : parameters.blocks()) {
-    CompressorOr codec =
-        MakeCompressor(config, {.shape = spec.shape, .dtype = context.dtype, .workers = context.workers.workers, .name = spec.name});
-    if (!codec.ok()) return Annotate(codec.status(), absl::StrFormat("%s exchange, block %s", exchange, spec.name));
-    RETURN_IF_ERROR(CheckContract((*codec)->Contract(), need, exchange, spec));
-    codecs.push_back(*std::move(codec));
-  }
-  return codecs;
-}
-
-BlockCodecs IdentityCodecs(const ExchangeContext& context) {
-  CodecConfig identity;
-  identity.mutable_identity();
-  absl::StatusOr<BlockCodecs> codecs = MakeBlockCodecs(identity, CodecNeed::kUnbiased, context, "exact");
-  CHECK_OK(codecs.status());
-  return *std::move(codecs);
-}
 
 CodedMean::CodedMean(const ExchangeContext& context, BlockCodecs codecs)
     : context_(context),
@@ -69,32 +29,43 @@ CodedMean::CodedMean(const ExchangeContext& context, BlockCodecs codecs)
       copies_(codecs_.size()) {
   const ParameterSet& parameters = context.layout->parameters();
   for (int i = 0; i < parameters.size(); ++i) {
-    if (!context.layout->is_local({i})) codecs_[i] = nullptr;
+    if (!context.layout->is_local({i})) codecs_.Drop({i});
   }
-  std::vector<bool> as_messages(codecs_.size()), as_sums(codecs_.size()), logical_sums(codecs_.size());
+  std::vector<bool> as_messages(codecs_.size()), as_sums(codecs_.size()), served(codecs_.size()), logical_sums(codecs_.size());
   int64_t largest_wire = 0, largest = 0;
   for (const BlockId id : context.layout->local_blocks()) {
     const bool expert = parameters[id].kind == BlockKind::kExpert;
     const int64_t bytes = parameters[id].shape.elements() * SizeOf(context.dtype);
-    const Compressor& codec = *codecs_[id.value];
-    lossless_[id.value] = codec.Contract().lossless;
-    as_messages[id.value] = !lossless_[id.value] && MessagesAreFewer(codec, bytes, context.workers.workers, CoversOf(expert, false));
+    lossless_[id.value] = codecs_.lossless(id);
+    if (!lossless_[id.value] && codecs_.served()) {
+      served[id.value] = true;
+      continue;
+    }
+    const auto few = [&](const std::vector<std::vector<TreeNode>>& covers) {
+      return !lossless_[id.value] && MessagesAreFewer(*codecs_[id][0].up, bytes, context.workers.workers, covers);
+    };
+    as_messages[id.value] = few(CoversOf(expert, false));
     as_sums[id.value] = !as_messages[id.value];
-    logical_sums[id.value] =
-        !expert && (lossless_[id.value] || !MessagesAreFewer(codec, bytes, context.workers.workers, CoversOf(false, true)));
+    logical_sums[id.value] = !expert && !few(CoversOf(false, true));
     largest = std::max(largest, bytes);
-    largest_wire = std::max(largest_wire, kFrameBytes + codec.MaxWireBytes());
+    for (const CodedPiece& piece : codecs_[id]) largest_wire = std::max(largest_wire, kFrameBytes + piece.up->MaxWireBytes());
   }
   scratch_wire_ = Buffer(largest_wire + 1);
   scratch_ = Buffer(largest + 1);
-  AddBuckets(as_sums, false);
-  AddBuckets(as_messages, true);
-  PlanLogical(logical_sums, as_messages);
+  AddSums(as_sums);
+  AddMessages(as_messages);
+  AddServed(served);
+  PlanLogical(logical_sums, as_messages, served);
+}
+
+void CodedMean::SetServer(PartServer* server) {
+  for (ServedBucket* bucket : served_buckets_) bucket->SetServer(server);
 }
 
 void CodedMean::Begin(uint32_t step, uint32_t draw) {
   key_ = {.seed = context_.seed, .step = step, .draw = draw};
   for (MessageBucket* bucket : message_buckets_) bucket->SetKey(key_);
+  for (ServedBucket* bucket : served_buckets_) bucket->SetKey(key_);
   queue_.Begin();
   now_ = logical_;
 }
@@ -102,20 +73,14 @@ void CodedMean::Begin(uint32_t step, uint32_t draw) {
 absl::Status CodedMean::Put(WorkerId worker, BlockId block, const Tensor& x, const Tensor* decoded) {
   const Place& place = places_[block.value];
   int64_t payload = 0;
-  if (place.messages != nullptr) {
+  if (place.served != nullptr) {
+    ASSIGN_OR_RETURN(payload, place.served->Put(worker, place.index, x, decoded));
+  } else if (place.messages != nullptr) {
     ASSIGN_OR_RETURN(payload, place.messages->Put(worker, place.index, x));
     if (decoded != nullptr) RETURN_IF_ERROR(place.messages->DecodeOwn(worker, place.index, *decoded));
   } else {
     CHECK(place.sums != nullptr) << "block " << block.value << " is not local";
-    CodecKey key = key_;
-    key.block = block;
-    key.worker = worker;
-    const std::span<std::byte> wire(scratch_wire_.data(), static_cast<size_t>(scratch_wire_.bytes()));
-    const Tensor own(scratch_.data(), {x.elements()}, context_.dtype);
-    const Tensor& sent = decoded != nullptr ? *decoded : own;
-    payload = EncodeFramed(*codecs_[block.value], x, key, wire);
-    RETURN_IF_ERROR(DecodeFramed(*codecs_[block.value], wire, key, sent));
-    RETURN_IF_ERROR(place.sums->Put(worker, place.index, sent, false));
+    ASSIGN_OR_RETURN(payload, PutSum(worker, block, x, decoded));
   }
   now_.dense_bytes += x.bytes();
   now_.encoded_bytes += payload;
@@ -123,8 +88,28 @@ absl::Status CodedMean::Put(WorkerId worker, BlockId block, const Tensor& x, con
   return queue_.Advance();
 }
 
+// Every piece goes through its codecs, the block as a whole into a sum. Lossless blocks that have servers elsewhere come here too.
+absl::StatusOr<int64_t> CodedMean::PutSum(WorkerId worker, BlockId block, const Tensor& x, const Tensor* decoded) {
+  const Place& place = places_[block.value];
+  const Tensor own(scratch_.data(), {x.elements()}, context_.dtype);
+  const Tensor& sent = decoded != nullptr ? *decoded : own;
+  int64_t payload = 0;
+  for (const CodedPiece& piece : codecs_[block]) {
+    CodecKey key = key_;
+    key.block = block;
+    key.worker = worker;
+    const std::span<std::byte> wire(scratch_wire_.data(), static_cast<size_t>(scratch_wire_.bytes()));
+    const int64_t first = piece.range.first, elements = piece.range.elements;
+    payload += EncodeFramed(*piece.up, x.Flat().Slice(first, elements), key, wire);
+    RETURN_IF_ERROR(DecodeFramed(*piece.up, wire, key, sent.Flat().Slice(first, elements)));
+  }
+  RETURN_IF_ERROR(place.sums->Put(worker, place.index, sent, false));
+  return payload;
+}
+
 absl::StatusOr<Aggregate> CodedMean::Finish() {
   RETURN_IF_ERROR(queue_.Finish(aggregate_));
+  for (const ServedBucket* bucket : served_buckets_) now_ += bucket->logical();
   if (context_.world->ledger() != nullptr) context_.world->ledger()->BookLogical(now_);
   return &aggregate_;
 }
@@ -144,22 +129,32 @@ std::vector<std::vector<TreeNode>> CodedMean::CoversOf(bool expert, bool logical
   return covers;
 }
 
-void CodedMean::AddBuckets(const std::vector<bool>& take, bool as_messages) {
+void CodedMean::AddSums(const std::vector<bool>& take) {
   for (const BucketPlan& plan : PlanBuckets(context_, take)) {
-    TreeBucket* sums = nullptr;
-    MessageBucket* messages = nullptr;
-    if (as_messages) {
-      std::vector<const Compressor*> codecs;
-      for (const BlockId id : plan.blocks) codecs.push_back(codecs_[id.value].get());
-      auto bucket = std::make_unique<MessageBucket>(context_, plan, std::move(codecs));
-      message_buckets_.push_back(messages = bucket.get());
-      queue_.Add(std::move(bucket));
-    } else {
-      auto bucket = std::make_unique<TreeBucket>(context_, plan, TreeBucketOptions{.book = false});
-      sums = bucket.get();
-      queue_.Add(std::move(bucket));
-    }
-    for (size_t i = 0; i < plan.blocks.size(); ++i) places_[plan.blocks[i].value] = {sums, messages, static_cast<int>(i)};
+    auto bucket = std::make_unique<TreeBucket>(context_, plan, TreeBucketOptions{.book = false});
+    for (size_t i = 0; i < plan.blocks.size(); ++i) places_[plan.blocks[i].value] = {.sums = bucket.get(), .index = static_cast<int>(i)};
+    queue_.Add(std::move(bucket));
+  }
+}
+
+void CodedMean::AddMessages(const std::vector<bool>& take) {
+  for (const BucketPlan& plan : PlanBuckets(context_, take)) {
+    std::vector<const Compressor*> codecs;
+    for (const BlockId id : plan.blocks) codecs.push_back(codecs_[id][0].up.get());
+    auto bucket = std::make_unique<MessageBucket>(context_, plan, std::move(codecs));
+    message_buckets_.push_back(bucket.get());
+    for (size_t i = 0; i < plan.blocks.size(); ++i)
+      places_[plan.blocks[i].value] = {.messages = bucket.get(), .index = static_cast<int>(i)};
+    queue_.Add(std::move(bucket));
+  }
+}
+
+void CodedMean::AddServed(const std::vector<bool>& take) {
+  for (const BucketPlan& plan : PlanBuckets(context_, take)) {
+    auto bucket = std::make_unique<ServedBucket>(context_, plan, codecs_);
+    served_buckets_.push_back(bucket.get());
+    for (size_t i = 0; i < plan.blocks.size(); ++i) places_[plan.blocks[i].value] = {.served = bucket.get(), .index = static_cast<int>(i)};
+    queue_.Add(std::move(bucket));
   }
 }
 
@@ -167,10 +162,10 @@ void CodedMean::AddBuckets(const std::vector<bool>& take, bool as_messages) {
 void CodedMean::AddLogicalMessages(const std::vector<bool>& take, int64_t workers, int64_t others) {
   for (const BucketPlan& plan : PlanBuckets(context_, take)) {
     bool fixed_sizes = true;
-    for (const BlockId id : plan.blocks) fixed_sizes = fixed_sizes && codecs_[id.value]->Contract().fixed_size;
+    for (const BlockId id : plan.blocks) fixed_sizes = fixed_sizes && codecs_[id][0].up->Contract().fixed_size;
     for (const BlockId id : plan.blocks) {
       logical_.header_bytes += workers * others * kFrameBytes;
-      logical_.uplink_bytes += workers * others * (kFrameBytes + (fixed_sizes ? codecs_[id.value]->MaxWireBytes() : 0));
+      logical_.uplink_bytes += workers * others * (kFrameBytes + (fixed_sizes ? codecs_[id][0].up->MaxWireBytes() : 0));
       copies_[id.value] = fixed_sizes ? 0 : others;
     }
     const bool expert = plan.expert;
@@ -182,9 +177,10 @@ void CodedMean::AddLogicalMessages(const std::vector<bool>& take, int64_t worker
   }
 }
 
-// What the workers of this rank would send with one worker a rank, each block in its cheaper way there; expert blocks: what the owner
-// really sends.
-void CodedMean::PlanLogical(const std::vector<bool>& replicated_sums, const std::vector<bool>& as_messages) {
+// What the workers of this rank would send with one worker a rank, but for served blocks, each block in its cheaper way there; expert
+// blocks: what the owner really sends.
+void CodedMean::PlanLogical(const std::vector<bool>& replicated_sums, const std::vector<bool>& as_messages,
+                            const std::vector<bool>& served) {
   const WorkerMap& w = context_.workers;
   const ParameterSet& parameters = context_.layout->parameters();
   const int me = context_.world->rank();
@@ -197,6 +193,7 @@ void CodedMean::PlanLogical(const std::vector<bool>& replicated_sums, const std:
   }
   std::vector<bool> replicated_messages(codecs_.size()), expert_sums(codecs_.size()), expert_messages(codecs_.size());
   for (const BlockId id : context_.layout->local_blocks()) {
+    if (served[id.value]) continue;  // their buckets count for themselves
     const bool expert = parameters[id].kind == BlockKind::kExpert;
     replicated_messages[id.value] = !expert && !replicated_sums[id.value];
     expert_messages[id.value] = expert && as_messages[id.value];

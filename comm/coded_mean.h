@@ -2,34 +2,24 @@
 // all:
 //   messages: every rank ships its workers' frames to all others and decodes all of them:      M (32 + payload) (P - 1)
 //   sums: it decodes its own workers' messages and ships whole subtrees, as the exact exchange:  about 2 n (P - 1), n the dense bytes
+// or, where the config gives the way back a codec of its own, by servers (comm/served_bucket.h):  about 2 M (32 + payload)
 // It always adds by the reduction tree over workers, so its bits depend neither on ranks nor on buckets. Blocks with an identity codec
 // travel as sums, and their bits are those of the exact exchange. A vector that is not finite makes the mean NaN on every rank.
 #ifndef CONCLAVE_COMM_CODED_MEAN_H_
 #define CONCLAVE_COMM_CODED_MEAN_H_
 
 #include <memory>
-#include <string_view>
 #include <vector>
 
+#include "comm/block_codecs.h"
 #include "comm/bucket.h"
-#include "comm/compressors.h"
 #include "comm/exchange.h"
 #include "comm/ledger.h"
 #include "comm/message_bucket.h"
+#include "comm/served_bucket.h"
 #include "comm/tree_bucket.h"
 
 namespace conclave {
-
-enum class CodecNeed { kUnbiased, kContractive };
-
-// By block id.
-using BlockCodecs = std::vector<std::unique_ptr<Compressor>>;
-
-// The config's codec for each block. Errors: InvalidArgument, the same on every rank, for a codec that cannot be or has the wrong contract.
-// exchange: its name, for messages.
-absl::StatusOr<BlockCodecs> MakeBlockCodecs(const CodecConfig& config, CodecNeed need, const ExchangeContext& context,
-                                            std::string_view exchange);
-BlockCodecs IdentityCodecs(const ExchangeContext& context);
 
 // Used by all ranks alike: Begin, any number of Put, Finish. The vectors of one source rank come in the order of its workers.
 class CodedMean {
@@ -39,6 +29,9 @@ class CodedMean {
 
   // Whether the block's codec loses nothing.
   bool lossless(BlockId block) const { return lossless_[block.value]; }
+  const BlockCodecs& codecs() const { return codecs_; }
+  // Called for every part served here, for lossy blocks; outlives the object. Without it means go down as they came up.
+  void SetServer(PartServer* server);
 
   void Begin(uint32_t step, uint32_t draw);
   // Encodes and ships worker m's vector; what never comes counts as +0. decoded: where not null, receives Q_m(x): [elements].
@@ -50,12 +43,16 @@ class CodedMean {
   struct Place {
     TreeBucket* sums = nullptr;
     MessageBucket* messages = nullptr;
+    ServedBucket* served = nullptr;
     int index = 0;
   };
   // The pieces each member would ship; `logical`: with one worker a rank.
   std::vector<std::vector<TreeNode>> CoversOf(bool expert, bool logical) const;
-  void AddBuckets(const std::vector<bool>& take, bool as_messages);
-  void PlanLogical(const std::vector<bool>& replicated_sums, const std::vector<bool>& as_messages);
+  void AddSums(const std::vector<bool>& take);
+  void AddMessages(const std::vector<bool>& take);
+  void AddServed(const std::vector<bool>& take);
+  void PlanLogical(const std::vector<bool>& replicated_sums, const std::vector<bool>& as_messages, const std::vector<bool>& served);
+  absl::StatusOr<int64_t> PutSum(WorkerId worker, BlockId block, const Tensor& x, const Tensor* decoded);
   void AddLogicalMessages(const std::vector<bool>& take, int64_t workers, int64_t others);
 
   const ExchangeContext context_;
@@ -65,6 +62,7 @@ class CodedMean {
   std::vector<Place> places_;  // by block id
   BucketQueue queue_;
   std::vector<MessageBucket*> message_buckets_;
+  std::vector<ServedBucket*> served_buckets_;
   Buffer scratch_wire_, scratch_;
   LogicalWire logical_, now_;
   std::vector<int64_t> copies_;  // by block id: to how many others a message of varying size goes, logically

@@ -36,7 +36,13 @@ struct CodecKey {
   WorkerId worker;
   uint32_t step = 0;
   uint32_t draw = 0;
+  // Of a block that travels in parts: which one, and its first coordinate, from which random words are counted.
+  int part = 0;
+  int64_t first = 0;
 };
+
+// In place of a worker: who sends means back down. Its draws are its own.
+inline constexpr WorkerId kServer{0xFFFE};
 
 // What Encode returns for a finite vector that its codec cannot carry (a value beyond its range): the message goes as poison.
 inline constexpr int64_t kBeyondRange = -1;

@@ -10,19 +10,22 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
   switch (config.kind_case()) {
     case ExchangeConfig::kExact:
     case ExchangeConfig::KIND_NOT_SET:
+      if (config.has_downlink()) {
+        return InvalidArgument("exchange.downlink: an exact exchange sends means as they are; choose another exchange or leave it out");
+      }
       return MakeExactExchange(context);
     case ExchangeConfig::kQuantized:
-      return MakeQuantizedExchange(config.quantized(), context);
+      return MakeQuantizedExchange(config, context);
     case ExchangeConfig::kEf14:
-      return MakeEf14Exchange(config.ef14(), context);
+      return MakeEf14Exchange(config, context);
     case ExchangeConfig::kEf21:
-      return MakeEf21Exchange(config.ef21(), context);
+      return MakeEf21Exchange(config, context);
     case ExchangeConfig::kEf21Sgdm:
-      return MakeEf21SgdmExchange(config.ef21_sgdm(), context);
+      return MakeEf21SgdmExchange(config, context);
     case ExchangeConfig::kDiana:
-      return MakeDianaExchange(config.diana(), context);
+      return MakeDianaExchange(config, context);
     case ExchangeConfig::kMarina:
-      return MakeMarinaExchange(config.marina(), context);
+      return MakeMarinaExchange(config, context);
   }
   return InvalidArgument("exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina",
                          static_cast<int>(config.kind_case()));

@@ -14,13 +14,13 @@ using ExchangeOr = absl::StatusOr<std::unique_ptr<Exchange>>;
 // Errors: InvalidArgument for an exchange that cannot be, with the values.
 ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& context);
 
-// In comm/exchanges; the exact one is declared in comm/exchange.h.
-ExchangeOr MakeQuantizedExchange(const QuantizedExchangeConfig& config, const ExchangeContext& context);
-ExchangeOr MakeEf14Exchange(const Ef14Config& config, const ExchangeContext& context);
-ExchangeOr MakeEf21Exchange(const Ef21Config& config, const ExchangeContext& context);
-ExchangeOr MakeEf21SgdmExchange(const Ef21SgdmConfig& config, const ExchangeContext& context);
-ExchangeOr MakeDianaExchange(const DianaConfig& config, const ExchangeContext& context);
-ExchangeOr MakeMarinaExchange(const MarinaConfig& config, const ExchangeContext& context);
+// In comm/exchanges, for a config of their kind; the exact one is declared in comm/exchange.h.
+ExchangeOr MakeQuantizedExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeEf14Exchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeEf21Exchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeEf21SgdmExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeDianaExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeMarinaExchange(const ExchangeConfig& config, const ExchangeContext& context);
 
 }  // namespace conclave
 

@@ -1,59 +1,18 @@
 #include "comm/message_bucket.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "base/check.h"
+#include "comm/region_exchange.h"
 #include "comm/sums.h"
 
 namespace conclave {
 namespace {
 
 constexpr int64_t kLeastBytes = 64;
-constexpr int64_t kLengthBytes = sizeof(int64_t);
-
-bool IsFinite(const Tensor& x) {
-  return DispatchFloat(x.dtype(), [&](auto t) {
-    using T = decltype(t);
-    const T* const v = x.data<T>();
-    T zero = 0;  // 0 * v is NaN exactly where v is not finite
-    for (int64_t i = 0; i < x.elements(); ++i) zero += v[i] * T{0};
-    return zero == T{0};
-  });
-}
 
 }  // namespace
-
-int64_t EncodeFramed(const Compressor& codec, const Tensor& x, const CodecKey& key, std::span<std::byte> buffer) {
-  if (!IsFinite(x)) {
-    WriteFrame(buffer, key, FrameKind::kPoison, 0);
-    return 0;
-  }
-  const int64_t payload = codec.Encode(x, key, buffer.subspan(kFrameBytes));
-  if (payload == kBeyondRange) {
-    WriteFrame(buffer, key, FrameKind::kPoison, 0);
-    return 0;
-  }
-  WriteFrame(buffer, key, FrameKind::kValues, payload);
-  return payload;
-}
-
-absl::Status DecodeFramed(const Compressor& codec, std::span<const std::byte> buffer, const CodecKey& key, const Tensor& x) {
-  ASSIGN_OR_RETURN(const Frame frame, ReadFrame(buffer, key));
-  switch (frame.kind) {
-    case FrameKind::kValues:
-      return codec.Decode(frame.payload, key, x);
-    case FrameKind::kAbsent:
-      x.Zero();
-      return absl::OkStatus();
-    case FrameKind::kPoison:
-      x.Fill(std::numeric_limits<double>::quiet_NaN());
-      return absl::OkStatus();
-  }
-  return absl::InternalError("unknown frame kind");
-}
 
 MessageBucket::MessageBucket(const ExchangeContext& context, BucketPlan plan, std::vector<const Compressor*> codecs)
     : workers_(context.workers.workers), dtype_(context.dtype), expert_(plan.expert), group_(plan.expert ? context.data : context.world) {

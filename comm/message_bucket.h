@@ -9,16 +9,10 @@
 
 #include "comm/bucket.h"
 #include "comm/compressor.h"
+#include "comm/framed_codec.h"
 #include "comm/reduction_tree.h"
-#include "comm/wire_frame.h"
 
 namespace conclave {
-
-// Encodes x into buffer (frame and payload; kFrameBytes + MaxWireBytes long): as poison if x is not finite or beyond
-// the codec's range. Returns the payload's bytes.
-int64_t EncodeFramed(const Compressor& codec, const Tensor& x, const CodecKey& key, std::span<std::byte> buffer);
-// The inverse. Poison gives NaN everywhere, absence +0. Errors: DataLoss.
-absl::Status DecodeFramed(const Compressor& codec, std::span<const std::byte> buffer, const CodecKey& key, const Tensor& x);
 
 class MessageBucket final : public Bucket {
  public:

@@ -19,7 +19,7 @@ struct Header {
   uint32_t worker = 0;
   uint32_t step = 0;
   uint16_t draw = 0;
-  uint16_t reserved = 0;
+  uint16_t part = 0;
   uint32_t payload_bytes = 0;
   uint32_t crc = 0;
 };
@@ -36,6 +36,7 @@ Header HeaderFor(const CodecKey& key) {
   header.worker = static_cast<uint32_t>(key.worker.value);
   header.step = key.step;
   header.draw = static_cast<uint16_t>(key.draw);
+  header.part = static_cast<uint16_t>(key.part);
   return header;
 }
 
@@ -65,8 +66,9 @@ absl::StatusOr<Frame> ReadFrame(std::span<const std::byte> buffer, const CodecKe
   if (header.crc != CrcOf(header, payload)) return damaged("checksum differs");
   if (header.kind > static_cast<uint16_t>(FrameKind::kPoison)) return damaged("unknown kind");
   const Header expected = HeaderFor(key);
-  if (header.block != expected.block || header.worker != expected.worker || header.step != expected.step || header.draw != expected.draw) {
-    return damaged("it belongs to another block, worker, step or draw");
+  if (header.block != expected.block || header.worker != expected.worker || header.step != expected.step || header.draw != expected.draw ||
+      header.part != expected.part) {
+    return damaged("it belongs to another block, part, worker, step or draw");
   }
   return Frame{static_cast<FrameKind>(header.kind), payload};
 }

@@ -1,5 +1,5 @@
 // The frame around one worker's message: 32 bytes, little-endian, then the payload.
-//   magic 4 | version 2 | kind 2 | block 4 | worker 4 | step 4 | draw 2 | reserved 2 | payload bytes 4 | crc32c of all before and of the
+//   magic 4 | version 2 | kind 2 | block 4 | worker 4 | step 4 | draw 2 | part 2 | payload bytes 4 | crc32c of all before and of the
 //   payload 4
 #ifndef CONCLAVE_COMM_WIRE_FRAME_H_
 #define CONCLAVE_COMM_WIRE_FRAME_H_

@@ -66,7 +66,7 @@ class PermKCodec final : public Compressor {
     std::array<uint32_t, 1024> words;
     for (int64_t first = 0; first < strata; first += static_cast<int64_t>(words.size())) {
       const int64_t n = std::min<int64_t>(static_cast<int64_t>(words.size()), strata - first);
-      FillDraws(draws, static_cast<uint64_t>(first), std::span(words).first(static_cast<size_t>(n)));
+      FillDraws(draws, static_cast<uint64_t>(key.first + first), std::span(words).first(static_cast<size_t>(n)));
       for (int64_t s = 0; s < n; ++s) {
         const int64_t shift = static_cast<int64_t>((uint64_t{words[s]} * static_cast<uint64_t>(workers_)) >> 32);
         int64_t place = key.worker.value + shift;

@@ -15,14 +15,14 @@ namespace {
 // coordinate i is taken with probability (still to take) / (still to come), from one 32-bit word of its own: every subset has the same
 // chance but for 2^-32 d.
 template <typename F>
-void ForChosen(const RngKey& key, int64_t k, int64_t d, F&& f) {
+void ForChosen(const RngKey& key, int64_t first_word, int64_t k, int64_t d, F&& f) {
   constexpr int64_t kChunk = 1024;
   std::array<uint32_t, kChunk> words;
   std::array<int32_t, kChunk + 1> chosen;  // the loop that fills it takes no branch on a draw
   int64_t left = k;
   for (int64_t first = 0; first < d && left > 0; first += kChunk) {
     const int64_t n = std::min(kChunk, d - first);
-    FillDraws(key, static_cast<uint64_t>(first), std::span(words).first(static_cast<size_t>(n)));
+    FillDraws(key, static_cast<uint64_t>(first_word + first), std::span(words).first(static_cast<size_t>(n)));
     int64_t count = 0;
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t drawn = (uint64_t{words[i]} * static_cast<uint64_t>(d - first - i)) >> 32;
@@ -56,7 +56,7 @@ class RandKCodec final : public Compressor {
       const T* const values = x.data<T>();
       const T scale = static_cast<T>(static_cast<double>(d_) / static_cast<double>(k_));
       T* out = kept_.values().data<T>();
-      ForChosen(Mask(key), k_, d_, [&](int64_t i) { *out++ = values[i] * scale; });
+      ForChosen(Mask(key), key.first, k_, d_, [&](int64_t i) { *out++ = values[i] * scale; });
     });
     return kept_.Encode(key, wire);
   }
@@ -68,7 +68,7 @@ class RandKCodec final : public Compressor {
       using T = decltype(t);
       T* const values = x.data<T>();
       const T* in = kept_.values().data<T>();
-      ForChosen(Mask(key), k_, d_, [&](int64_t i) { values[i] = *in++; });
+      ForChosen(Mask(key), key.first, k_, d_, [&](int64_t i) { values[i] = *in++; });
     });
     return absl::OkStatus();
   }

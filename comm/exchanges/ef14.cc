@@ -1,18 +1,46 @@
 // EF14, error feedback (Seide et al., Interspeech 2014): c_m = C(v_m + e_m), e_m = v_m + e_m - c_m; the aggregate is the mean of c_m. Over
 // any number of steps the c_m and the last e_m add up to the v_m. e_m is in units of v_m, not of a step size times v_m: with a changing
-// step size what is left over is applied with the later one.
+// step size what is left over is applied with the later one. A server does with the mean as a worker with its vector.
+#include <optional>
+
 #include "comm/exchanges.h"
 #include "comm/memory_exchange.h"
+#include "comm/part_server.h"
 
 namespace conclave {
 namespace {
 
+class Ef14Server final : public PartServer {
+ public:
+  Ef14Server(const ExchangeContext& context, const BlockCodecs& codecs) : e_s_(context, codecs) {}
+
+  void BeforeDown(const PartId& part, const Tensor& x) override { AddInto(x.dtype(), e_s_.At(part).raw(), x.raw(), x.elements()); }
+  void AfterDown(const PartId& part, const Tensor& sent, const Tensor& decoded) override {
+    Difference(sent.dtype(), sent.raw(), decoded.raw(), e_s_.Pending(part).raw(), sent.elements());
+  }
+  void Commit() { e_s_.Commit(); }
+  void Register(StateDict& state, const std::string& part) const { e_s_.Register(state, part + ".e_s"); }
+
+ private:
+  PartMemory e_s_;
+};
+
 class Ef14Exchange final : public MemoryExchange {
  public:
-  Ef14Exchange(const ExchangeContext& context, BlockCodecs codecs) : MemoryExchange(context, std::move(codecs)), e_m_(context, lossy()) {}
+  Ef14Exchange(const ExchangeContext& context, BlockCodecs codecs) : MemoryExchange(context, std::move(codecs)), e_m_(context, lossy()) {
+    if (!mean().codecs().served()) return;
+    server_.emplace(context, mean().codecs());
+    mean().SetServer(&*server_);
+  }
 
-  void Commit() override { e_m_.Commit(); }
-  void Register(StateDict& state, const std::string& part) override { e_m_.Register(state, part + ".e_m"); }
+  void Commit() override {
+    e_m_.Commit();
+    if (server_) server_->Commit();
+  }
+  void Register(StateDict& state, const std::string& part) override {
+    e_m_.Register(state, part + ".e_m");
+    if (server_) server_->Register(state, part);
+  }
 
  private:
   absl::Status Send(WorkerId worker, BlockId block, const Tensor& v) override {
@@ -25,12 +53,13 @@ class Ef14Exchange final : public MemoryExchange {
   }
 
   WorkerMemory e_m_;
+  std::optional<Ef14Server> server_;
 };
 
 }  // namespace
 
-ExchangeOr MakeEf14Exchange(const Ef14Config& config, const ExchangeContext& context) {
-  ASSIGN_OR_RETURN(BlockCodecs codecs, MakeBlockCodecs(config.codec(), CodecNeed::kContractive, context, "ef14"));
+ExchangeOr MakeEf14Exchange(const ExchangeConfig& config, const ExchangeContext& context) {
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.ef14().codec(), CodecNeed::kContractive, context, "ef14"));
   return std::make_unique<Ef14Exchange>(context, std::move(codecs));
 }
 

@@ -1,7 +1,10 @@
 // EF21 (Richtarik, Sokolov, Fatkhullin, arXiv 2106.05203): c_m = C(v_m - g_m), g_m = g_m + c_m; the aggregate is g = mean of g_m, kept as
-// g = g + mean of c_m. Both start from zero.
+// g = g + mean of c_m. Both start from zero. With servers g is what they have sent of it.
+#include <optional>
+
 #include "comm/exchanges.h"
 #include "comm/memory_exchange.h"
+#include "comm/served_estimate.h"
 
 namespace conclave {
 namespace {
@@ -12,15 +15,21 @@ class Ef21Exchange final : public MemoryExchange {
       : MemoryExchange(context, std::move(codecs)),
         g_m_(context, lossy()),
         g_(context.layout, context.dtype),
-        g_new_(context.layout, context.dtype) {}
+        g_new_(context.layout, context.dtype) {
+    if (!mean().codecs().served()) return;
+    server_.emplace(context, mean().codecs(), &g_);
+    mean().SetServer(&*server_);
+  }
 
   void Commit() override {
     g_m_.Commit();
     g_.CopyFrom(g_new_);
+    if (server_) server_->Commit();
   }
   void Register(StateDict& state, const std::string& part) override {
     g_m_.Register(state, part + ".g_m");
     RegisterLossy(state, part + ".g", g_);
+    if (server_) server_->Register(state, part);
   }
 
  private:
@@ -41,12 +50,13 @@ class Ef21Exchange final : public MemoryExchange {
 
   WorkerMemory g_m_;
   FlatVector g_, g_new_;
+  std::optional<ServedEstimate> server_;
 };
 
 }  // namespace
 
-ExchangeOr MakeEf21Exchange(const Ef21Config& config, const ExchangeContext& context) {
-  ASSIGN_OR_RETURN(BlockCodecs codecs, MakeBlockCodecs(config.codec(), CodecNeed::kContractive, context, "ef21"));
+ExchangeOr MakeEf21Exchange(const ExchangeConfig& config, const ExchangeContext& context) {
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.ef21().codec(), CodecNeed::kContractive, context, "ef21"));
   return std::make_unique<Ef21Exchange>(context, std::move(codecs));
 }
 

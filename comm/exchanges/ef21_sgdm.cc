@@ -1,7 +1,11 @@
 // EF21-SGDM (Fatkhullin, Tyurin, Richtarik, arXiv 2305.15155): u_m = (1 - eta) u_m + eta v_m, from u_m = the first v_m; c_m = C(u_m - g_m),
-// g_m = g_m + c_m; the aggregate is the mean of g_m. With a lossless codec: the mean of the momenta u_m.
+// g_m = g_m + c_m; the aggregate is the mean of g_m. With a lossless codec: the mean of the momenta u_m. With
+// servers it is what they have sent of it.
+#include <optional>
+
 #include "comm/exchanges.h"
 #include "comm/memory_exchange.h"
+#include "comm/served_estimate.h"
 
 namespace conclave {
 namespace {
@@ -14,18 +18,24 @@ class Ef21SgdmExchange final : public MemoryExchange {
         u_m_(context, std::vector<bool>(lossy().size(), true)),
         g_m_(context, lossy()),
         g_(context.layout, context.dtype),
-        g_new_(context.layout, context.dtype) {}
+        g_new_(context.layout, context.dtype) {
+    if (!mean().codecs().served()) return;
+    server_.emplace(context, mean().codecs(), &g_);
+    mean().SetServer(&*server_);
+  }
 
   void Commit() override {
     u_m_.Commit();
     g_m_.Commit();
     g_.CopyFrom(g_new_);
+    if (server_) server_->Commit();
     started_ = 1;
   }
   void Register(StateDict& state, const std::string& part) override {
     u_m_.Register(state, part + ".u_m");
     g_m_.Register(state, part + ".g_m");
     RegisterLossy(state, part + ".g", g_);
+    if (server_) server_->Register(state, part);
     state.AddScalar(part + ".started", &started_);
   }
 
@@ -66,15 +76,18 @@ class Ef21SgdmExchange final : public MemoryExchange {
   const double eta_;
   WorkerMemory u_m_, g_m_;
   FlatVector g_, g_new_;
+  std::optional<ServedEstimate> server_;
   int64_t started_ = 0;  // whether u_m holds anything
 };
 
 }  // namespace
 
-ExchangeOr MakeEf21SgdmExchange(const Ef21SgdmConfig& config, const ExchangeContext& context) {
-  if (!(config.eta() > 0 && config.eta() <= 1)) return InvalidArgument("ef21_sgdm: eta must be in (0, 1], got %g", config.eta());
-  ASSIGN_OR_RETURN(BlockCodecs codecs, MakeBlockCodecs(config.codec(), CodecNeed::kContractive, context, "ef21_sgdm"));
-  return std::make_unique<Ef21SgdmExchange>(config.eta(), context, std::move(codecs));
+ExchangeOr MakeEf21SgdmExchange(const ExchangeConfig& config, const ExchangeContext& context) {
+  if (!(config.ef21_sgdm().eta() > 0 && config.ef21_sgdm().eta() <= 1))
+    return InvalidArgument("ef21_sgdm: eta must be in (0, 1], got %g", config.ef21_sgdm().eta());
+  ASSIGN_OR_RETURN(BlockCodecs codecs,
+                   BlockCodecs::Make(config, config.ef21_sgdm().codec(), CodecNeed::kContractive, context, "ef21_sgdm"));
+  return std::make_unique<Ef21SgdmExchange>(config.ef21_sgdm().eta(), context, std::move(codecs));
 }
 
 }  // namespace conclave

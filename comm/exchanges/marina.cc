@@ -15,7 +15,7 @@ class MarinaExchange final : public MemoryExchange {
   MarinaExchange(double p, const ExchangeContext& context, BlockCodecs codecs)
       : MemoryExchange(context, std::move(codecs)),
         p_(p),
-        full_mean_(context, IdentityCodecs(context)),
+        full_mean_(context, BlockCodecs::Identity(context)),
         v_m_(context, lossy()),
         g_(context.layout, context.dtype),
         g_new_(context.layout, context.dtype) {}
@@ -67,10 +67,11 @@ class MarinaExchange final : public MemoryExchange {
 
 }  // namespace
 
-ExchangeOr MakeMarinaExchange(const MarinaConfig& config, const ExchangeContext& context) {
-  if (!(config.p() > 0 && config.p() <= 1)) return InvalidArgument("marina: p must be in (0, 1], got %g", config.p());
-  ASSIGN_OR_RETURN(BlockCodecs codecs, MakeBlockCodecs(config.codec(), CodecNeed::kUnbiased, context, "marina"));
-  return std::make_unique<MarinaExchange>(config.p(), context, std::move(codecs));
+ExchangeOr MakeMarinaExchange(const ExchangeConfig& config, const ExchangeContext& context) {
+  if (!(config.marina().p() > 0 && config.marina().p() <= 1))
+    return InvalidArgument("marina: p must be in (0, 1], got %g", config.marina().p());
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.marina().codec(), CodecNeed::kUnbiased, context, "marina"));
+  return std::make_unique<MarinaExchange>(config.marina().p(), context, std::move(codecs));
 }
 
 }  // namespace conclave

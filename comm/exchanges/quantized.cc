@@ -30,9 +30,9 @@ class QuantizedExchange final : public Exchange {
 
 }  // namespace
 
-ExchangeOr MakeQuantizedExchange(const QuantizedExchangeConfig& config, const ExchangeContext& context) {
-  ASSIGN_OR_RETURN(BlockCodecs codecs, MakeBlockCodecs(config.codec(), CodecNeed::kUnbiased, context, "quantized"));
-  if (config.codec().rand_k().common_mask() && context.world->rank() == 0) {
+ExchangeOr MakeQuantizedExchange(const ExchangeConfig& config, const ExchangeContext& context) {
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.quantized().codec(), CodecNeed::kUnbiased, context, "quantized"));
+  if (config.quantized().codec().rand_k().common_mask() && context.world->rank() == 0) {
     LOG_WARNING
         << "rand_k { common_mask: true }: the workers' errors do not average out; independent masks or perm_k usually need fewer bytes";
   }

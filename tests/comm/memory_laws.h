@@ -35,6 +35,7 @@ struct MemoryRun {
   std::function<bool(int step)> refused;  // the step is put with other vectors, discarded, and made anew
   std::function<bool(int worker, BlockId block)> skip;
   const SavedState* start = nullptr;
+  std::function<ParameterSet()> parameters = TestParameters;
 };
 
 struct MemoryResult {
@@ -85,7 +86,7 @@ inline MemoryResult RunMemory(const MemoryRun& run) {
   result.reports.resize(run.ranks);
   std::mutex mutex;
   const absl::Status status = RunRanks(run.ranks, [&](Communicator& world) -> absl::Status {
-    const ParameterSet set = TestParameters();
+    const ParameterSet set = run.parameters();
     const Layout layout = TestLayout(&set, world.rank(), run.ranks, run.expert_axis);
     ASSIGN_OR_RETURN(std::unique_ptr<Communicator> data, world.Split(world.rank() % run.expert_axis, world.rank(), "data"));
     const ExchangeContext context = {.layout = &layout,
