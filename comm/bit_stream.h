@@ -18,22 +18,26 @@ class BitWriter {
   void Put(uint64_t bits, int count) {
     held_ |= bits << count_;
     count_ += count;
-    while (count_ >= 8) {
-      data_[bytes_++] = static_cast<std::byte>(held_);
-      held_ >>= 8;
-      count_ -= 8;
-    }
+    if (count_ < 32) return;
+    const auto word = static_cast<uint32_t>(held_);
+    std::memcpy(data_ + bytes_, &word, sizeof(word));
+    bytes_ += sizeof(word);
+    held_ >>= 32;
+    count_ -= 32;
   }
   void PutRice(uint64_t value, int b) {
     uint64_t unary = value >> b;
+    const uint64_t rest = value & ((uint64_t{1} << b) - 1);
+    if (unary + 1 + static_cast<uint64_t>(b) <= 32) {
+      return Put(((uint64_t{1} << unary) - 1) | (rest << (unary + 1)), static_cast<int>(unary) + 1 + b);
+    }
     for (; unary >= 32; unary -= 32) Put(0xFFFFFFFF, 32);
-    Put((uint64_t{1} << unary) - 1, static_cast<int>(unary));
-    Put(0, 1);
-    Put(value & ((uint64_t{1} << b) - 1), b);
+    Put((uint64_t{1} << unary) - 1, static_cast<int>(unary) + 1);
+    Put(rest, b);
   }
   // Fills the last byte with zeros. Returns the bytes written in all.
   int64_t Finish() {
-    if (count_ > 0) data_[bytes_++] = static_cast<std::byte>(held_);
+    for (; count_ > 0; count_ -= 8, held_ >>= 8) data_[bytes_++] = static_cast<std::byte>(held_);
     held_ = 0;
     count_ = 0;
     return bytes_;
@@ -43,7 +47,7 @@ class BitWriter {
   std::byte* data_;
   int64_t bytes_ = 0;
   uint64_t held_ = 0;
-  int count_ = 0;  // bits in held_: below 8 between calls
+  int count_ = 0;  // bits in held_: below 32 between calls
 };
 
 // Behind the end it reads zeros; overran() says so.
@@ -75,12 +79,26 @@ class BitReader {
     if (value > most) overran_ = true;
     return value;
   }
+  // The next bits, those behind the end as zeros; at least 32 of them are there. Skip takes some.
+  uint64_t Peek() {
+    Fill();
+    return held_;
+  }
+  void Skip(int count) { Drop(count); }
   bool overran() const { return overran_; }
   // Bytes taken so far, a started one included.
   int64_t bytes() const { return next_ - count_ / 8; }
 
  private:
   void Fill() {
+    if (count_ <= 32 && next_ + 4 <= static_cast<int64_t>(data_.size())) {
+      uint32_t word;
+      std::memcpy(&word, data_.data() + next_, sizeof(word));
+      held_ |= uint64_t{word} << count_;
+      count_ += 32;
+      next_ += 4;
+      return;
+    }
     while (count_ <= 32 && next_ < static_cast<int64_t>(data_.size())) {
       held_ |= std::to_integer<uint64_t>(data_[static_cast<size_t>(next_++)]) << count_;
       count_ += 8;
@@ -93,7 +111,7 @@ class BitReader {
       count_ = 0;
       return;
     }
-    held_ >>= count;
+    held_ = count < 64 ? held_ >> count : 0;
     count_ -= count;
   }
 

@@ -26,9 +26,14 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
       return MakeDianaExchange(config, context);
     case ExchangeConfig::kMarina:
       return MakeMarinaExchange(config, context);
+    case ExchangeConfig::kPowerSgd:
+      return MakePowerSgdExchange(config, context);
+    case ExchangeConfig::kOneBit:
+      return MakeOneBitExchange(config, context);
   }
-  return InvalidArgument("exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina",
-                         static_cast<int>(config.kind_case()));
+  return InvalidArgument(
+      "exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina, power_sgd, one_bit",
+      static_cast<int>(config.kind_case()));
 }
 
 }  // namespace conclave

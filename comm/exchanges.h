@@ -20,6 +20,8 @@ ExchangeOr MakeEf14Exchange(const ExchangeConfig& config, const ExchangeContext&
 ExchangeOr MakeEf21Exchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeEf21SgdmExchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeDianaExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakePowerSgdExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeOneBitExchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeMarinaExchange(const ExchangeConfig& config, const ExchangeContext& context);
 
 }  // namespace conclave

@@ -2,23 +2,12 @@
 
 #include <limits>
 
+#include "tensor/reduce.h"
+
 namespace conclave {
-namespace {
-
-bool IsFinite(const Tensor& x) {
-  return DispatchFloat(x.dtype(), [&](auto t) {
-    using T = decltype(t);
-    const T* const v = x.data<T>();
-    T zero = 0;  // 0 * v is NaN exactly where v is not finite
-    for (int64_t i = 0; i < x.elements(); ++i) zero += v[i] * T{0};
-    return zero == T{0};
-  });
-}
-
-}  // namespace
 
 int64_t EncodeFramed(const Compressor& codec, const Tensor& x, const CodecKey& key, std::span<std::byte> buffer) {
-  if (!IsFinite(x)) {
+  if (!AllFinite(x)) {
     WriteFrame(buffer, key, FrameKind::kPoison, 0);
     return 0;
   }

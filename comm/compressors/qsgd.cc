@@ -4,9 +4,11 @@
 // l of s / sqrt(d). As sum l <= s sqrt(d) + d, a message has a longest length; its true one varies.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
+#include "base/simd.h"
 #include "comm/bit_stream.h"
 #include "comm/codec_draws.h"
 #include "comm/compressors.h"
@@ -17,6 +19,55 @@ namespace {
 
 constexpr int64_t kChunk = 1024;
 
+// levels[i]: the integer that x[i] is rounded to, with its sign; unit: s 2^32 / |x|; draws: 32 bits a value.
+template <typename T>
+CONCLAVE_INLINE void LevelLoop(const T* x, double unit, const uint32_t* draws, int64_t most, int32_t* levels, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto v = static_cast<double>(x[i]);
+    const auto fixed = static_cast<int64_t>((v < 0 ? -v : v) * unit);  // 32 bits below the point
+    const int64_t level = std::min((fixed + static_cast<int64_t>(draws[i])) >> 32, most);
+    levels[i] = static_cast<int32_t>(v < 0 ? -level : level);
+  }
+}
+CONCLAVE_SIMD void RoundLevels(const float* x, double unit, const uint32_t* draws, int64_t most, int32_t* levels, int64_t n) {
+  LevelLoop(x, unit, draws, most, levels, n);
+}
+CONCLAVE_SIMD void RoundLevels(const double* x, double unit, const uint32_t* draws, int64_t most, int32_t* levels, int64_t n) {
+  LevelLoop(x, unit, draws, most, levels, n);
+}
+
+// The whole codes at the front of a window of bits, so that the usual short ones are read several at a time.
+class CodeTable {
+ public:
+  static constexpr int kWindow = 10, kMostCodes = 6;
+  struct Entry {
+    int8_t codes = 0, bits = 0;  // how many whole codes, and their bits together
+    int16_t levels[kMostCodes] = {};
+  };
+
+  CodeTable(int rice, int64_t most) {
+    for (uint32_t window = 0; window < entries_.size(); ++window) {
+      Entry& entry = entries_[window];
+      while (entry.codes < kMostCodes) {
+        const uint32_t rest = window >> entry.bits;
+        const int left = kWindow - entry.bits, unary = std::countr_one(rest);
+        const int bits = unary + 1 + rice;
+        if (bits > left) break;
+        const int64_t level = (int64_t{unary} << rice) | ((rest >> (unary + 1)) & ((1u << rice) - 1));
+        const int sign = level > 0 ? 1 : 0;
+        if (bits + sign > left || level > most) break;
+        const bool negative = sign != 0 && ((rest >> bits) & 1) != 0;
+        entry.levels[entry.codes++] = static_cast<int16_t>(negative ? -level : level);
+        entry.bits = static_cast<int8_t>(entry.bits + bits + sign);
+      }
+    }
+  }
+  const Entry& operator[](uint64_t bits) const { return entries_[bits & (entries_.size() - 1)]; }
+
+ private:
+  std::array<Entry, 1 << kWindow> entries_;
+};
+
 class QsgdCodec final : public Compressor {
  public:
   QsgdCodec(int64_t levels, const CompressorContext& context)
@@ -24,6 +75,7 @@ class QsgdCodec final : public Compressor {
     const double typical = 0.55 * static_cast<double>(levels_) / std::max(root_, 1.0);
     rice_ = std::max(0, static_cast<int>(std::lround(std::log2(typical))));
     const double sum = static_cast<double>(levels_) * root_ * (1 + 0x1p-20) + static_cast<double>(d_);
+    table_ = CodeTable(rice_, levels_);
     wire_bits_ = 32 + d_ * (rice_ + 2) + static_cast<int64_t>(std::ldexp(sum, -rice_));
   }
 
@@ -42,21 +94,14 @@ class QsgdCodec final : public Compressor {
     std::memcpy(wire.data(), &norm, sizeof(norm));
     const double unit = norm > 0 ? static_cast<double>(levels_) * 0x1p32 / static_cast<double>(norm) : 0;
     BitWriter bits(wire.data() + 4);
-    DispatchFloat(dtype_, [&](auto t) {
-      const auto* const values = x.data<decltype(t)>();
-      std::array<uint32_t, kChunk> draws;
-      for (int64_t first = 0; first < d_; first += kChunk) {
-        const int64_t n = std::min(kChunk, d_ - first);
-        FillRoundingDraws(key, first, std::span(draws).first(static_cast<size_t>(n)));
-        for (int64_t i = 0; i < n; ++i) {
-          const auto v = static_cast<double>(values[first + i]);
-          const auto fixed = static_cast<uint64_t>(std::abs(v) * unit);  // 32 bits below the point
-          const uint64_t level = std::min((fixed + draws[i]) >> 32, static_cast<uint64_t>(levels_));
-          bits.PutRice(level, rice_);
-          if (level > 0) bits.Put(v < 0 ? 1 : 0, 1);
-        }
-      }
-    });
+    std::array<uint32_t, kChunk> draws;
+    std::array<int32_t, kChunk> levels;
+    for (int64_t first = 0; first < d_; first += kChunk) {
+      const int64_t n = std::min(kChunk, d_ - first);
+      FillRoundingDraws(key, first, std::span(draws).first(static_cast<size_t>(n)));
+      DispatchFloat(dtype_, [&](auto t) { RoundLevels(x.data<decltype(t)>() + first, unit, draws.data(), levels_, levels.data(), n); });
+      for (int64_t i = 0; i < n; ++i) PutLevel(levels[static_cast<size_t>(i)], bits);
+    }
     return 4 + bits.Finish();
   }
 
@@ -72,11 +117,17 @@ class QsgdCodec final : public Compressor {
       using T = decltype(t);
       T* const out = x.data<T>();
       const T step = static_cast<T>(static_cast<double>(norm) / static_cast<double>(levels_));
-      for (int64_t i = 0; i < d_ && !bits.overran(); ++i) {
-        const uint64_t level = bits.GetRice(rice_, static_cast<uint64_t>(levels_));
-        const bool negative = level > 0 && bits.Get(1) != 0;
-        const T magnitude = static_cast<T>(level) * step;
-        out[i] = (negative ? -magnitude : magnitude) + T{0};
+      const auto put = [&](int64_t i, int32_t level) { out[i] = static_cast<T>(level) * step + T{0}; };
+      int64_t i = 0;
+      while (i < d_ && !bits.overran()) {
+        const CodeTable::Entry& entry = table_[bits.Peek()];
+        if (entry.codes == 0 || d_ - i < CodeTable::kMostCodes) {
+          put(i++, GetLevel(bits));
+          continue;
+        }
+        for (int j = 0; j < CodeTable::kMostCodes; ++j) put(i + j, entry.levels[j]);  // those too many are overwritten
+        i += entry.codes;
+        bits.Skip(entry.bits);
       }
     });
     if (bits.overran() || bits.bytes() + 4 != static_cast<int64_t>(wire.size())) {
@@ -86,11 +137,29 @@ class QsgdCodec final : public Compressor {
   }
 
  private:
+  // The level in Golomb-Rice code, and a sign where it is not 0.
+  void PutLevel(int32_t level, BitWriter& bits) const {
+    const auto magnitude = static_cast<uint64_t>(level < 0 ? -level : level), unary = magnitude >> rice_;
+    const uint64_t length = unary + 1 + static_cast<uint64_t>(rice_), sign = level != 0 ? 1 : 0;
+    if (length + sign <= 32) {
+      const uint64_t rest = magnitude & ((uint64_t{1} << rice_) - 1);
+      const uint64_t code = ((uint64_t{1} << unary) - 1) | (rest << (unary + 1)) | (uint64_t{level < 0} << length);
+      return bits.Put(code, static_cast<int>(length + sign));
+    }
+    bits.PutRice(magnitude, rice_);
+    bits.Put(level < 0 ? 1 : 0, 1);
+  }
+  int32_t GetLevel(BitReader& bits) const {
+    const auto level = static_cast<int32_t>(bits.GetRice(rice_, static_cast<uint64_t>(levels_)));
+    return level > 0 && bits.Get(1) != 0 ? -level : level;
+  }
+
   const int64_t d_, levels_;
   const double root_;  // sqrt(d)
   const DType dtype_;
   int rice_ = 0;
   int64_t wire_bits_ = 0;
+  CodeTable table_{0, 0};
 };
 
 }  // namespace

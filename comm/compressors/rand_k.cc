@@ -1,15 +1,45 @@
 // RandK: k of d coordinates, drawn uniformly without replacement, scaled by d / k: E Q(x) = x, E |Q(x)|^2 = (d / k) |x|^2.
 // Wire: the k scaled values in ascending order of their coordinates, by their codec. The receiver draws the same coordinates, so the mask
 // costs no bytes.
+#include <immintrin.h>
+
 #include <algorithm>
 #include <array>
+#include <bit>
 
+#include "base/simd.h"
 #include "comm/codec_draws.h"
 #include "comm/compressors.h"
 #include "comm/kept_values.h"
 
 namespace conclave {
 namespace {
+
+// words[i] becomes a number below d - i, d < 2^32; positions: those i whose number is below `left`, which are counted. Room: n + 16.
+CONCLAVE_SIMD void PlaceWords(uint32_t* words, uint64_t d, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    words[i] = static_cast<uint32_t>((uint64_t{words[i]} * static_cast<uint32_t>(d - static_cast<uint64_t>(i))) >> 32);
+}
+int64_t BelowPlain(const uint32_t* words, uint32_t left, int32_t* positions, int64_t n) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {  // takes no branch on a draw
+    positions[count] = static_cast<int32_t>(i);
+    count += words[i] < left ? 1 : 0;
+  }
+  return count;
+}
+__attribute__((target("avx512f"))) int64_t BelowAvx512(const uint32_t* words, uint32_t left, int32_t* positions, int64_t n) {
+  const __m512i limit = _mm512_set1_epi32(static_cast<int32_t>(left));
+  __m512i at = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; i += 16, at = _mm512_add_epi32(at, _mm512_set1_epi32(16))) {
+    const auto there = static_cast<__mmask16>(n - i < 16 ? (1u << (n - i)) - 1 : 0xFFFFu);
+    const __mmask16 below = _mm512_mask_cmplt_epu32_mask(there, _mm512_maskz_loadu_epi32(there, words + i), limit);
+    _mm512_storeu_si512(positions + count, _mm512_maskz_compress_epi32(below, at));
+    count += std::popcount(static_cast<uint32_t>(below));
+  }
+  return count;
+}
 
 // Calls f(coordinate) for the k chosen ones, ascending. Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, Algorithm S):
 // coordinate i is taken with probability (still to take) / (still to come), from one 32-bit word of its own: every subset has the same
@@ -18,16 +48,21 @@ template <typename F>
 void ForChosen(const RngKey& key, int64_t first_word, int64_t k, int64_t d, F&& f) {
   constexpr int64_t kChunk = 1024;
   std::array<uint32_t, kChunk> words;
-  std::array<int32_t, kChunk + 1> chosen;  // the loop that fills it takes no branch on a draw
+  std::array<int32_t, kChunk + 16> chosen;
+  static const bool kAvx512 = __builtin_cpu_supports("avx512f") != 0;
   int64_t left = k;
   for (int64_t first = 0; first < d && left > 0; first += kChunk) {
     const int64_t n = std::min(kChunk, d - first);
     FillDraws(key, static_cast<uint64_t>(first_word + first), std::span(words).first(static_cast<size_t>(n)));
+    PlaceWords(words.data(), static_cast<uint64_t>(d - first), n);
+    // Whoever is taken is below `left` as it is before the chunk: few stay, and only they are looked at one after the other.
+    const auto limit = static_cast<uint32_t>(left);  // at most d
+    const int64_t candidates = (kAvx512 ? BelowAvx512 : BelowPlain)(words.data(), limit, chosen.data(), n);
     int64_t count = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const uint64_t drawn = (uint64_t{words[i]} * static_cast<uint64_t>(d - first - i)) >> 32;
-      chosen[static_cast<size_t>(count)] = static_cast<int32_t>(i);
-      count += drawn < static_cast<uint64_t>(left - count) ? 1 : 0;
+    for (int64_t j = 0; j < candidates; ++j) {
+      const int32_t i = chosen[static_cast<size_t>(j)];
+      chosen[static_cast<size_t>(count)] = i;
+      count += words[static_cast<size_t>(i)] < left - count ? 1 : 0;
     }
     left -= count;
     for (int64_t j = 0; j < count; ++j) f(first + chosen[static_cast<size_t>(j)]);
@@ -86,6 +121,9 @@ class RandKCodec final : public Compressor {
 
 CompressorOr MakeRandKCodec(const RandKConfig& config, const CompressorContext& context) {
   ASSIGN_OR_RETURN(const int64_t k, CountOf("rand_k", config.fraction(), context));
+  if (context.shape.elements() > int64_t{UINT32_MAX}) {
+    return InvalidArgument("rand_k: a block of shape %s has more than 2^32 - 1 coordinates", context.shape.ToString());
+  }
   ASSIGN_OR_RETURN(KeptValues kept,
                    KeptValues::Make({.owner = "rand_k", .codec = config.has_values() ? &config.values() : nullptr, .count = k}, context));
   return std::make_unique<RandKCodec>(k, config.common_mask(), std::move(kept), context);

@@ -46,7 +46,9 @@ class RandomBlockCodec final : public Compressor {
   }
 
  private:
-  int64_t Start(const CodecKey& key) const { return static_cast<int64_t>(MaskDraws(key).Below(static_cast<uint64_t>(d_), static_cast<uint64_t>(key.first))); }
+  int64_t Start(const CodecKey& key) const {
+    return static_cast<int64_t>(MaskDraws(key).Below(static_cast<uint64_t>(d_), static_cast<uint64_t>(key.first)));
+  }
 
   const int64_t k_, d_;
   const DType dtype_;

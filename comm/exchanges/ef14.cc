@@ -5,25 +5,10 @@
 
 #include "comm/exchanges.h"
 #include "comm/memory_exchange.h"
-#include "comm/part_server.h"
+#include "comm/served_error.h"
 
 namespace conclave {
 namespace {
-
-class Ef14Server final : public PartServer {
- public:
-  Ef14Server(const ExchangeContext& context, const BlockCodecs& codecs) : e_s_(context, codecs) {}
-
-  void BeforeDown(const PartId& part, const Tensor& x) override { AddInto(x.dtype(), e_s_.At(part).raw(), x.raw(), x.elements()); }
-  void AfterDown(const PartId& part, const Tensor& sent, const Tensor& decoded) override {
-    Difference(sent.dtype(), sent.raw(), decoded.raw(), e_s_.Pending(part).raw(), sent.elements());
-  }
-  void Commit() { e_s_.Commit(); }
-  void Register(StateDict& state, const std::string& part) const { e_s_.Register(state, part + ".e_s"); }
-
- private:
-  PartMemory e_s_;
-};
 
 class Ef14Exchange final : public MemoryExchange {
  public:
@@ -53,7 +38,7 @@ class Ef14Exchange final : public MemoryExchange {
   }
 
   WorkerMemory e_m_;
-  std::optional<Ef14Server> server_;
+  std::optional<ServedError> server_;
 };
 
 }  // namespace

@@ -84,6 +84,63 @@ TEST(CodecDraws, AreTheWordsOfTheGenerator) {
   }
 }
 
+// The wire format, by the plainest code: Algorithm S with one word a coordinate.
+TEST(RandK, ChoosesByAlgorithmS) {
+  constexpr int64_t kD = 5000;
+  for (const double fraction : {0.01, 0.3, 0.97}) {
+    const CompressorOr codec = MakeCompressor(ParseCodec(absl::StrFormat("rand_k { fraction: %g }", fraction)), {.shape = {kD}});
+    ASSERT_EQ(codec.status(), absl::OkStatus());
+    const OwnedTensor x({kD}, DType::kF32), y({kD}, DType::kF32);
+    x->Fill(1);
+    for (const int64_t first : {0, 1024}) {
+      const CodecKey key{.seed = 3, .block = {4}, .worker = {2}, .step = 7, .first = first};
+      std::vector<std::byte> wire((*codec)->MaxWireBytes());
+      (*codec)->Encode(*x, key, wire);
+      ASSERT_EQ((*codec)->Decode(wire, key, *y), absl::OkStatus());
+      int64_t left = std::llround(fraction * kD);
+      for (int64_t i = 0; i < kD; ++i) {
+        const uint64_t word = MaskDraws(key).Bits(static_cast<uint64_t>(first + i));
+        const bool taken = static_cast<int64_t>((word * static_cast<uint64_t>(kD - i)) >> 32) < left;
+        left -= taken ? 1 : 0;
+        ASSERT_EQ(At(*y, i) != 0, taken) << i << " at " << fraction;
+      }
+      EXPECT_EQ(left, 0);
+    }
+  }
+}
+
+// Likewise: bit by bit, unary part, lower bits, sign.
+TEST(Qsgd, WritesGolombRiceCodesBitByBit) {
+  constexpr int64_t kD = 3000;
+  for (const int levels : {1, 30, 1000, 20000}) {
+    const CompressorOr codec = MakeCompressor(ParseCodec(absl::StrFormat("qsgd { levels: %d }", levels)), {.shape = {kD}});
+    ASSERT_EQ(codec.status(), absl::OkStatus());
+    const OwnedTensor x = Values(kD, DType::kF32);
+    x->data<float>()[17] = 900;  // one long code
+    const CodecKey key{.seed = 3, .worker = {1}, .step = 2};
+    std::vector<std::byte> wire((*codec)->MaxWireBytes());
+    wire.resize((*codec)->Encode(*x, key, wire));
+    float norm;
+    std::memcpy(&norm, wire.data(), sizeof(norm));
+    std::vector<uint32_t> words(kD);
+    FillRoundingDraws(key, 0, words);
+    const int rice = std::max(0, static_cast<int>(std::lround(std::log2(0.55 * levels / std::sqrt(static_cast<double>(kD))))));
+    std::vector<bool> bits;
+    for (int64_t i = 0; i < kD; ++i) {
+      const double v = At(*x, i), unit = static_cast<double>(levels) * 0x1p32 / static_cast<double>(norm);
+      const uint64_t level = std::min<uint64_t>((static_cast<uint64_t>(std::abs(v) * unit) + words[i]) >> 32, levels);
+      for (uint64_t u = 0; u < level >> rice; ++u) bits.push_back(true);
+      bits.push_back(false);
+      for (int b = 0; b < rice; ++b) bits.push_back((level >> b & 1) != 0);
+      if (level > 0) bits.push_back(v < 0);
+    }
+    ASSERT_EQ(wire.size(), 4 + (bits.size() + 7) / 8) << levels;
+    for (size_t i = 0; i < bits.size(); ++i) {
+      ASSERT_EQ((std::to_integer<int>(wire[4 + i / 8]) >> (i % 8) & 1) != 0, bits[i]) << "bit " << i << ", " << levels << " levels";
+    }
+  }
+}
+
 TEST(RandK, EveryCoordinateIsChosenEquallyOftenAndPairsToo) {
   CodecConfig config;
   config.mutable_rand_k()->set_fraction(2.0 / 6);

@@ -33,6 +33,10 @@ std::map<std::string, std::vector<std::string>> Lossy() {
       {"diana",
        {"diana { codec { rand_k { fraction: 0.2 } } }",
         "diana { alpha: 0.1 codec { blockwise { exact_below: 4 otherwise { perm_k {} } } } }", "diana { codec { ternary {} } }"}},
+      {"power_sgd", {"power_sgd { width: 2 }"}},
+      {"one_bit",
+       {"one_bit { warmup_steps: 2 beta1: 0.9 }",
+        "one_bit { warmup_steps: 1 beta1: 0.5 codec { top_k { fraction: 0.1 } } } downlink { codec { bf16 {} } }"}},
       {"marina", {"marina { p: 0.3 codec { natural {} } }", "marina { p: 0.3 codec { random_block { fraction: 0.1 } } }"}},
   };
 }
@@ -45,6 +49,8 @@ std::map<std::string, std::string> Lossless() {
           {"ef21", "ef21 { codec { identity {} } }"},
           {"ef21_sgdm", "ef21_sgdm { eta: 1 codec { identity {} } }"},
           {"diana", "diana { codec { identity {} } }"},
+          {"power_sgd", "power_sgd { width: 40 }"},  // too wide to gain anywhere
+          {"one_bit", "one_bit { warmup_steps: 3 beta1: 0.9 }"},
           {"marina", "marina { p: 0.5 codec { identity {} } }"}};
 }
 
@@ -227,6 +233,110 @@ TEST(Diana, NoiseDiesOut) {
   }
 }
 
+double LargestRatio(const Blocks<float>& a, const Blocks<float>& b) {
+  double most = 0;
+  for (const auto& [id, v] : a) {
+    double error = 0, size = 0;
+    for (size_t i = 0; i < v.size(); ++i) {
+      error = std::max(error, std::abs(static_cast<double>(v[i]) - b.at(id)[i]));
+      size = std::max(size, std::abs(static_cast<double>(b.at(id)[i])));
+    }
+    most = std::max(most, error / size);
+  }
+  return most;
+}
+
+// Block d is [7, 100]: with factors of 3 columns it is compressed, of 7 it would not be. A mean of rank 2 comes out exactly, to rounding,
+// whatever was remembered: e_m of the first step is zero.
+TEST(PowerSgd, IsExactWhereTheMeanHasNoMoreThanItsRank) {
+  constexpr int kRows = 20, kCols = 30;
+  ParameterSet set;
+  set.Add({.name = "x", .shape = {kRows, kCols}});
+  for (const int width : {1, 2, 3}) {
+    double error = 0, size = 0;
+    const absl::Status status = RunRanks(2, [&](Communicator& world) -> absl::Status {
+      const Layout layout = ReplicatedLayout(&set, world.rank(), 2);
+      ASSIGN_OR_RETURN(const auto exchange, MakeExchange(ParseExchange(absl::StrFormat("power_sgd { width: %d }", width)),
+                                                         {.layout = &layout, .workers = {.workers = 2, .ranks = 2}, .world = &world}));
+      // Worker m: the outer product of its own two vectors.
+      std::vector<float> v(kRows * kCols), mean(kRows * kCols);
+      for (int i = 0; i < kRows; ++i) {
+        for (int j = 0; j < kCols; ++j) {
+          const auto product = [&](int m) { return static_cast<float>(std::sin(1.0 + i * (m + 1)) * std::cos(2.0 + j * (2 * m + 1))); };
+          v[i * kCols + j] = product(world.rank());
+          mean[i * kCols + j] = (product(0) + product(1)) / 2;
+        }
+      }
+      exchange->Begin(0, 0);
+      RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(v)));
+      ASSIGN_OR_RETURN(const Aggregate got, exchange->Finish());
+      if (world.rank() != 0) return absl::OkStatus();
+      for (size_t i = 0; i < mean.size(); ++i) {
+        error += std::pow(got->block({0}).span<float>()[i] - mean[i], 2);
+        size += std::pow(mean[i], 2);
+      }
+      return absl::OkStatus();
+    });
+    EXPECT_EQ(status, absl::OkStatus());
+    if (width == 1) {
+      EXPECT_GT(error, 0.01 * size) << "one column cannot hold two";
+    } else {
+      EXPECT_LT(error, 1e-10 * size) << width << " columns";
+    }
+  }
+}
+
+// Over all steps what was delivered and the mean of the memories add up to what was put; and the wire carries factors only.
+TEST(PowerSgd, WhatIsNotSentIsKept) {
+  const MemoryRun run{.config = ParseExchange("power_sgd { width: 2 }"), .ranks = 4, .steps = 8};
+  MemoryRun exact = run;
+  exact.config = ParseExchange("exact {}");
+  const MemoryResult sent = RunMemory(run), put = RunMemory(exact);
+  const ParameterSet set = TestParameters();
+  const int d = set.Find("d").value;
+  const std::vector<double> left = WorkerMean(sent.state, "e_m", run.workers).at("d");
+  double error = 0, size = 0;
+  for (size_t i = 0; i < left.size(); ++i) {
+    double expected = 0, got = left[i];
+    for (int step = 0; step < run.steps; ++step) {
+      expected += put.aggregates[step].at(d)[i];
+      got += sent.aggregates[step].at(d)[i];
+    }
+    error += (got - expected) * (got - expected), size += expected * expected;
+  }
+  EXPECT_LT(error, 1e-8 * size);
+  const int64_t dense = put.reports[0].BetweenRanks().sent_bytes, factors = sent.reports[0].BetweenRanks().sent_bytes;
+  // 6 bytes a coordinate and exchange at 4 ranks: 700 against (7 + 100) * 2, up to where chunks are cut.
+  EXPECT_NEAR(static_cast<double>(dense - factors), 6.0 * (700 - 214), 24);
+  EXPECT_EQ(sent.reports[0].logical.dense_bytes, put.reports[0].logical.dense_bytes);
+}
+
+// While it warms up the exact mean; then the servers' momentum. With a codec that loses nothing it is the momentum of the mean.
+TEST(OneBit, IsTheMeanThenItsMomentum) {
+  MemoryRun run{.config = ParseExchange("one_bit { warmup_steps: 2 beta1: 0.75 codec { identity {} } }"), .ranks = 2, .steps = 6};
+  MemoryRun exact = run;
+  exact.config = ParseExchange("exact {}");
+  const MemoryResult got = RunMemory(run), put = RunMemory(exact);
+  Blocks<float> momentum;
+  for (int step = 0; step < run.steps; ++step) {
+    for (const auto& [id, v] : put.aggregates[step]) {
+      std::vector<float>& u = momentum[id];
+      u.resize(v.size());
+      for (size_t i = 0; i < u.size(); ++i) u[i] = 0.75f * u[i] + 0.25f * v[i];
+    }
+    if (step < 2) {
+      EXPECT_TRUE(SameBlocks(got.aggregates[step], put.aggregates[step])) << step;
+    } else {
+      EXPECT_LT(LargestRatio(got.aggregates[step], momentum), 1e-5) << step;
+    }
+  }
+  // One bit a coordinate loses something, and remembers it.
+  run.config = ParseExchange("one_bit { warmup_steps: 2 beta1: 0.75 }");
+  const MemoryResult coded = RunMemory(run);
+  EXPECT_TRUE(SameBlocks(coded.aggregates[1], put.aggregates[1]));
+  EXPECT_FALSE(SameBlocks(coded.aggregates[2], got.aggregates[2]));
+}
+
 TEST(Marina, FullSynchronisationsAreExactAndAtRateP) {
   const MemoryRun run{.config = ParseExchange("marina { p: 0.3 codec { natural {} } }"), .ranks = 1, .steps = 60};
   MemoryRun exact = run;
@@ -320,6 +430,11 @@ TEST(MemoryExchange, RefusesCodecsOfTheWrongContract) {
       {"ef21_sgdm { eta: 0.1 codec { blockwise { exact_below: 4 otherwise { perm_k {} } } } }", "is not contractive"},
       {"quantized { codec { perm_k {} } }", "fewer coordinates than there are workers (4)"},
       {"diana { alpha: 0.9 codec { rand_k { fraction: 0.1 } } }", "alpha must be in [0, 1 / q]"},
+      {"power_sgd { width: 0 }", "width must be at least 1"},
+      {"power_sgd { width: 1 } downlink { codec { bf16 {} } }", "power_sgd sums factors exactly"},
+      {"one_bit { warmup_steps: 0 beta1: 0.9 }", "warmup_steps must be at least 1"},
+      {"one_bit { warmup_steps: 5 beta1: 1 }", "beta1 must be in [0, 1)"},
+      {"one_bit { warmup_steps: 5 codec { natural {} } } downlink { codec { ternary {} } }", "is not contractive"},
       {"marina { p: 0 codec { natural {} } }", "p must be in (0, 1]"},
       {"ef21_sgdm { eta: 0 codec { bf16 {} } }", "eta must be in (0, 1]"},
       {"quantized { codec { rand_k { fraction: 0.5 values { bf16 {} } } } }", "rand_k.values: needs an unbiased codec"},
