@@ -19,6 +19,7 @@ SchemeOr MakePastExtragradient(const OptimConfig& config, const SchemeContext& c
 SchemeOr MakeForwardBackwardForward(const OptimConfig& config, const SchemeContext& context);
 SchemeOr MakeReflectedGradient(const OptimConfig& config, const SchemeContext& context);
 SchemeOr MakeAnchored(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeDiloco(const OptimConfig& config, const SchemeContext& context);
 
 namespace {
 
@@ -49,19 +50,47 @@ std::string KnownSchemes() {
   return names;
 }
 
+// The aggregate of one_bit is a momentum after its warm-up: right for the rule that expects it, wrong for anything else.
+absl::Status CheckOneBit(const OptimConfig& config) {
+  const google::protobuf::Reflection& reflection = *config.GetReflection();
+  const auto* member = reflection.GetOneofFieldDescriptor(config, OptimConfig::descriptor()->FindOneofByName("scheme"));
+  const google::protobuf::Message& scheme = reflection.GetMessage(config, member);
+  const auto* field = scheme.GetDescriptor()->FindFieldByName("exchange");
+  ExchangeConfig exchange;
+  if (field != nullptr && scheme.GetReflection()->HasField(scheme, field)) {
+    exchange.CopyFrom(scheme.GetReflection()->GetMessage(scheme, field));
+  }
+  const AdamWConfig& adamw = config.first_order().rule().adamw();
+  if (!exchange.has_one_bit()) {
+    if (adamw.freeze_after() == 0) return absl::OkStatus();
+    return InvalidArgument("optim.first_order.rule.adamw.freeze_after: goes with exchange { one_bit {} } only, which brings momenta");
+  }
+  if (config.has_first_order() && adamw.freeze_after() == exchange.one_bit().warmup_steps() &&
+      adamw.beta1() == exchange.one_bit().beta1()) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument(
+      "exchange { one_bit { warmup_steps: %d beta1: %g } }: needs first_order with rule { adamw { freeze_after: %d beta1: %g } }, which "
+      "takes "
+      "its aggregate for the first moment",
+      exchange.one_bit().warmup_steps(), exchange.one_bit().beta1(), exchange.one_bit().warmup_steps(), exchange.one_bit().beta1());
+}
+
 // Schemes that move z by gamma and prox have no use for what belongs to update rules, and a rule has none for a prox.
 absl::Status CheckSettings(const OptimConfig& config) {
-  const bool by_rule = config.scheme_case() == OptimConfig::kFirstOrder;
+  const bool by_rule = config.scheme_case() == OptimConfig::kFirstOrder || config.scheme_case() == OptimConfig::kDiloco;
   const bool has_prox = config.prox().kind_case() != ProxConfig::KIND_NOT_SET && config.prox().kind_case() != ProxConfig::kZero;
+  RETURN_IF_ERROR(CheckOneBit(config));
   if (by_rule && has_prox) {
     return InvalidArgument(
-        "optim.prox: first_order moves parameters by a rule and takes no prox; choose a scheme that steps by gamma, such as extragradient");
+        "optim.prox: first_order and diloco move parameters by a rule and take no prox; choose a scheme that steps by gamma, such as "
+        "extragradient");
   }
   if (!by_rule && config.groups_size() > 0) {
-    return InvalidArgument("optim.groups: only first_order has groups; the other schemes move every block by gamma and prox");
+    return InvalidArgument("optim.groups: only first_order and diloco have groups; the other schemes move every block by gamma and prox");
   }
   if (!by_rule && config.clip_norm() > 0) {
-    return InvalidArgument("optim.clip_norm: only first_order clips (got %g); clipping would change the field they follow",
+    return InvalidArgument("optim.clip_norm: only first_order and diloco clip (got %g); clipping would change the field they follow",
                            config.clip_norm());
   }
   return absl::OkStatus();
@@ -117,6 +146,8 @@ SchemeOr MakeScheme(const OptimConfig& config, const SchemeContext& context) {
       return MakeReflectedGradient(config, context);
     case OptimConfig::kAnchored:
       return MakeAnchored(config, context);
+    case OptimConfig::kDiloco:
+      return MakeDiloco(config, context);
     case OptimConfig::SCHEME_NOT_SET:
       break;
   }

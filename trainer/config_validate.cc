@@ -168,17 +168,17 @@ void CheckSchedule(const Experiment& config, ConfigRules* rules) {
 
 void CheckOptim(const Experiment& config, ConfigRules* rules) {
   const OptimConfig& optim = config.optim();
-  const bool first_order = optim.has_first_order() || optim.scheme_case() == OptimConfig::SCHEME_NOT_SET;
-  rules->Require(first_order || optim.clip_norm() == 0, {"optim.clip_norm", "optim"},
-                 "clip_norm goes with first_order only: a clipped operator is no longer the one the scheme's steps are about");
+  const bool by_rule = optim.has_first_order() || optim.has_diloco() || optim.scheme_case() == OptimConfig::SCHEME_NOT_SET;
+  rules->Require(by_rule || optim.clip_norm() == 0, {"optim.clip_norm", "optim"},
+                 "clip_norm goes with first_order and diloco only: a clipped operator is no longer the one the scheme's steps are about");
   for (int i = 0; i < optim.groups_size(); ++i) {
     const std::string path = absl::StrFormat("optim.groups[%d]", i);
-    rules->Require(first_order || !optim.groups(i).has_rule(), {path + ".rule", path, "optim"},
-                   "an update rule goes with first_order only");
-    rules->Require(first_order || optim.groups(i).weight_decay() == 0, {path + ".weight_decay", path, "optim"},
-                   "weight decay goes with first_order only");
+    rules->Require(by_rule || !optim.groups(i).has_rule(), {path + ".rule", path, "optim"},
+                   "an update rule goes with first_order and diloco only");
+    rules->Require(by_rule || optim.groups(i).weight_decay() == 0, {path + ".weight_decay", path, "optim"},
+                   "weight decay goes with first_order and diloco only");
   }
-  rules->Require(!first_order || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim"},
+  rules->Require(!by_rule || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim"},
                  "a prox goes with schemes that step by gamma; with first_order use weight_decay");
   rules->Require(!optim.prox().has_box() || optim.prox().box().lower() <= optim.prox().box().upper(),
                  {"optim.prox.box.lower", "optim.prox.box.upper"},

@@ -1,6 +1,7 @@
 // AdamW. g: scaled gradient, x: value, m, v: moments, t: accepted updates, this one included:
 //   m <- beta1 m + (1 - beta1) g;   v <- beta2 v + (1 - beta2) g^2
 //   x <- x - lr decay x - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+// After `freeze_after` updates v stays and g is taken for m: what the one_bit exchange then brings is a momentum.
 // Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2, with the schedule factor inside lr for the decay too.
 #include <cmath>
 
@@ -43,20 +44,27 @@ CONCLAVE_SIMD void Adam(const AdamStep<double>& s, const double* g, double* x, d
 class AdamW final : public UpdateRule {
  public:
   AdamW(const AdamWConfig& config, const Layout* layout, DType dtype)
-      : beta1_(config.beta1()), beta2_(config.beta2()), eps_(config.eps()), m_(layout, dtype), v_(layout, dtype) {}
+      : beta1_(config.beta1()),
+        beta2_(config.beta2()),
+        eps_(config.eps()),
+        freeze_after_(config.freeze_after()),
+        m_(layout, dtype),
+        v_(layout, dtype) {}
 
   void Apply(BlockId block, const Tensor& value, const Tensor& gradient, const RuleArgs& args) override {
     const double t = static_cast<double>(args.t);
+    const bool frozen = freeze_after_ > 0 && args.t > freeze_after_;
+    const double v_updates = frozen ? static_cast<double>(freeze_after_) : t;
     DispatchFloat(value.dtype(), [&](auto zero) {
       using T = decltype(zero);
       const AdamStep<T> step{.scale = static_cast<T>(args.gradient_scale),
                              .keep = static_cast<T>(1 - args.learning_rate * args.weight_decay),
-                             .beta1 = static_cast<T>(beta1_),
-                             .add1 = static_cast<T>(1 - beta1_),
-                             .beta2 = static_cast<T>(beta2_),
-                             .add2 = static_cast<T>(1 - beta2_),
+                             .beta1 = static_cast<T>(frozen ? 0 : beta1_),
+                             .add1 = static_cast<T>(frozen ? 1 : 1 - beta1_),
+                             .beta2 = static_cast<T>(frozen ? 1 : beta2_),
+                             .add2 = static_cast<T>(frozen ? 0 : 1 - beta2_),
                              .size = static_cast<T>(args.learning_rate / (1 - std::pow(beta1_, t))),
-                             .correct2 = static_cast<T>(1 / std::sqrt(1 - std::pow(beta2_, t))),
+                             .correct2 = static_cast<T>(1 / std::sqrt(1 - std::pow(beta2_, v_updates))),
                              .eps = static_cast<T>(eps_)};
       Adam(step, gradient.data<T>(), value.data<T>(), m_.block(block).template data<T>(), v_.block(block).template data<T>(),
            value.elements());
@@ -70,6 +78,7 @@ class AdamW final : public UpdateRule {
 
  private:
   double beta1_, beta2_, eps_;
+  int64_t freeze_after_;
   FlatVector m_, v_;
 };
 

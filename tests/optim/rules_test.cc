@@ -1,6 +1,7 @@
 // Update rules against the plainest scalar code of their published formulas.
 #include "optim/rules.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <string>
@@ -43,12 +44,25 @@ Oracle AdamW(double beta1, double beta2, double eps) {
   };
 }
 
+// From update `freeze` on v stays and g is a momentum.
+Oracle FrozenAdamW(double beta1, double beta2, int freeze) {
+  return [=, m = 0.0, v = 0.0](double x, double g, const RuleArgs& args) mutable {
+    const bool frozen = args.t > freeze;
+    g *= args.gradient_scale;
+    m = frozen ? g : beta1 * m + (1 - beta1) * g;
+    v = frozen ? v : beta2 * v + (1 - beta2) * g * g;
+    const double m_hat = m / (1 - std::pow(beta1, args.t)), v_hat = v / (1 - std::pow(beta2, std::min<double>(args.t, freeze)));
+    return x - args.learning_rate * args.weight_decay * x - args.learning_rate * m_hat / (std::sqrt(v_hat) + 1e-8);
+  };
+}
+
 const std::vector<RuleCase>& Cases() {
   static const std::vector<RuleCase> cases = {
       {"sgd {}", [] { return Sgd(0, false); }},
       {"sgd { momentum: 0.9 }", [] { return Sgd(0.9, false); }},
       {"sgd { momentum: 0.9 nesterov: true }", [] { return Sgd(0.9, true); }},
       {"adamw {}", [] { return AdamW(0.9, 0.95, 1e-8); }},
+      {"adamw { freeze_after: 3 }", [] { return FrozenAdamW(0.9, 0.95, 3); }},
       {"adamw { beta1: 0 beta2: 0.5 eps: 0.1 }", [] { return AdamW(0, 0.5, 0.1); }},
   };
   return cases;

@@ -20,7 +20,8 @@ struct SchemeCase {
   double tolerance;             // of the distance then, relative to the start's
   bool keeps_solutions = true;  // started at z* it stays, up to rounding; else it moves by steps of constant length
   double bilinear_tolerance = 1e-6;
-  uint64_t seed = 11;  // where workers are drawn: one for which the poisoned worker takes part
+  uint64_t seed = 11;     // where workers are drawn: one for which the poisoned worker takes part
+  double coupling = 0.1;  // 0 where workers have points of their own: this game evaluates experts at their owner's
 
   friend void PrintTo(const SchemeCase& c, std::ostream* out) { *out << c.config; }
 };
@@ -31,6 +32,13 @@ std::vector<SchemeCase> Cases() {
       {"SgdMomentum", "first_order { lr: 0.1 rule { sgd { momentum: 0.5 } } }", false, 250, 1e-3},
       // Normalised steps of constant length: near the solution, not at it.
       {"AdamW", "first_order { lr: 0.01 rule { adamw { weight_decay: 0 } } }", false, 500, 0.1, false},
+      // One local step by SGD is SGD; with more, workers that differ pull apart in between.
+      {"DilocoOneLocalStep", "diloco { lr: 0.3 local_steps: 1 outer_lr: 1 outer_momentum: 0 rule { sgd {} } }", false, 200, 1e-8, true,
+       1e-6, 11, 0},
+      {"DilocoTwoLocalSteps", "diloco { lr: 0.1 local_steps: 2 outer_lr: 0.7 outer_momentum: 0.5 rule { sgd {} } }", false, 500, 0.1, false,
+       1e-6, 11, 0},
+      {"DilocoAdamW", "diloco { lr: 0.01 local_steps: 2 outer_lr: 1 outer_momentum: 0 rule { adamw { weight_decay: 0 } } }", false, 500,
+       0.3, false, 1e-6, 11, 0},
       {"Extragradient", "extragradient { gamma: 0.5 }", true, 150, 1e-8},
       {"ExtragradientIdentity", "extragradient { gamma: 0.5 exchange { quantized { codec { identity {} } } } }", true, 150, 1e-8},
       {"Gda", "gda { gamma: 0.3 }", false, 200, 1e-8},
@@ -56,7 +64,9 @@ std::vector<SchemeCase> Cases() {
 }
 
 Play PlayOf(const SchemeCase& c, const std::string& more = "") {
-  return {.config = ParseConfig<OptimConfig>(c.config + " " + more), .seed = c.seed};
+  Play play{.config = ParseConfig<OptimConfig>(c.config + " " + more), .seed = c.seed};
+  play.game.coupling = c.coupling;
+  return play;
 }
 
 class SchemeTest : public testing::TestWithParam<SchemeCase> {};

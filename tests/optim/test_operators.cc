@@ -90,10 +90,10 @@ void AffineGame::Solution(const FlatVector& z) const {
       const BlockSpec& spec = layout_->parameters()[id];
       for (int i = 0; i < spec.shape.elements(); ++i) {
         out[i] = static_cast<T>(Normal({.seed = options_.seed, .site = 7u + id.value, .kind = RngKind::kProblem}, i));
-        // The root of (1 + lambda) (e - target) + 0.1 x*.
+        // The root of (1 + lambda) (e - target) + coupling x*.
         if (spec.expert >= 0) {
           const double x = Normal({.seed = options_.seed, .site = 7u, .kind = RngKind::kProblem}, i);
-          out[i] = static_cast<T>(Target(spec.expert, i) - 0.1 * x / (1 + options_.lambda));
+          out[i] = static_cast<T>(Target(spec.expert, i) - options_.coupling * x / (1 + options_.lambda));
         }
       }
     }
@@ -113,7 +113,7 @@ void AffineGame::EvaluateBlock(WorkerId worker, BlockId block, const FlatVector&
     for (int i = 0; i < spec.shape.elements(); ++i) {
       double& f = (*out)[i];
       if (spec.expert >= 0) {
-        f = (1 + options_.lambda) * (own[i] - Target(spec.expert, i) + Shift(m, 3 + spec.expert, i)) + 0.1 * x[i];
+        f = (1 + options_.lambda) * (own[i] - Target(spec.expert, i) + Shift(m, 3 + spec.expert, i)) + options_.coupling * x[i];
         continue;
       }
       f = options_.lambda * own[i] + Offset(m, block == kX ? i : n + i);

@@ -26,6 +26,7 @@ struct GameOptions {
   double sigma_min = 0.2;  // A is diagonal with singular values from sigma_min to sigma_max
   double sigma_max = 1;
   double heterogeneity = 0.3;  // size of E_m
+  double coupling = 0.1;       // of experts to x, as their owner sees it
   double noise = 0;            // of a sample, by key
   int poison_step = -1;        // there worker 1's y block is NaN
   double spike = 1;            // at poison_step the field is this times as long instead, where it is not 1
