@@ -16,10 +16,27 @@ absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, cons
       return MakeLinearVae(config.linear_vae(), context);
     case ModelConfig::kBilinearGame:
       return MakeBilinearGame(config.bilinear_game(), context);
+    case ModelConfig::kQuadraticGame:
+      return MakeQuadraticGame(config.quadratic_game(), context);
+    case ModelConfig::kMatrixGame:
+      return MakeMatrixGame(config.matrix_game(), context);
+    case ModelConfig::kRobustLeastSquares:
+      return MakeRobustLeastSquares(config.robust_least_squares(), context);
+    case ModelConfig::kAucSaddle:
+      return MakeAucSaddle(config.auc_saddle(), context);
+    case ModelConfig::kGroupRobust:
+      return MakeGroupRobust(config.group_robust(), context);
+    case ModelConfig::kDiracGan:
+      return MakeDiracGan(config.dirac_gan(), context);
+    case ModelConfig::kGaussianWgan:
+      return MakeGaussianWgan(config.gaussian_wgan(), context);
     case ModelConfig::KIND_NOT_SET:
       break;
   }
-  return InvalidArgument("model: no kind is set; choose one of moe_lm, linear_vae, bilinear_game");
+  const auto* kinds = ModelConfig::descriptor()->FindOneofByName("kind");
+  std::string known;
+  for (int i = 0; i < kinds->field_count(); ++i) known += (i > 0 ? ", " : "") + kinds->field(i)->name();
+  return InvalidArgument("model: no kind is set; choose one of %s", known);
 }
 
 DType ComputeDType(const ModelConfig& config) { return config.precision().compute() == PrecisionConfig::F64 ? DType::kF64 : DType::kF32; }

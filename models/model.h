@@ -71,6 +71,13 @@ absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, cons
 absl::StatusOr<std::unique_ptr<Model>> MakeMoeLm(const MoeLmConfig& config, const ModelContext& context);
 absl::StatusOr<std::unique_ptr<Model>> MakeLinearVae(const LinearVaeConfig& config, const ModelContext& context);
 absl::StatusOr<std::unique_ptr<Model>> MakeBilinearGame(const BilinearGameConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeQuadraticGame(const QuadraticGameConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeMatrixGame(const MatrixGameConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeRobustLeastSquares(const RobustLeastSquaresConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeAucSaddle(const AucSaddleConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeGroupRobust(const GroupRobustConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeDiracGan(const DiracGanConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeGaussianWgan(const GaussianWganConfig& config, const ModelContext& context);
 
 DType ComputeDType(const ModelConfig& config);
 

@@ -42,7 +42,9 @@ ReferencePoint::ReferencePoint(const SchemeContext& context, ReferencePointOptio
       F_m_w_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
       F_m_next_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
       difference_({LargestBlock(*context.exchange.layout)}, context.exchange.dtype),
-      participates_(workers_, true) {}
+      participates_(workers_, true) {
+  if (options_.variance_reduced) F_m_sample_.emplace(context.exchange.layout, context.exchange.workers, context.exchange.dtype);
+}
 
 absl::Status ReferencePoint::Start(Operator& field, const FlatVector& z0) {
   ASSIGN_OR_RETURN(const double norm, EvaluateNext(field, z0, SampleKey{}));
@@ -68,13 +70,21 @@ absl::StatusOr<Exchanged> ReferencePoint::ExchangeDifferences(Operator& field, c
   const bool all = options_.participants == 0;
   if (!all) DrawParticipants(key);
   const double factor = all ? 1 : workers_ / static_cast<double>(options_.participants);
+  if (F_m_sample_) {
+    const OnBlock keep = [this](WorkerId worker, BlockId block, const Tensor& span, bool) {
+      F_m_sample_->At(worker, block).CopyFrom(span);
+      return absl::OkStatus();
+    };
+    RETURN_IF_ERROR(field.Evaluate(w_, key, /*each_worker=*/true, keep).status());
+  }
+  const WorkerVectors& base = F_m_sample_ ? *F_m_sample_ : F_m_w_;
   exchange.Begin(key.step, kDifferenceDraw);
   const auto put = [&](WorkerId worker, BlockId block, const Tensor& span, bool) {
     if (!participates_[worker.value]) return absl::OkStatus();
     const Tensor out = difference_->Slice(0, span.elements()).Reshape(span.shape());
     DispatchFloat(span.dtype(), [&](auto t) {
       using T = decltype(t);
-      Difference(span.data<T>(), F_m_w_.At(worker, block).template data<T>(), static_cast<T>(factor), out.data<T>(), span.elements());
+      Difference(span.data<T>(), base.At(worker, block).template data<T>(), static_cast<T>(factor), out.data<T>(), span.elements());
     });
     return exchange.Put(worker, block, out);
   };
@@ -90,7 +100,9 @@ absl::StatusOr<double> ReferencePoint::EvaluateNext(Operator& field, const FlatV
     F_m_next_.At(worker, block).CopyFrom(span);
     return full_->Put(worker, block, span);
   };
-  RETURN_IF_ERROR(field.Evaluate(point, key, /*each_worker=*/true, keep).status());
+  SampleKey sample = key;
+  sample.full = options_.variance_reduced;
+  RETURN_IF_ERROR(field.Evaluate(point, sample, /*each_worker=*/true, keep).status());
   ASSIGN_OR_RETURN(F_next_, full_->Finish());
   ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*F_next_));
   return norms.total;

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_OPTIM_REFERENCE_POINT_H_
 #define CONCLAVE_OPTIM_REFERENCE_POINT_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,13 +13,14 @@
 namespace conclave {
 
 struct ReferencePointOptions {
-  std::string part;          // prefix of the names in the train state
-  double p = 1;              // probability that w is refreshed in a step
-  int64_t participants = 0;  // workers that send a difference in a step, drawn anew every step; 0: all
+  std::string part;               // prefix of the names in the train state
+  double p = 1;                   // probability that w is refreshed in a step
+  int64_t participants = 0;       // workers that send a difference in a step, drawn anew every step; 0: all
+  bool variance_reduced = false;  // differences between evaluations of the step's sample, F(w) of the full data
 };
 
 // Holds w, F(w) and F_m(w). Within a step: Coin, ExchangeDifferences, and where w is to move EvaluateNext, then MoveTo or Discard. Train
-// state changes in Start and MoveTo only. Memory: two vectors, and two WorkerVectors.
+// state changes in Start and MoveTo only. Memory: two vectors, and two WorkerVectors (variance reduced: three).
 class ReferencePoint {
  public:
   ReferencePoint(const SchemeContext& context, ReferencePointOptions options);
@@ -33,10 +35,12 @@ class ReferencePoint {
   bool Coin(const SampleKey& key) const;
 
   // F_m(point) - F_m(w) of every worker through `exchange`: an estimate of F(point) - F(w). With b of M participants the b differences
-  // count M / b times, the others as +0, so that their mean over M stays unbiased. Neither commits nor discards. Cost: one evaluation.
+  // count M / b times, the others as +0, so that their mean over M stays unbiased. Neither commits nor discards. Cost: one evaluation;
+  // variance reduced two, of the same sample at w and at the point.
   absl::StatusOr<Exchanged> ExchangeDifferences(Operator& field, const FlatVector& point, const SampleKey& key, Exchange& exchange);
 
-  // F(point), exactly, for a w that may move there. Returns its norm. Cost: one evaluation, one exact exchange.
+  // F(point), exactly, for a w that may move there; variance reduced of the full data. Returns its norm. Cost: one evaluation, one exact
+  // exchange.
   absl::StatusOr<double> EvaluateNext(Operator& field, const FlatVector& point, const SampleKey& key);
   void MoveTo(const FlatVector& point);  // w = point, that of the last EvaluateNext
   void Discard() { full_->Discard(); }
@@ -51,8 +55,9 @@ class ReferencePoint {
   int workers_;
   std::unique_ptr<Exchange> full_;
   LogicalNorm norm_;
-  FlatVector w_, F_w_;              // train state
-  WorkerVectors F_m_w_, F_m_next_;  // F_m(w): train state; those that may replace them
+  FlatVector w_, F_w_;                       // train state
+  WorkerVectors F_m_w_, F_m_next_;           // F_m(w): train state; those that may replace them
+  std::optional<WorkerVectors> F_m_sample_;  // variance reduced: F_m(w) on the step's sample
   Aggregate F_next_ = nullptr;
   OwnedTensor difference_;          // [largest block]
   std::vector<bool> participates_;  // [M]

@@ -96,6 +96,15 @@ absl::Status CheckSettings(const OptimConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status CheckGamma(const OptimConfig& config) {
+  const auto* member = config.GetReflection()->GetOneofFieldDescriptor(config, OptimConfig::descriptor()->FindOneofByName("scheme"));
+  const google::protobuf::Message& scheme = config.GetReflection()->GetMessage(config, member);
+  const auto* gamma = scheme.GetDescriptor()->FindFieldByName("gamma");
+  if (gamma == nullptr || scheme.GetReflection()->GetDouble(scheme, gamma) > 0) return absl::OkStatus();
+  return InvalidArgument("optim.%s.gamma must be positive, got %g; optim.step: PROVABLE or AUTO_TUNE finds one", member->name(),
+                         scheme.GetReflection()->GetDouble(scheme, gamma));
+}
+
 }  // namespace
 
 FlatVector InitialPoint(const SchemeContext& context) {
@@ -123,6 +132,7 @@ SchemeOr MakeScheme(const OptimConfig& config, const SchemeContext& context) {
   if (context.exchange.to_canonical && config.scheme_case() != OptimConfig::kFirstOrder) {
     return InvalidArgument("parallel.updates: SHARDED is for first_order, whose rules have state; the other schemes need F on every owner");
   }
+  RETURN_IF_ERROR(CheckGamma(config));
   switch (config.scheme_case()) {
     case OptimConfig::kFirstOrder:
       return MakeFirstOrder(config, context);

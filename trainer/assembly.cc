@@ -8,6 +8,7 @@
 #include "optim/schemes.h"
 #include "parallel/shard_owners.h"
 #include "tensor/device.h"
+#include "trainer/step_tuning.h"
 
 namespace conclave {
 namespace {
@@ -94,8 +95,9 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
                                                                     .seed = config.seed(),
                                                                     .dtype = a->dtype(),
                                                                     .recompute = config.model().recompute() == ModelConfig::BLOCKS});
-  ASSIGN_OR_RETURN(a->scheme,
-                   MakeScheme(config.optim(), {.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = trainer.steps()}));
+  const SchemeContext context{.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = trainer.steps()};
+  RETURN_IF_ERROR(FindStep(context, *a->field, a->config.mutable_optim()));
+  ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(), context));
   return absl::OkStatus();
 }
 

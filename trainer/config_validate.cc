@@ -104,7 +104,45 @@ void CheckBilinearGame(const Experiment& config, ConfigRules* rules) {
   const BilinearGameConfig& game = config.model().bilinear_game();
   rules->Require(game.sigma_min() <= game.sigma_max(), {"model.bilinear_game.sigma_min", "model.bilinear_game.sigma_max"},
                  absl::StrFormat("sigma_min %g is above sigma_max %g", game.sigma_min(), game.sigma_max()));
-  rules->Require(config.parallel().expert() == 1, {"parallel.expert"}, "an expert axis needs a model with experts; bilinear_game has none");
+}
+
+void CheckQuadraticGame(const Experiment& config, ConfigRules* rules) {
+  const QuadraticGameConfig& game = config.model().quadratic_game();
+  rules->Require(game.curvature_min() <= game.curvature_max(), {"model.quadratic_game.curvature_min", "model.quadratic_game.curvature_max"},
+                 absl::StrFormat("curvature_min %g is above curvature_max %g", game.curvature_min(), game.curvature_max()));
+}
+
+bool HasSimplex(const ProxConfig& prox) {
+  bool found = prox.has_simplex();
+  for (const ProxFactorConfig& factor : prox.product().factors()) found = found || factor.prox().has_simplex();
+  return found;
+}
+
+// Models whose players choose mixed strategies.
+void CheckStrategies(const Experiment& config, ConfigRules* rules) {
+  const ModelConfig& model = config.model();
+  rules->Require(!model.has_matrix_game() || config.optim().prox().has_simplex(), {"optim.prox", "model.matrix_game"},
+                 "both players of a matrix game choose mixed strategies: set optim.prox { simplex {} }");
+  rules->Require(
+      !model.has_group_robust() || HasSimplex(config.optim().prox()), {"optim.prox", "model.group_robust"},
+      "the weights q of the groups are a mixed strategy: set optim.prox { product { factors { pattern: \"q\" prox { simplex {} } } } }");
+}
+
+// Models that make their own numbers; the others learn from data.sources.
+bool IsGame(ModelConfig::KindCase model) {
+  switch (model) {
+    case ModelConfig::kBilinearGame:
+    case ModelConfig::kQuadraticGame:
+    case ModelConfig::kMatrixGame:
+    case ModelConfig::kRobustLeastSquares:
+    case ModelConfig::kAucSaddle:
+    case ModelConfig::kGroupRobust:
+    case ModelConfig::kDiracGan:
+    case ModelConfig::kGaussianWgan:
+      return true;
+    default:
+      return false;
+  }
 }
 
 // What kinds of source a model can learn from, as names of SourceConfig.kind.
@@ -136,7 +174,7 @@ void CheckSources(const Experiment& config, ConfigRules* rules) {
     rules->Require(fits, {path + "." + name(kind), path, "model"},
                    absl::StrFormat("%s learns from %s, not from %s", model_name, names, name(kind)));
   }
-  const bool needs_data = model != ModelConfig::kBilinearGame;
+  const bool needs_data = !IsGame(model);
   rules->Require(!needs_data || config.data().sources_size() > 0, {"data.sources", "model"},
                  absl::StrFormat("%s needs data.sources { %s { ... } }", model_name, name(usable.front())));
   const TrainerConfig& trainer = config.trainer();
@@ -166,8 +204,21 @@ void CheckSchedule(const Experiment& config, ConfigRules* rules) {
                  absl::StrFormat("%d warm-up steps run into the decay, which begins at step %.0f", warmup, stable));
 }
 
+void CheckStep(const OptimConfig& optim, ConfigRules* rules) {
+  const auto* member = optim.GetReflection()->GetOneofFieldDescriptor(optim, OptimConfig::descriptor()->FindOneofByName("scheme"));
+  if (member == nullptr) return;
+  const google::protobuf::Message& scheme = optim.GetReflection()->GetMessage(optim, member);
+  const auto* gamma = scheme.GetDescriptor()->FindFieldByName("gamma");
+  const std::string path = "optim." + member->name();
+  rules->Require(gamma == nullptr || optim.step() != OptimConfig::GIVEN || scheme.GetReflection()->HasField(scheme, gamma), {path, "optim"},
+                 absl::StrFormat("'%s' needs 'gamma' (step size), or optim.step: PROVABLE or AUTO_TUNE, which find one", path));
+  rules->Require(gamma != nullptr || optim.step() == OptimConfig::GIVEN, {"optim.step"},
+                 absl::StrFormat("optim.step finds a gamma, and %s has none", member->name()));
+}
+
 void CheckOptim(const Experiment& config, ConfigRules* rules) {
   const OptimConfig& optim = config.optim();
+  CheckStep(optim, rules);
   const bool by_rule = optim.has_first_order() || optim.has_diloco() || optim.scheme_case() == OptimConfig::SCHEME_NOT_SET;
   rules->Require(by_rule || optim.clip_norm() == 0, {"optim.clip_norm", "optim"},
                  "clip_norm goes with first_order and diloco only: a clipped operator is no longer the one the scheme's steps are about");
@@ -180,6 +231,8 @@ void CheckOptim(const Experiment& config, ConfigRules* rules) {
   }
   rules->Require(!by_rule || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim"},
                  "a prox goes with schemes that step by gamma; with first_order use weight_decay");
+  rules->Require(!optim.has_masha2() || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim.masha2", "optim"},
+                 "masha2 knows no constraints and no regulariser: error feedback would carry what a prox cuts off; use masha1");
   rules->Require(!optim.prox().has_box() || optim.prox().box().lower() <= optim.prox().box().upper(),
                  {"optim.prox.box.lower", "optim.prox.box.upper"},
                  absl::StrFormat("lower %g is above upper %g", optim.prox().box().lower(), optim.prox().box().upper()));
@@ -223,9 +276,15 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
     case ModelConfig::kBilinearGame:
       CheckBilinearGame(config, rules);
       break;
-    case ModelConfig::KIND_NOT_SET:
+    case ModelConfig::kQuadraticGame:
+      CheckQuadraticGame(config, rules);
+      break;
+    default:
       break;
   }
+  rules->Require(!IsGame(config.model().kind_case()) || config.parallel().expert() == 1, {"parallel.expert"},
+                 "an expert axis needs a model with experts; a game has none");
+  CheckStrategies(config, rules);
   CheckSources(config, rules);
   CheckTokenizer(config, rules);
   CheckOptim(config, rules);

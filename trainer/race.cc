@@ -148,6 +148,7 @@ absl::StatusOr<RaceResult> Race(const Assembly& a, Communicator& world, const Ra
       break;
     }
     RETURN_IF_ERROR(report.status());
+    if (!report->skipped) a.field->FinishStep(report->evaluation);
     ++cursor.step;
     result.costs.seconds += RealClock().Seconds() - began;
     result.costs.evaluations += static_cast<double>(a.field->evaluations() - evaluated);

@@ -1,6 +1,8 @@
 // MASHA1 (Beznosikov, Richtarik, Diskin, Ryabinin, Gasnikov, arXiv 2110.03313): an unbiased codec carries F_m(zh) - F_m(w); with
 // probability p the reference point w moves to the new z and F(w) is exchanged in full.
 //   zbar = (1 - p) z + p w;   zh = prox(zbar - gamma F(w));   g = mean_m Q_m(F_m(zh) - F_m(w));   z <- prox(zbar - gamma (F(w) + g))
+// Variance reduced (VR-MASHA1): g = mean_m Q_m(F_mB(zh) - F_mB(w)) on one sample B of every worker, F(w) of the full data; with an exact
+// exchange that is VR-extragradient (Alacaoglu and Malitsky, arXiv 2102.08352).
 // Partial participation: the mean is over b of the M workers, drawn anew every step; refreshes need all of them.
 #include <cmath>
 #include <utility>
@@ -21,7 +23,10 @@ class Masha1 final : public Scheme {
         prox_(std::move(prox)),
         q_(std::move(compressed)),
         norm_(context.exchange.layout, context.exchange.world),
-        reference_(context, {.part = "masha1", .p = config.masha1().p(), .participants = config.masha1().participants()}),
+        reference_(context, {.part = "masha1",
+                             .p = config.masha1().p(),
+                             .participants = config.masha1().participants(),
+                             .variance_reduced = config.masha1().variance_reduced()}),
         z_(InitialPoint(context)),
         zbar_(context.exchange.layout, context.exchange.dtype),
         zh_(context.exchange.layout, context.exchange.dtype),
@@ -34,7 +39,7 @@ class Masha1 final : public Scheme {
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     const double p = config_.masha1().p();
     const double gamma = config_.masha1().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 1};
+    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = config_.masha1().variance_reduced() ? 2 : 1};
 
     zbar_.Combine(1 - p, z_, p, reference_.w());
     zh_.Combine(1, zbar_, -gamma, reference_.F_w());
@@ -50,7 +55,7 @@ class Masha1 final : public Scheme {
 
     const bool refresh = std::isfinite(guarded) && reference_.Coin(cursor.Key());
     if (refresh) {
-      report.evaluations = 2;
+      ++report.evaluations;
       ASSIGN_OR_RETURN(const double norm, reference_.EvaluateNext(field, z_new_, cursor.Key()));
       if (!std::isfinite(norm)) guarded = norm;
     }

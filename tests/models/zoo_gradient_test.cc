@@ -41,7 +41,15 @@ const std::map<std::string, std::vector<std::string>>& Cases() {
            "linear_vae { data_dim: 4 latent_dim: 2 samples: 3 analytic_kl: false decoder_variance: 0.5 }",
            "linear_vae { data_dim: 4 latent_dim: 2 samples: 0 learn_decoder_variance: true }",
        }},
-      {"bilinear_game", {"bilinear_game { dim: 4 }", "bilinear_game { dim: 3 lambda: 0.5 heterogeneity: 0.4 }"}},
+      {"bilinear_game", {"bilinear_game { dim: 4 }", "bilinear_game { dim: 3 lambda: 0.5 heterogeneity: 0.4 spectrum: UNIFORM }"}},
+      {"quadratic_game", {"quadratic_game { dim: 4 }", "quadratic_game { dim: 3 heterogeneity: 1 curvature_min: 0.5 coupling: 2 }"}},
+      {"matrix_game", {"matrix_game {}", "matrix_game { payoffs: KUHN_POKER }", "matrix_game { payoffs: RANDOM size: 4 }"}},
+      {"robust_least_squares",
+       {"robust_least_squares { dim: 3 rows: 7 }", "robust_least_squares { dim: 3 rows: 7 batch: 4 noise: 1 beta: 0.5 }"}},
+      {"auc_saddle", {"auc_saddle { dim: 3 rows: 9 }", "auc_saddle { dim: 2 rows: 9 batch: 5 positive_share: 0.6 }"}},
+      {"group_robust", {"group_robust { groups: 3 dim: 4 }"}},
+      {"dirac_gan", {"dirac_gan {}", "dirac_gan { dim: 3 loss: LOGISTIC penalty: 0.5 }"}},
+      {"gaussian_wgan", {"gaussian_wgan { dim: 3 }", "gaussian_wgan { dim: 2 samples: 5 penalty: 0.3 }"}},
   };
   return cases;
 }

@@ -141,7 +141,7 @@ TEST(RatesTest, SettingsWithoutAMeaningAreRefused) {
       {"diloco { lr: 1 local_steps: 3 rule { adamw { freeze_after: 4 } } exchange { one_bit { warmup_steps: 4 } } }", "needs first_order"},
       {"extragradient { gamma: 1 } clip_norm: 1", "only first_order and diloco clip"},
       {"masha1 { gamma: 1 p: 1 } groups { pattern: \"*\" }", "only first_order and diloco have groups"},
-      {"gda { }", "optim.gda.gamma is unset"},
+      {"gda { }", "optim.gda.gamma must be positive, got 0"},
       {"first_order { lr: 1 rule { sgd {} } } groups { pattern: \"z*\" }", "matches none"},
       {"extragradient { gamma: 1 } prox { box { lower: 1 upper: 0 } }", "optim.prox.box"},
   };

@@ -132,7 +132,8 @@ INSTANTIATE_TEST_SUITE_P(
                    "5:57: error: 'data.sources[1]' needs a kind: one of text, shards, gaussian, none"}},
         BadConfig{Without("optim", "optim { masha1 { gamma: 0.1 p: 1.5 exchange { quantized {} } } }"),
                   {"5:32: error: 'p' must be in (0, 1], got 1.5",
-                   "5:47: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
+                   "5:47: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, block_int, "
+                   "perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
         BadConfig{
             Without("optim",
                     "optim { first_order { lr: 0.1 rule { adamw {} } exchange { quantized { codec { rand_k { fraction: 0 } } } } } }"),
@@ -175,37 +176,44 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"name",
                   {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
                    "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha",
-                   "1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game",
+                   "1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan",
                    "1:5: error: expected ':' after 'name', got the end of the text"}},
         BadConfig{"{", {"1:1: error: expected a field name, got '{'", "1:1: error: block opened at 1:1 is not closed"}}));
 
 INSTANTIATE_TEST_SUITE_P(
     Completeness, BadConfigTest,
-    testing::Values(BadConfig{Without("name", ""),
-                              {"1:1: error: the experiment needs 'name' (name of the experiment; the default run folder is runs/NAME)"}},
-                    BadConfig{Without("model", ""), {"1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game"}},
-                    BadConfig{Without("optim", ""), {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
+    testing::Values(
+        BadConfig{Without("name", ""),
+                  {"1:1: error: the experiment needs 'name' (name of the experiment; the default run folder is runs/NAME)"}},
+        BadConfig{Without("model", ""),
+                  {"1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan"}},
+        BadConfig{Without("optim", ""),
+                  {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
                    "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha"}},
-                    BadConfig{Without("data", ""), {"4:1: error: moe_lm needs data.sources { text { ... } }"}},
-                    BadConfig{Without("optim", "optim { first_order { lr: 0.1 } }"),
-                              {"5:9: error: 'optim.first_order.rule' needs a kind: one of sgd, adamw, muon"}},
-                    BadConfig{Without("optim", "optim { first_order { rule { sgd {} } } }"),
-                              {"5:9: error: 'optim.first_order' needs 'lr' (learning rate before schedule and multipliers)"}},
-                    BadConfig{Without("optim", "optim { extragradient {} }"),
-                              {"5:9: error: 'optim.extragradient' needs 'gamma' (step size)"}},
-                    BadConfig{Without("optim", "optim { masha1 { gamma: 1 exchange { quantized {} } } }"),
-                              {"5:9: error: 'optim.masha1' needs 'p' (probability that the reference point is refreshed)",
-                               "5:38: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
-                    BadConfig{Without("model", "model { moe_lm { moe { } } }"),
-                              {"5:18: error: 'model.moe_lm.moe' needs 'experts' (routed experts a block)"}},
-                    BadConfig{Without("model", "model { precision { compute: F64 } }"),
-                              {"5:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game"}},
-                    BadConfig{Without("model", "model { linear_vae { data_dim: 3 } }"),
-                              {"5:9: error: 'model.linear_vae' needs 'latent_dim' (dimension of z)"}},
-                    BadConfig{Without("data", "data { sources { text { } } }"),
-                              {"5:18: error: 'data.sources[0].text' needs 'path' (file, or glob of files)"}},
-                    BadConfig{Without("data", "data { sources { } }"),
-                              {"5:16: error: 'data.sources[0]' needs a kind: one of text, shards, gaussian, none"}}));
+        BadConfig{Without("data", ""), {"4:1: error: moe_lm needs data.sources { text { ... } }"}},
+        BadConfig{Without("optim", "optim { first_order { lr: 0.1 } }"),
+                  {"5:9: error: 'optim.first_order.rule' needs a kind: one of sgd, adamw, muon"}},
+        BadConfig{Without("optim", "optim { first_order { rule { sgd {} } } }"),
+                  {"5:9: error: 'optim.first_order' needs 'lr' (learning rate before schedule and multipliers)"}},
+        BadConfig{Without("optim", "optim { extragradient {} }"),
+                  {"5:9: error: 'optim.extragradient' needs 'gamma' (step size), or optim.step: PROVABLE or AUTO_TUNE, which find one"}},
+        BadConfig{Without("optim", "optim { masha1 { gamma: 1 exchange { quantized {} } } }"),
+                  {"5:9: error: 'optim.masha1' needs 'p' (probability that the reference point is refreshed)",
+                   "5:38: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, "
+                   "block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
+        BadConfig{Without("model", "model { moe_lm { moe { } } }"),
+                  {"5:18: error: 'model.moe_lm.moe' needs 'experts' (routed experts a block)"}},
+        BadConfig{Without("model", "model { precision { compute: F64 } }"),
+                  {"5:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan"}},
+        BadConfig{Without("model", "model { linear_vae { data_dim: 3 } }"),
+                  {"5:9: error: 'model.linear_vae' needs 'latent_dim' (dimension of z)"}},
+        BadConfig{Without("data", "data { sources { text { } } }"),
+                  {"5:18: error: 'data.sources[0].text' needs 'path' (file, or glob of files)"}},
+        BadConfig{Without("data", "data { sources { } }"),
+                  {"5:16: error: 'data.sources[0]' needs a kind: one of text, shards, gaussian, none"}}));
 
 INSTANTIATE_TEST_SUITE_P(
     Rules, BadConfigTest,

@@ -1,0 +1,112 @@
+#include "optim/step_size.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "comm/compressors.h"
+
+namespace conclave {
+namespace {
+
+struct CodecFactor {
+  double q = 1;
+  bool permuted = false;  // perm_k: errors of equal vectors cancel
+  bool common = false;    // one mask for all: errors do not average out
+};
+
+absl::StatusOr<CodecFactor> FactorOf(const CodecConfig& config, const ExchangeContext& context) {
+  CodecFactor factor;
+  for (const BlockSpec& spec : context.layout->parameters().blocks()) {
+    ASSIGN_OR_RETURN(
+        const auto codec,
+        MakeCompressor(config, {.shape = spec.shape, .dtype = context.dtype, .workers = context.workers.workers, .name = spec.name}));
+    const CodecContract contract = codec->Contract();
+    if (!contract.unbiased) return InvalidArgument("block %s: its codec is biased, so masha1 has no proven step", spec.name);
+    factor.q = std::max(factor.q, contract.q);
+    factor.permuted |= contract.correlated && config.has_perm_k();
+    factor.common |= contract.correlated && !config.has_perm_k();
+  }
+  return factor;
+}
+
+absl::StatusOr<double> Known(const std::optional<double>& constant, const char* name) {
+  if (constant && *constant > 0) return *constant;
+  return FailedPrecondition("optim.step: PROVABLE: the model does not declare %s; give gamma, or let AUTO_TUNE find one", name);
+}
+
+absl::StatusOr<double> ProvableMasha1(const Masha1Config& config, const OperatorConstants& constants, const ExchangeContext& context) {
+  if (config.variance_reduced()) {
+    return FailedPrecondition(
+        "optim.step: PROVABLE: variance-reduced steps need the samples' mean-square Lipschitz constant, which no model declares");
+  }
+  ASSIGN_OR_RETURN(const double cq, CompressedLipschitz(config, constants, context));
+  const double mu = constants.strong_monotonicity.value_or(0), p = config.p();
+  if (mu > 0 && p <= 0.5) return std::min(std::sqrt(p / 2) / cq, p / (2 * mu));
+  return std::sqrt(p) / cq;
+}
+
+}  // namespace
+
+absl::StatusOr<double> CompressedLipschitz(const Masha1Config& config, const OperatorConstants& constants, const ExchangeContext& context) {
+  ASSIGN_OR_RETURN(const double lipschitz, Known(constants.lipschitz, "its Lipschitz constant"));
+  const double mean_square = std::max(lipschitz, constants.mean_square_lipschitz.value_or(lipschitz));
+  const double workers = context.workers.workers;
+  const double b = config.participants() > 0 ? static_cast<double>(config.participants()) : workers;
+  CodecFactor factor;
+  if (config.exchange().has_quantized()) {
+    const CodecConfig& codec = config.exchange().quantized().codec();
+    ASSIGN_OR_RETURN(factor, FactorOf(codec, context));
+  } else if (config.exchange().kind_case() != ExchangeConfig::kExact && config.exchange().kind_case() != ExchangeConfig::KIND_NOT_SET) {
+    return InvalidArgument("optim.masha1.exchange: only exact and quantized exchanges have a proven step");
+  }
+  if (factor.common) return std::sqrt(factor.q) * mean_square;
+  if (factor.permuted && b == workers) return std::sqrt(factor.q / workers) * mean_square;
+  const double absent = workers > 1 ? (workers - b) / (b * (workers - 1)) : 0;
+  return std::sqrt(lipschitz * lipschitz + (absent + (factor.q - 1) / b) * mean_square * mean_square);
+}
+
+absl::StatusOr<double> ProvableStep(const OptimConfig& config, const OperatorConstants& constants, const ExchangeContext& context) {
+  double share = 0;  // of 1 / L
+  switch (config.scheme_case()) {
+    case OptimConfig::kExtragradient:
+    case OptimConfig::kFbf:
+      share = 0.9;
+      break;
+    case OptimConfig::kOgda:
+      share = 0.45;
+      break;
+    case OptimConfig::kPastExtragradient:
+      share = 0.3;
+      break;
+    case OptimConfig::kReflectedGradient:
+      share = 0.37;
+      break;
+    case OptimConfig::kAnchored:
+      share = 0.12;
+      break;
+    case OptimConfig::kGda: {
+      ASSIGN_OR_RETURN(const double lipschitz, Known(constants.lipschitz, "its Lipschitz constant"));
+      ASSIGN_OR_RETURN(const double mu, Known(constants.strong_monotonicity, "a positive strong monotonicity, without which gda diverges"));
+      return mu / (lipschitz * lipschitz);
+    }
+    case OptimConfig::kMasha1:
+      return ProvableMasha1(config.masha1(), constants, context);
+    default:
+      return InvalidArgument("optim.step: PROVABLE: no step of this scheme is proven; give its gamma, or use AUTO_TUNE");
+  }
+  ASSIGN_OR_RETURN(const double lipschitz, Known(constants.lipschitz, "its Lipschitz constant"));
+  return share / lipschitz;
+}
+
+bool SetStep(double gamma, OptimConfig* config) {
+  const auto* descriptor = OptimConfig::descriptor()->FindOneofByName("scheme");
+  const auto* member = config->GetReflection()->GetOneofFieldDescriptor(*config, descriptor);
+  if (member == nullptr) return false;
+  google::protobuf::Message* scheme = config->GetReflection()->MutableMessage(config, member);
+  const auto* field = scheme->GetDescriptor()->FindFieldByName("gamma");
+  if (field == nullptr) return false;
+  scheme->GetReflection()->SetDouble(scheme, field, gamma);
+  return true;
+}
+
+}  // namespace conclave
