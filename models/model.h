@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "models/kv_cache.h"
 #include "models/recorder.h"
 #include "proto/model.pb.h"
 
@@ -43,6 +44,8 @@ class Model {
   virtual absl::StatusOr<Var> Logits(Recorder& recorder) const;
   // Language models: positions a sequence may have. 0: not a language model.
   virtual int64_t context() const { return 0; }
+  // What a cache must hold so that Logits of a batch that continues sequences equals, bit for bit, that of the whole sequences.
+  virtual CacheShape cache_shape() const { return {}; }
   virtual int64_t vocabulary() const { return 0; }
 
   virtual std::optional<ProblemConstants> constants() const { return std::nullopt; }

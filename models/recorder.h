@@ -15,6 +15,7 @@
 
 namespace conclave {
 
+class KvCache;
 class RoutingLog;
 
 // How a term of f_m is weighed, so that sum_m f_m is the step's objective whatever the leaves are.
@@ -51,6 +52,7 @@ class Recorder {
     int64_t counters = 0;
     const ModelBuffers* buffers = nullptr;  // null: a model without buffers
     RoutingLog* routing_log = nullptr;      // written, or replayed; null: neither
+    KvCache* cache = nullptr;               // the batch continues its begun sequences; null: batches are whole sequences
   };
   explicit Recorder(const Options& options);
 
@@ -71,6 +73,7 @@ class Recorder {
   // Values of a model buffer; -1: none.
   std::span<const float> buffer(int index) const;
   RoutingLog* routing_log() const { return options_.routing_log; }
+  KvCache* cache() const { return options_.cache; }
   // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width +
   // column.
   RngKey Noise(uint32_t site) const;

@@ -1,137 +1,70 @@
 #include "parallel/expert_dispatch.h"
 
-#include <numeric>
+#include "base/trace.h"
 
 #include "base/trace.h"
 
 namespace conclave {
 namespace {
 
-std::span<int64_t> NewIndices(Arena& arena, int64_t n) { return arena.NewZeroed({n}, DType::kI64).span<int64_t>(); }
-
-int64_t RowBytes(const Tensor& t) { return t.dim(-1) * SizeOf(t.dtype()); }
+constexpr std::string_view kToExperts = "dispatch rows", kToHome = "combine rows";
 
 CopyRows CopiesOf(const DispatchPlan& plan) { return {plan.position, plan.top_k}; }
 
+// Weights [n, k] as rows of one element, in the order of plan.position.
+Tensor InOrderOfCopies(Arena& arena, const Tensor& weights, const DispatchPlan& plan) {
+  const std::span<const int64_t> source = plan.hops[0].copy_source;
+  const Tensor ordered = arena.New({static_cast<int64_t>(source.size()), 1}, weights.dtype());
+  GatherRowsInto(weights.Reshape({weights.elements(), 1}), source, ordered);
+  return ordered;
+}
+
 }  // namespace
 
-absl::Status ExpertDispatch::MakePlan(Arena& arena, const Tensor& ids, int layer, DispatchPlan* plan) const {
-  const int ranks = placement_->axis(), slots = placement_->slots(layer);
-  const int64_t n = ids.dim(0), k = ids.dim(1);
-  plan->tokens = n;
-  plan->top_k = k;
-  plan->position = NewIndices(arena, n * k);
-  plan->send_rows = NewIndices(arena, ranks);
-  plan->recv_rows = NewIndices(arena, ranks);
-  // Counting sort of (token, slot) by (destination, local expert); stable, so tokens and slots ascend inside a group.
-  const std::span<int64_t> counts = NewIndices(arena, int64_t{ranks} * slots), next = NewIndices(arena, int64_t{ranks} * slots);
-  const int32_t* id = ids.data<int32_t>();
-  const auto group = [&](int64_t i) { return placement_->coordinate(layer, id[i]) * slots + placement_->slot(layer, id[i]); };
-  for (int64_t i = 0; i < n * k; ++i) {
-    if (id[i] >= 0) ++counts[group(i)];
-  }
-  std::exclusive_scan(counts.begin(), counts.end(), next.begin(), int64_t{0});
-  for (int64_t i = 0; i < n * k; ++i) plan->position[i] = id[i] >= 0 ? next[group(i)]++ : -1;
-  for (int64_t g = 0; g < int64_t{ranks} * slots; ++g) plan->send_rows[g / slots] += counts[g];
-
-  const Tensor received = arena.NewZeroed({ranks, slots}, DType::kI64);  // [source, local expert]
-  const Tensor sent(counts.data(), {ranks, slots}, DType::kI64);
-  const std::span<int64_t> bytes = NewIndices(arena, ranks), offsets = NewIndices(arena, ranks);
-  for (int r = 0; r < ranks; ++r) {
-    bytes[r] = slots * int64_t{sizeof(int64_t)};
-    offsets[r] = r * bytes[r];
-  }
-  RETURN_IF_ERROR(mesh_->dispatch().AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                                               .label = "dispatch counts",
-                                               .send = sent,
-                                               .recv = received,
-                                               .send_bytes = bytes,
-                                               .send_offsets = offsets,
-                                               .recv_bytes = bytes,
-                                               .recv_offsets = offsets}));
-  // Expert order: (local expert, source). wire_of maps it back to the order of arrival (source, local expert).
-  const int64_t* arrived = received.data<int64_t>();
-  const std::span<int64_t> rows = NewIndices(arena, int64_t{ranks} * slots), start = NewIndices(arena, int64_t{ranks} * slots);
-  int64_t total = 0;
-  for (int64_t g = 0; g < int64_t{ranks} * slots; ++g) {
-    start[g] = total;
-    total += arrived[g];
-    plan->recv_rows[g / slots] += arrived[g];
-  }
-  plan->received = total;
-  plan->wire_of = NewIndices(arena, total);
-  int64_t row = 0;
-  for (int slot = 0; slot < slots; ++slot) {
-    for (int r = 0; r < ranks; ++r) {
-      rows[int64_t{slot} * ranks + r] = arrived[int64_t{r} * slots + slot];
-      for (int64_t i = 0; i < arrived[int64_t{r} * slots + slot]; ++i) plan->wire_of[row++] = start[int64_t{r} * slots + slot] + i;
-    }
-  }
-  plan->groups = {.rows = rows, .experts = slots, .lanes = ranks};
-  return absl::OkStatus();
-}
-
-absl::Status ExpertDispatch::Move(Arena& arena, const DispatchPlan& plan, Direction direction, const Tensor& from, const Tensor& to) const {
-  const int ranks = placement_->axis();
-  const int64_t row = RowBytes(from);
-  const std::span<int64_t> send_bytes = NewIndices(arena, ranks), send_offsets = NewIndices(arena, ranks);
-  const std::span<int64_t> recv_bytes = NewIndices(arena, ranks), recv_offsets = NewIndices(arena, ranks);
-  const bool out = direction == Direction::kToExperts;
-  int64_t send_offset = 0, recv_offset = 0;
-  for (int r = 0; r < ranks; ++r) {
-    send_bytes[r] = (out ? plan.send_rows[r] : plan.recv_rows[r]) * row;
-    recv_bytes[r] = (out ? plan.recv_rows[r] : plan.send_rows[r]) * row;
-    send_offsets[r] = send_offset;
-    recv_offsets[r] = recv_offset;
-    send_offset += send_bytes[r];
-    recv_offset += recv_bytes[r];
-  }
-  return mesh_->dispatch().AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                                      .label = out ? "dispatch rows" : "combine rows",
-                                      .send = from,
-                                      .recv = to,
-                                      .send_bytes = send_bytes,
-                                      .send_offsets = send_offsets,
-                                      .recv_bytes = recv_bytes,
-                                      .recv_offsets = recv_offsets});
-}
+ExpertDispatch::ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placement, const DispatchSetup* setup)
+    : mesh_(mesh),
+      placement_(placement),
+      plain_(setup == nullptr ? std::make_shared<const DispatchSetup>() : nullptr),
+      setup_(setup == nullptr ? plain_.get() : setup),
+      route_(mesh, setup_->grid.get(), setup_->route) {}
 
 absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const {
   const TraceSpan span("dispatch");
   Arena& arena = tape.arena();
-  RETURN_IF_ERROR(MakePlan(arena, ids, layer, plan));
+  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, ids, layer, plan));
   const Tensor value = tape.value(x);
-  const int64_t h = value.dim(1);
-  const Tensor rows = arena.New({plan->received, h}, value.dtype());
+  const Tensor rows = arena.New({plan->received, value.dim(1)}, value.dtype());
   if (alone()) {
-    SpreadTokens(value, CopiesOf(*plan), rows);  // one rank: send order is expert order
+    SpreadTokens(value, CopiesOf(*plan), rows);  // one rank: the order of sending is expert order
   } else {
-    const Arena::Mark scratch = arena.Here();
-    const Tensor send = arena.New({plan->tokens * plan->top_k, h}, value.dtype()), wire = arena.New(rows.shape(), value.dtype());
-    SpreadTokens(value, CopiesOf(*plan), send);
-    RETURN_IF_ERROR(Move(arena, *plan, Direction::kToExperts, send, wire));
-    GatherRowsInto(wire, plan->wire_of, rows);
-    arena.Rewind(scratch);
+    RETURN_IF_ERROR(route_.SendRows(arena, *plan, value, rows, {kToExperts, setup_->dispatch_forward.get()}));
   }
   const Var output = tape.Record(rows, {x});
   tape.OnBackward(
-      output, [this, x, output, plan = *plan](Tape& t) { return DispatchBackward(t, t.gradient(output), t.gradient_target(x), plan); },
+      output,
+      [this, x, output, plan = *plan](Tape& t) { return DispatchBackward(t.arena(), t.gradient(output), t.gradient_target(x), plan); },
       Tape::StepKind::kCollective);
   return output;
 }
 
-absl::Status ExpertDispatch::DispatchBackward(Tape& tape, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const {
+absl::Status ExpertDispatch::DispatchBackward(Arena& arena, const Tensor& g, const Tape::GradientTarget& dx,
+                                              const DispatchPlan& plan) const {
   const TraceSpan span("dispatch backward");
   if (alone()) {
     SumCopies(g, CopiesOf(plan), dx.tensor, dx.accumulate);
     return absl::OkStatus();
   }
-  Arena& arena = tape.arena();
   const Arena::Mark mark = arena.Here();
-  const Tensor wire = arena.New(g.shape(), g.dtype()), home = arena.New({plan.tokens * plan.top_k, g.dim(1)}, g.dtype());
-  ScatterRows(g, plan.wire_of, wire);
-  RETURN_IF_ERROR(Move(arena, plan, Direction::kToHome, wire, home));
-  SumCopies(home, CopiesOf(plan), dx.tensor, dx.accumulate);
+  const TokenRoute::Wire wire{kToHome, setup_->dispatch_backward.get()};
+  if (setup_->pre_reduce) {
+    const Tensor sums = dx.accumulate ? arena.New(dx.tensor.shape(), g.dtype()) : dx.tensor;
+    RETURN_IF_ERROR(route_.ReturnSums(arena, plan, g, sums, wire));
+    if (dx.accumulate) AddRows(sums, dx.tensor);
+  } else {
+    const Tensor home = arena.New({plan.tokens * plan.top_k, g.dim(1)}, g.dtype());
+    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, g, home, wire));
+    SumCopies(home, CopiesOf(plan), dx.tensor, dx.accumulate);
+  }
   arena.Rewind(mark);
   return absl::OkStatus();
 }
@@ -140,47 +73,79 @@ absl::StatusOr<Var> ExpertDispatch::Combine(Tape& tape, Var rows, Var weights, c
   const TraceSpan span("combine");
   Arena& arena = tape.arena();
   const Tensor value = tape.value(rows);
-  const int64_t h = value.dim(1);
-  const Tensor y = arena.New({plan.tokens, h}, value.dtype());
-  Tensor home = value;  // in send order; kept: the weights' gradient needs it
-  if (!alone()) {
-    home = arena.New({plan.tokens * plan.top_k, h}, value.dtype());
-    const Arena::Mark scratch = arena.Here();
-    const Tensor wire = arena.New(value.shape(), value.dtype());
-    ScatterRows(value, plan.wire_of, wire);
-    RETURN_IF_ERROR(Move(arena, plan, Direction::kToHome, wire, home));
-    arena.Rewind(scratch);
-  }
-  WeightedSumOfCopies(home, tape.value(weights), CopiesOf(plan), y);
+  const Tensor y = arena.New({plan.tokens, value.dim(1)}, value.dtype());
+  Kept kept{.rows = value};
+  RETURN_IF_ERROR(CombineForward(arena, value, tape.value(weights), plan, y, &kept));
   const Var output = tape.Record(y, {rows, weights});
   tape.OnBackward(
       output,
-      [this, rows, weights, output, home, plan](Tape& t) -> absl::Status {
+      [this, rows, weights, output, kept, plan](Tape& t) -> absl::Status {
         const TraceSpan span("combine backward");
         const Tape::GradientTarget g = t.gradient_target(rows);  // every row is some token's copy
         const WeightedSumGradients gradients{
             .g = g.tensor, .dw = t.wants_gradient(weights) ? t.gradient(weights) : Tensor(), .accumulate = g.accumulate};
-        const Tensor dy = t.gradient(output), w = t.value(weights);
-        if (!alone()) return CombineBackward(t, {dy, home, w}, gradients, plan);
-        WeightedSumBackward(dy, home, w, CopiesOf(plan), gradients);
-        return absl::OkStatus();
+        return CombineBackward(t.arena(), {t.gradient(output), t.value(weights), kept}, gradients, plan);
       },
       Tape::StepKind::kCollective);
   return output;
 }
 
-absl::Status ExpertDispatch::CombineBackward(Tape& tape, const CombineInputs& in, const WeightedSumGradients& gradients,
-                                             const DispatchPlan& plan) const {
-  Arena& arena = tape.arena();
-  const Arena::Mark mark = arena.Here();
-  const Tensor send = arena.New(in.home.shape(), in.home.dtype()), wire = arena.New(gradients.g.shape(), gradients.g.dtype());
-  WeightedSumBackward(in.dy, in.home, in.weights, CopiesOf(plan), {.g = send, .dw = gradients.dw});
-  RETURN_IF_ERROR(Move(arena, plan, Direction::kToExperts, send, wire));
-  if (gradients.accumulate) {
-    AddGatheredRows(wire, plan.wire_of, gradients.g);
-  } else {
-    GatherRowsInto(wire, plan.wire_of, gradients.g);
+absl::Status ExpertDispatch::CombineForward(Arena& arena, const Tensor& rows, const Tensor& weights, const DispatchPlan& plan,
+                                            const Tensor& y, Kept* kept) const {
+  const TokenRoute::Wire wire{kToHome, setup_->combine_forward.get()};
+  if (!alone() && setup_->pre_reduce) {
+    kept->weights = arena.New({plan.received, 1}, weights.dtype());
+    RETURN_IF_ERROR(route_.SendCopies(arena, plan, InOrderOfCopies(arena, weights, plan), kept->weights, {"dispatch weights"}));
+    const Arena::Mark mark = arena.Here();
+    const Tensor scaled = arena.New(rows.shape(), rows.dtype());
+    ScaleRows(rows, kept->weights, {.to = scaled});
+    RETURN_IF_ERROR(route_.ReturnSums(arena, plan, scaled, y, wire));
+    arena.Rewind(mark);
+    return absl::OkStatus();
   }
+  if (!alone()) {
+    kept->rows = arena.New({plan.tokens * plan.top_k, rows.dim(1)}, rows.dtype());
+    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, rows, kept->rows, wire));
+  }
+  WeightedSumOfCopies(kept->rows, weights, CopiesOf(plan), y);
+  return absl::OkStatus();
+}
+
+absl::Status ExpertDispatch::CombineBackward(Arena& arena, const CombineInputs& in, const WeightedSumGradients& gradients,
+                                             const DispatchPlan& plan) const {
+  if (alone()) {
+    WeightedSumBackward(in.dy, in.kept.rows, in.weights, CopiesOf(plan), gradients);
+    return absl::OkStatus();
+  }
+  if (setup_->pre_reduce || setup_->combine_backward || route_.deduplicates()) return CombineBackwardThere(arena, in, gradients, plan);
+  const Arena::Mark mark = arena.Here();
+  const Tensor send = arena.New(in.kept.rows.shape(), in.dy.dtype());  // in the order of plan.position
+  WeightedSumBackward(in.dy, in.kept.rows, in.weights, CopiesOf(plan), {.g = send, .dw = gradients.dw});
+  const Tensor received = gradients.accumulate ? arena.New(gradients.g.shape(), send.dtype()) : gradients.g;
+  RETURN_IF_ERROR(route_.SendCopies(arena, plan, send, received, {kToExperts}));
+  if (gradients.accumulate) AddRows(received, gradients.g);
+  arena.Rewind(mark);
+  return absl::OkStatus();
+}
+
+absl::Status ExpertDispatch::CombineBackwardThere(Arena& arena, const CombineInputs& in, const WeightedSumGradients& gradients,
+                                                  const DispatchPlan& plan) const {
+  const Arena::Mark mark = arena.Here();
+  const Tensor dy = arena.New(gradients.g.shape(), in.dy.dtype());
+  RETURN_IF_ERROR(route_.SendRows(arena, plan, in.dy, dy, {kToExperts, setup_->combine_backward.get()}));
+  Tensor weights = in.kept.weights;
+  if (!setup_->pre_reduce) {
+    weights = arena.New({plan.received, 1}, in.weights.dtype());
+    RETURN_IF_ERROR(route_.SendCopies(arena, plan, InOrderOfCopies(arena, in.weights, plan), weights, {"dispatch weights"}));
+    if (gradients.dw.defined()) AddInnerProducts(in.dy, in.kept.rows, CopiesOf(plan), gradients.dw);
+  } else if (gradients.dw.defined()) {
+    const Tensor products = arena.NewZeroed({plan.received, 1}, weights.dtype()),
+                 home = arena.New({in.weights.elements(), 1}, weights.dtype());
+    AddInnerProductsOfRows(dy, in.kept.rows, products);
+    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, products, home, {"combine weights"}));
+    SumCopies(home, {plan.position, 1}, gradients.dw.Reshape({gradients.dw.elements(), 1}));
+  }
+  ScaleRows(dy, weights, {.to = gradients.g, .accumulate = gradients.accumulate});
   arena.Rewind(mark);
   return absl::OkStatus();
 }

@@ -2,65 +2,93 @@
 #ifndef CONCLAVE_PARALLEL_EXPERT_DISPATCH_H_
 #define CONCLAVE_PARALLEL_EXPERT_DISPATCH_H_
 
+#include <memory>
 #include <span>
 
 #include "base/status.h"
 #include "parallel/expert_placement.h"
 #include "parallel/mesh.h"
 #include "parallel/row_moves.h"
+#include "parallel/token_route.h"
 #include "tensor/ops/ops.h"
+#include "tensor/tape.h"
 
 namespace conclave {
 
-// Where every row of one dispatch goes; lives in the arena of the tape. P = expert axis, S = experts per rank, n tokens here, k slots, m
-// rows received here. Send order: by (destination, local expert, token, slot). Received (wire) order: by source rank, then that. Expert
-// order: by (local expert, source, token, slot).
-struct DispatchPlan {
-  int64_t tokens = 0, top_k = 0, received = 0;
-  std::span<int64_t> position;              // [n * k]: place of (token, slot) in send order
-  std::span<int64_t> wire_of;               // [m]: wire position of a row in expert order
-  std::span<int64_t> send_rows, recv_rows;  // [P] rows to and from each rank
-  RowGroups groups;                         // experts = S, lanes = P
+// What a dispatch is built of beside mesh and placement: its route and the formats of its four flows.
+struct DispatchSetup {
+  std::unique_ptr<DispatchGrid> grid;  // null where one level is enough
+  DispatchConfig::Route route = DispatchConfig::FLAT;
+  bool pre_reduce = false;  // each rank (node) returns one partial sum a token instead of a row for each slot
+  // Null: rows as they are.
+  std::unique_ptr<RowCodec> dispatch_forward, combine_forward, combine_backward, dispatch_backward;
+  bool lossy() const { return dispatch_forward || combine_forward || combine_backward || dispatch_backward; }
+
+  struct Request {
+    DispatchConfig config;
+    bool pre_reduce = false;
+    int64_t width = 0;  // of a token
+    DType dtype = DType::kF32;
+    // What AUTO reckons with: one leaf's tokens, and the routing of a layer.
+    int64_t tokens = 0;
+    int experts = 1, top_k = 1;
+  };
+  // Collective on mesh.dispatch(). AUTO measures the links and takes the cheapest route; rank 0 logs why. Errors: DispatchGrid's,
+  // RowCodec's.
+  static absl::StatusOr<std::unique_ptr<DispatchSetup>> Create(const Mesh& mesh, const Request& request);
 };
 
-// Serves one rank's MoE layers. Dropless: a rank or an expert without tokens is legal, and every rank enters every collective whatever its
-// counts.
+// Serves one rank's MoE layers; not to be moved once something is recorded. A rank or an expert without tokens is legal, and every rank
+// enters every collective whatever its counts. Placement and route are relabellings: no bit of a result depends on them, unless pre_reduce
+// is set and tokens have more than two experts; then |difference| <= 2 g sum_s |w_s out_s|, g = (k - 1) u / (1 - (k - 1) u), u the unit
+// roundoff.
 class ExpertDispatch {
  public:
-  // Both must outlive it. An axis of one rank moves nothing.
-  ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placement) : mesh_(mesh), placement_(placement) {}
+  // All must outlive it. Without a setup: the flat route, nothing rounded. An axis of one rank moves nothing.
+  ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placement, const DispatchSetup* setup = nullptr);
 
   const ExpertPlacement& placement() const { return *placement_; }
   int lanes() const { return placement_->axis(); }
   int coordinate() const { return mesh_->expert_coordinate(); }
 
-  // x: [n, h], ids: i32 [n, k] logical experts of `layer`; returns rows [m, h] in expert order and fills `plan`. Backward: sum of row
-  // gradients in slot order. Collective on axis "expert". Cost: an all-to-all of P S counts and one all-to-all of about n k h elements,
-  // forward; the latter again backward.
+  // x: [n, h], ids: i32 [n, k] logical experts of `layer`, -1: the slot is empty; returns rows [m, h] in expert order and fills `plan`.
+  // Backward: sum of row gradients, in slot order or, with pre_reduce, by rank. Collective on axis "expert". Cost: the route's plan, and
+  // its rows; backward about n k h elements, or the route's rows with pre_reduce.
   absl::StatusOr<Var> Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const;
 
   // rows: [m, h] expert outputs in expert order, weights: [n, k]; returns [n, h], y[t] = sum over slots s = 0.. k-1 in that order of
-  // weights[t, s] * row(t, s). Backward: rows get weights * dy, weights get <dy, row>. Collective likewise.
+  // weights[t, s] * row(t, s), products rounded before they are added; empty slots count as 0. With pre_reduce: summed by rank first, in
+  // expert order. Backward: rows get weights * dy, weights get <dy, row>. Collective likewise.
   absl::StatusOr<Var> Combine(Tape& tape, Var rows, Var weights, const DispatchPlan& plan) const;
 
   // Sums counts over all ranks of the job (for balance losses of scope GLOBAL). counts: i64. Collective on all ranks.
   absl::Status SumOverTokens(const Tensor& counts) const;
 
  private:
-  enum class Direction { kToExperts, kToHome };
-  absl::Status MakePlan(Arena& arena, const Tensor& ids, int layer, DispatchPlan* plan) const;
-  bool alone() const { return placement_->axis() == 1; }
-  // dx += sum of the copies' gradients g [m, h].
-  absl::Status DispatchBackward(Tape& tape, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const;
-  struct CombineInputs {
-    Tensor dy, home, weights;  // [n, h], [n k, h], [n, k]
+  bool alone() const { return placement_->axis() == 1 && !setup_->lossy(); }
+  // dx = or += sum of the copies' gradients g [m, h].
+  absl::Status DispatchBackward(Arena& arena, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const;
+  // `kept`: expert outputs in the order of plan.position, or with pre_reduce in expert order, and the weights of their copies, [m, 1].
+  struct Kept {
+    Tensor rows, weights;
   };
-  absl::Status CombineBackward(Tape& tape, const CombineInputs& in, const WeightedSumGradients& gradients, const DispatchPlan& plan) const;
-  // Sends `from` (rows in send order or wire order) to the other order. Both [rows, h]. The arena gives scratch.
-  absl::Status Move(Arena& arena, const DispatchPlan& plan, Direction direction, const Tensor& from, const Tensor& to) const;
+  absl::Status CombineForward(Arena& arena, const Tensor& rows, const Tensor& weights, const DispatchPlan& plan, const Tensor& y,
+                              Kept* kept) const;
+  struct CombineInputs {
+    Tensor dy, weights;  // [n, h], [n, k]
+    Kept kept;
+  };
+  absl::Status CombineBackward(Arena& arena, const CombineInputs& in, const WeightedSumGradients& gradients,
+                               const DispatchPlan& plan) const;
+  // The same where the token's gradient travels and is weighted by the expert's rank.
+  absl::Status CombineBackwardThere(Arena& arena, const CombineInputs& in, const WeightedSumGradients& gradients,
+                                    const DispatchPlan& plan) const;
 
   const Mesh* mesh_;
   const ExpertPlacement* placement_;
+  std::shared_ptr<const DispatchSetup> plain_;  // where none was given
+  const DispatchSetup* setup_;
+  TokenRoute route_;
 };
 
 }  // namespace conclave

@@ -20,7 +20,7 @@ CONCLAVE_SIMD void AddRow(const double* x, double* y, int64_t h) { AddRowLoop(x,
 
 struct Sizes {
   int64_t copies, top_k, h;
-  bool accumulate = true;
+  bool accumulate = false;
 };
 
 template <typename T>
@@ -66,10 +66,11 @@ CONCLAVE_INLINE void SumOfCopiesLoop(const T* g, const int64_t* position, const 
         }
         written = true;
       }
-      if (!s.accumulate) {
-        for (int64_t c = 0; c < count; ++c) dx[begin + c] = written ? sum[c] : T{0};
-      } else if (written) {
+      if (!written) std::fill_n(sum, count, T{0});
+      if (s.accumulate) {
         for (int64_t c = 0; c < count; ++c) dx[begin + c] += sum[c];
+      } else {
+        for (int64_t c = 0; c < count; ++c) dx[begin + c] = sum[c];
       }
     }
   }
@@ -113,11 +114,20 @@ void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Te
   for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + i * row, source + index[i] * row, row);
 }
 
-void AddGatheredRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to) {
-  const int64_t h = to.dim(1);
+void AddRows(const Tensor& from, const Tensor& to) {
   DispatchFloat(to.dtype(), [&](auto t) {
     using T = decltype(t);
-    for (size_t i = 0; i < index.size(); ++i) AddRow(from.data<T>() + index[i] * h, to.data<T>() + i * h, h);
+    AddRow(from.data<T>(), to.data<T>(), to.elements());
+  });
+}
+
+void ScaleRows(const Tensor& rows, const Tensor& w, const ScaleTarget& target) {
+  const int64_t h = rows.dim(1);
+  DispatchFloat(rows.dtype(), [&](auto t) {
+    using T = decltype(t);
+    for (int64_t i = 0; i < rows.dim(0); ++i) {
+      ScaleRow(w.data<T>()[i], rows.data<T>() + i * h, target.to.data<T>() + i * h, h, target.accumulate);
+    }
   });
 }
 
@@ -158,6 +168,25 @@ void WeightedSumBackward(const Tensor& dy, const Tensor& out, const Tensor& w, c
       ScaleRow(w.data<T>()[i], cotangent, gradients.g.data<T>() + place, h, gradients.accumulate);
       if (gradients.dw.defined()) gradients.dw.data<T>()[i] += static_cast<T>(InnerProduct(cotangent, out.data<T>() + place, h));
     }
+  });
+}
+
+void AddInnerProducts(const Tensor& dy, const Tensor& out, const CopyRows& rows, const Tensor& dw) {
+  const int64_t h = dy.dim(1);
+  DispatchFloat(dy.dtype(), [&](auto t) {
+    using T = decltype(t);
+    for (size_t i = 0; i < rows.position.size(); ++i) {
+      if (rows.position[i] < 0) continue;
+      dw.data<T>()[i] += static_cast<T>(InnerProduct(dy.data<T>() + i / rows.top_k * h, out.data<T>() + rows.position[i] * h, h));
+    }
+  });
+}
+
+void AddInnerProductsOfRows(const Tensor& a, const Tensor& b, const Tensor& dw) {
+  const int64_t h = a.dim(1);
+  DispatchFloat(a.dtype(), [&](auto t) {
+    using T = decltype(t);
+    for (int64_t i = 0; i < a.dim(0); ++i) dw.data<T>()[i] += static_cast<T>(InnerProduct(a.data<T>() + i * h, b.data<T>() + i * h, h));
   });
 }
 

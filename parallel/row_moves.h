@@ -19,14 +19,20 @@ struct CopyRows {
 void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
 // to[i] = from[index[i]].
 void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
-// to[i] += from[index[i]].
-void AddGatheredRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
+// to += from, same shape.
+void AddRows(const Tensor& from, const Tensor& to);
+// to[i] = w[i] * rows[i], or +=. w: [m, 1].
+struct ScaleTarget {
+  Tensor to;
+  bool accumulate = false;
+};
+void ScaleRows(const Tensor& rows, const Tensor& w, const ScaleTarget& target);
 
 // copies[row of (t, s)] = x[t].
 void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies);
-// dx[t] = or += (with `accumulate`) the sum over s, in slot order, of g[row of (t, s)].
+// dx[t] = (sum over s, in slot order, of g[row of (t, s)]), or += with `accumulate`.
 void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx, bool accumulate = true);
-// y[t] = sum over s, in slot order, of w[t, s] * out[row of (t, s)].
+// y[t] = sum over s, in slot order, of w[t, s] * out[row of (t, s)]; products are rounded before they are added.
 void WeightedSumOfCopies(const Tensor& out, const Tensor& w, const CopyRows& rows, const Tensor& y);
 
 // The backward of WeightedSumOfCopies: g[row of (t, s)] = w[t, s] * dy[t] (+= with `accumulate`), dw[t, s] += <dy[t], out[row of (t, s)]>
@@ -36,6 +42,11 @@ struct WeightedSumGradients {
   bool accumulate = false;
 };
 void WeightedSumBackward(const Tensor& dy, const Tensor& out, const Tensor& w, const CopyRows& rows, const WeightedSumGradients& gradients);
+
+// dw[t, s] += <dy[t], out[row of (t, s)]>: the second half of the above.
+void AddInnerProducts(const Tensor& dy, const Tensor& out, const CopyRows& rows, const Tensor& dw);
+// dw[i] += <a[i], b[i]>. dw: [m, 1].
+void AddInnerProductsOfRows(const Tensor& a, const Tensor& b, const Tensor& dw);
 
 }  // namespace conclave
 

@@ -63,6 +63,18 @@ absl::Status CheckSampleShape(const Assembly& a) {
                          wanted.width, kNames[static_cast<int>(got.kind)], got.width);
 }
 
+DispatchSetup::Request DispatchRequestOf(const Experiment& config, DType dtype) {
+  const MoeLmConfig& lm = config.model().moe_lm();
+  const TrainerConfig& trainer = config.trainer();
+  return {.config = config.parallel().dispatch(),
+          .pre_reduce = lm.moe().combine_order() == MoeConfig::PRE_REDUCE,
+          .width = lm.width(),
+          .dtype = dtype,
+          .tokens = trainer.global_batch() / (trainer.workers() * trainer.micro_batches()) * lm.context(),
+          .experts = static_cast<int>(lm.moe().experts()),
+          .top_k = static_cast<int>(lm.moe().top_k())};
+}
+
 absl::Status BuildModel(Assembly* a) {
   const Experiment& config = a->config;
   const ModelContext context{.seed = config.seed(),
@@ -73,6 +85,9 @@ absl::Status BuildModel(Assembly* a) {
     return InvalidArgument("model.recompute: only language models are made of blocks; set it to NONE");
   }
   RETURN_IF_ERROR(CheckSampleShape(*a));
+  if (!a->model->experts().empty()) {
+    ASSIGN_OR_RETURN(a->dispatch_setup, DispatchSetup::Create(*a->mesh, DispatchRequestOf(config, a->dtype())));
+  }
   return absl::OkStatus();
 }
 
@@ -83,7 +98,7 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
   a->placement = std::make_unique<ExpertPlacement>(std::move(placement));
   a->layout = std::make_unique<Layout>(PlanLayout(&a->model->parameters(), a->mesh->shape(), a->mesh->rank(), *a->placement));
   if (config.parallel().updates() == ParallelConfig::SHARDED) a->layout = std::make_unique<Layout>(SpreadCanonicalOwners(*a->layout));
-  a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get());
+  a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get(), a->dispatch_setup.get());
   a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),
                                                                     .mesh = a->mesh.get(),
                                                                     .layout = a->layout.get(),

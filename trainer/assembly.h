@@ -25,6 +25,7 @@ struct Assembly {
   std::unique_ptr<Model> model;
   std::unique_ptr<ExpertPlacement> placement;
   std::unique_ptr<Layout> layout;
+  std::unique_ptr<DispatchSetup> dispatch_setup;  // null: a model without experts
   std::unique_ptr<ExpertDispatch> dispatch;
   std::unique_ptr<ModelOperator> field;
   std::unique_ptr<Guard> guard;

@@ -42,6 +42,13 @@ void CheckMoe(const MoeLmConfig& lm, const Experiment& config, ConfigRules* rule
       absl::StrFormat("balance_scope %s depends on which leaves run together, so WORLD_SIZE_INVARIANT refuses it; use SEQUENCE or "
                       "WORKER",
                       MoeConfig::BalanceScope_Name(moe.balance_scope())));
+  const DispatchConfig& wire = config.parallel().dispatch();
+  const bool rounds_home = wire.combine_forward() != DispatchConfig::EXACT || wire.dispatch_backward() != DispatchConfig::EXACT;
+  const bool sums_by_rank = moe.combine_order() == MoeConfig::PRE_REDUCE && (moe.top_k() > 2 || rounds_home);
+  rules->Require(
+      !invariant || !sums_by_rank, {"model.moe_lm.moe.combine_order", "parallel.numerics"},
+      "combine_order PRE_REDUCE adds up by rank, so with more than two experts a token, or with a lossy way home, results depend on "
+      "the mesh and WORLD_SIZE_INVARIANT refuses it; use EXACT");
   CheckGroups(moe, rules);
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "models/kv_cache.h"
+
 namespace conclave {
 
 LinearLayer LinearLayer::Register(ParameterSet& parameters, const std::string& name, const Options& o) {
@@ -61,10 +63,13 @@ Var AttentionLayer::Normalized(Recorder& r, Var projected) const {
 
 Var AttentionLayer::Record(Recorder& r, Var x, int64_t sequences) const {
   // Without rows: one sequence of no tokens.
-  const AttentionOptions shape{.sequences = std::max<int64_t>(sequences, 1), .heads = options.heads, .kv_heads = options.kv_heads};
+  AttentionOptions shape{.sequences = std::max<int64_t>(sequences, 1), .heads = options.heads, .kv_heads = options.kv_heads};
+  const KvCache* cache = r.cache();
+  if (cache != nullptr) shape.first = cache->first();
   Var projected = qkv.Record(r, x);
   if (options.qk_norm != MoeLmConfig::NO_QK_NORM) projected = Normalized(r, projected);
   if (options.rope_theta > 0) projected = Rotary(r.tape(), projected, shape, options.rope_theta);
+  if (cache != nullptr) return out.Record(r, CachedAttention(r.tape(), projected, shape, cache->rows(options.layer)));
   return out.Record(r, CausalAttention(r.tape(), projected, shape));
 }
 

@@ -49,12 +49,14 @@ struct AttentionLayer {
     MoeLmConfig::QkNorm qk_norm = MoeLmConfig::NO_QK_NORM;
     double norm_epsilon = 1e-5;
     double std = 0.02, residual_std = 0.02;
+    int layer = 0;  // index among the attention layers: its place in a cache
   };
   LinearLayer qkv, out;
   NormLayer q_norm, k_norm;
   Options options;  // without zeros
   static AttentionLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
   Var Record(Recorder& r, Var x, int64_t sequences) const;  // x: [sequences * length, width]
+  int64_t cache_row() const { return (options.heads + 2 * options.kv_heads) * options.head_dim; }
 
  private:
   Var Normalized(Recorder& r, Var projected) const;  // q | k | v with q and k normalised

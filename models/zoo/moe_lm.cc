@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "absl/strings/str_format.h"
+#include "models/kv_cache.h"
 #include "models/model.h"
 #include "models/modules/layers.h"
 #include "models/modules/mixture.h"
@@ -46,6 +47,11 @@ class MoeLm : public Model {
   }
   int64_t context() const override { return config_.context(); }
   int64_t vocabulary() const override { return vocabulary_; }
+  // Experts that choose tokens, or have no room for more, see a leaf's tokens together.
+  CacheShape cache_shape() const override {
+    if (config_.has_moe() && (config_.moe().router() == MoeConfig::EXPERT_CHOICE || config_.moe().has_capacity())) return {};
+    return {.layers = static_cast<int>(blocks_.size()), .row = blocks_[0].attention.cache_row()};
+  }
 
   absl::Status Record(Recorder& r) const override {
     ASSIGN_OR_RETURN(const Var logits, Logits(r));
@@ -59,7 +65,10 @@ class MoeLm : public Model {
     const Tensor tokens = r.batch().tokens;
     const int64_t sequences = tokens.dim(0), length = tokens.dim(1);
     Var x = Embedding(tape, r.Parameter(embedding_), tokens.Flat());
-    if (positions_.value >= 0) x = Add(tape, x, Embedding(tape, r.Parameter(positions_), Positions(tape.arena(), sequences, length)));
+    if (positions_.value >= 0) {
+      const std::span<const int64_t> first = r.cache() != nullptr ? r.cache()->first() : std::span<const int64_t>();
+      x = Add(tape, x, Embedding(tape, r.Parameter(positions_), Positions(tape.arena(), {sequences, length}, first)));
+    }
     for (const Block& block : blocks_) {
       ASSIGN_OR_RETURN(x, r.Block(x, [&block, sequences](Recorder& r, Var x) { return RecordBlock(r, block, x, sequences); }));
     }
@@ -80,9 +89,13 @@ class MoeLm : public Model {
     return Add(tape, x, update);
   }
 
-  static Tensor Positions(Arena& arena, int64_t sequences, int64_t length) {
+  // of: sequences, length. first: by sequence, the position of its first token; empty: 0.
+  static Tensor Positions(Arena& arena, std::pair<int64_t, int64_t> of, std::span<const int64_t> first) {
+    const auto [sequences, length] = of;
     const Tensor ids = arena.New({sequences * length}, DType::kI32);
-    for (int64_t i = 0; i < ids.elements(); ++i) ids.data<int32_t>()[i] = static_cast<int32_t>(i % length);
+    for (int64_t i = 0; i < ids.elements(); ++i) {
+      ids.data<int32_t>()[i] = static_cast<int32_t>(i % length + (first.empty() ? 0 : first[i / length]));
+    }
     return ids;
   }
 
@@ -131,7 +144,8 @@ class MoeLm : public Model {
                                                   .qk_norm = config_.qk_norm(),
                                                   .norm_epsilon = config_.norm_eps(),
                                                   .std = std,
-                                                  .residual_std = residual_std});
+                                                  .residual_std = residual_std,
+                                                  .layer = i});
       block.mlp_norm = norm(name + ".mlp_norm");
       if (config_.has_moe() && (i + 1) % config_.moe().every() == 0) {
         block.mixture = RegisterMixture(name + ".moe", mlp);

@@ -28,6 +28,9 @@ struct AttentionForwardArgs {
   T* out;
   T* log_sum_exp;
   T* scratch;  // AttentionForwardScratch(shape) elements
+  // Rows before it serve as keys and values only, and out and log_sum_exp begin at it; more than 0 for a single sequence. A row's results
+  // do not depend on it, bit for bit.
+  int64_t first = 0;
 };
 int64_t AttentionForwardScratch(const AttentionShape& shape);
 void AttentionForward(const AttentionForwardArgs<float>& args);

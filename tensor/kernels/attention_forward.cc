@@ -140,10 +140,10 @@ CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T
     CopyHead(shape, columns(shape.KeyColumn(head)), T(1), h.k);
     CopyHead(shape, columns(shape.ValueColumn(head)), T(1), h.v);
   }
-  for (int64_t tile = 0; tile * kTile < shape.length; ++tile) {
+  for (int64_t tile = args.first / kTile; tile * kTile < shape.length; ++tile) {
     QueryTile(shape, h, tile);
-    for (int64_t q = 0; q < std::min(kTile, shape.length - tile * kTile); ++q) {
-      const int64_t row = first_row + tile * kTile + q;
+    for (int64_t q = std::max<int64_t>(args.first - tile * kTile, 0); q < std::min(kTile, shape.length - tile * kTile); ++q) {
+      const int64_t row = first_row + tile * kTile + q - args.first;
       const T scale = T(1) / h.state.sum[q];
       const T* __restrict__ sums = h.out + q * width;
       T* __restrict__ out = args.out + (row * shape.heads + head) * dim;

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include <gtest/gtest.h>
+#include "absl/strings/str_format.h"
 
 #include "tests/models/one_leaf.h"
 
@@ -194,6 +195,61 @@ TEST(MoeLm, TheBalanceBiasIsABuffer) {
     EXPECT_NE(after, before);  // sigmoids of small logits are all near a half
     return absl::OkStatus();
   });
+}
+
+// A sequence fed in pieces through a cache has the logits of the whole sequence, to the bit, beside sequences of other lengths.
+TEST(MoeLm, CachedLogitsAreTheOrdinaryOnes) {
+  constexpr int kLength = 80;  // beyond a tile of the attention kernel
+  for (const char* kind : {"position: ROTARY kv_heads: 2 qk_norm: QK_NORM_WHOLE moe { experts: 4 }", "position: LEARNED"}) {
+    SCOPED_TRACE(kind);
+    const auto model = ModelFromText(absl::StrFormat("moe_lm { vocab_size: 9 layers: 2 width: 8 heads: 4 context: %d %s }", kLength, kind));
+    ASSERT_NE(model, nullptr);
+    BatchBuffer buffer = RandomBatch(model->sample_shape(), 2, 9, DType::kF32);
+    const std::vector<double> want = LogitsOf(*model, buffer.batch(), DType::kF32);
+    OnOneRank(*model, DType::kF32, [&](OneLeaf& leaf) -> absl::Status {
+      leaf.Shake(0.2, 3);
+      KvCache cache({.shape = model->cache_shape(), .slots = 2, .capacity = kLength});
+      Arena arena;
+      Tape tape(&arena, /*gradients=*/false);
+      Recorder recorder({.tape = &tape,
+                         .parameters = &model->parameters(),
+                         .terms = &model->terms(),
+                         .dispatch = &leaf.dispatch(),
+                         .counters = model->counters(),
+                         .cache = &cache});
+      // Feeds tokens first .. first + count - 1 of the sequences named.
+      const auto feed = [&](std::vector<int> slots, const std::vector<int>& first, int count) -> absl::Status {
+        tape.Reset();
+        arena.Reset();
+        std::vector<int32_t> ids;
+        for (size_t s = 0; s < slots.size(); ++s) {
+          const int32_t* tokens = buffer.batch().tokens.data<int32_t>() + slots[s] * kLength + first[s];
+          ids.insert(ids.end(), tokens, tokens + count);
+        }
+        Batch batch;
+        batch.sequences = static_cast<int64_t>(slots.size());
+        batch.tokens = Tensor(ids.data(), {batch.sequences, count}, DType::kI32);
+        cache.Begin(slots);
+        recorder.Begin(&leaf.point(), &batch, true);
+        ASSIGN_OR_RETURN(const Var logits, model->Logits(recorder));
+        cache.Commit(count);
+        const std::vector<double> got = ValuesOf(tape.value(logits));
+        for (size_t s = 0; s < slots.size(); ++s) {
+          const auto begin = want.begin() + (slots[s] * kLength + first[s]) * 9;
+          EXPECT_EQ(std::vector<double>(got.begin() + s * count * 9, got.begin() + (s + 1) * count * 9),
+                    std::vector<double>(begin, begin + count * 9))
+              << "sequence " << slots[s] << " from " << first[s];
+        }
+        return absl::OkStatus();
+      };
+      RETURN_IF_ERROR(feed({0}, {0}, 61));
+      RETURN_IF_ERROR(feed({1}, {0}, 3));
+      for (int i = 0; i < 19; ++i) RETURN_IF_ERROR(feed({1, 0}, {3 + i, 61 + i}, 1));
+      RETURN_IF_ERROR(feed({1}, {22}, 50));
+      return feed({}, {}, 1);
+    });
+  }
+  EXPECT_EQ(ModelFromText("moe_lm { vocab_size: 9 moe { experts: 4 router: EXPERT_CHOICE } }")->cache_shape().layers, 0);
 }
 
 // Experts on two ranks, all tokens on one: the same loss bits, and the rank without tokens gets through.

@@ -59,7 +59,12 @@ absl::Status RunRank(Communicator& world, const DispatchCase& c, DType dtype, Di
   std::vector<int> table(c.experts);
   for (int e = 0; e < c.experts; ++e) table[e] = c.Home(e);
   ASSIGN_OR_RETURN(const ExpertPlacement placement, ExpertPlacement::FromTable({table}, c.expert));
-  const ExpertDispatch dispatch(mesh.get(), &placement);
+  DispatchSetup::Request request{.pre_reduce = c.pre_reduce, .width = c.width, .dtype = dtype};
+  request.config.set_route(c.route);
+  request.config.set_dispatch_forward(c.wire), request.config.set_combine_forward(c.wire);
+  request.config.set_dispatch_backward(c.wire), request.config.set_combine_backward(c.wire);
+  ASSIGN_OR_RETURN(const std::unique_ptr<DispatchSetup> setup, DispatchSetup::Create(*mesh, request));
+  const ExpertDispatch dispatch(mesh.get(), &placement, setup.get());
   const int rank = world.rank(), slots = placement.slots(0);
   const int64_t n = c.tokens[rank];
 
@@ -119,6 +124,7 @@ std::vector<int32_t> DispatchCase::Ids(int rank) const {
     std::ranges::sort(order, {}, [&](int32_t e) { return key.Bits(e); });
     ids.insert(ids.end(), order.begin(), order.begin() + top_k);
   }
+  for (size_t i = 0; holes && i < ids.size(); i += 3) ids[i] = -1;
   return ids;
 }
 
@@ -130,7 +136,7 @@ std::vector<double> DispatchCase::Expert(int e) const { return Numbers(4, e, wid
 absl::StatusOr<DispatchOutcome> RunDispatch(const DispatchCase& c, DType dtype) {
   DispatchOutcome outcome;
   outcome.ranks.resize(c.ranks());
-  RETURN_IF_ERROR(RunRanks(c.ranks(), [&](Communicator& world) { return RunRank(world, c, dtype, &outcome); }));
+  RETURN_IF_ERROR(RunRanks(c.ranks(), [&](Communicator& world) { return RunRank(world, c, dtype, &outcome); }, {.nodes = c.nodes}));
   return outcome;
 }
 
@@ -147,6 +153,7 @@ DispatchOutcome Oracle(const DispatchCase& c) {
     mine.y.assign(x.size(), 0.0), mine.dx.assign(x.size(), 0.0), mine.dweights.assign(w.size(), 0.0);
     for (int64_t i = 0; i < c.tokens[r] * c.top_k; ++i) {
       const int64_t t = i / c.top_k;
+      if (ids[i] < 0) continue;
       const std::vector<double> matrix = c.Expert(ids[i]);
       double* dmatrix = outcome.dexpert[{r / c.expert, ids[i]}].data() + (c.lanes ? r % c.expert * h * h : 0);
       for (int64_t o = 0; o < h; ++o) {

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "comm/ledger.h"
+#include "proto/parallel.pb.h"
 #include "tensor/tensor.h"
 
 namespace conclave {
@@ -20,7 +21,12 @@ struct DispatchCase {
   int only_expert = -1;         // every token goes there (top_k 1); -1: random distinct experts
   std::vector<int> table;       // coordinate by expert; empty: contiguous
   bool delays = false;          // ranks sleep for unequal times between operations
-  bool lanes = false;           // expert gradients kept apart by source rank
+  DispatchConfig::Route route = DispatchConfig::FLAT;
+  bool pre_reduce = false;
+  DispatchConfig::Wire wire = DispatchConfig::EXACT;  // of all four flows
+  std::vector<int> nodes;                             // by rank; empty: all on one
+  bool holes = false;                                 // every third slot is empty
+  bool lanes = false;                                 // expert gradients kept apart by source rank
   int64_t width = 3;
 
   int ranks() const { return data * expert; }

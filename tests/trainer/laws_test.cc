@@ -46,6 +46,37 @@ TEST(WorldSizeInvariant, AlsoForTheOtherRouters) {
   }
 }
 
+// The way of rows, and what is rounded on it, are no matter of the mesh.
+TEST(WorldSizeInvariant, AlsoForEveryRoute) {
+  for (const char* dispatch : {"route: DEDUPLICATED_HIERARCHICAL ranks_per_node: 1",
+                               "route: DEDUPLICATED dispatch_forward: INT8 combine_forward: BF16"
+                               " combine_backward: FP8 dispatch_backward: BF16"}) {
+    SCOPED_TRACE(dispatch);
+    ModelRun run = SmallMixture(absl::StrFormat("parallel { numerics: WORLD_SIZE_INVARIANT dispatch { %s } }", dispatch),
+                                "moe { combine_order: EXACT top_k: 3 }");
+    run.steps = 2;
+    ExpectSameOnEverySplit(run, {2, 4}, 8);
+  }
+}
+
+// A run does not depend on the route, nor, with two experts a token, on where their outputs are added up.
+TEST(Dispatch, RoutesAndSumsChangeNoBitOfARun) {
+  ModelRun run = SmallMixture("");
+  run.data = 1, run.expert = 4, run.steps = 3;
+  const auto flat = RunModel(run);
+  ASSERT_TRUE(flat.ok()) << flat.status();
+  for (const char* route : {"DEDUPLICATED", "HIERARCHICAL", "DEDUPLICATED_HIERARCHICAL", "AUTO"}) {
+    for (const char* order : {"EXACT", "PRE_REDUCE"}) {
+      ModelRun other = SmallMixture(absl::StrFormat("parallel { dispatch { route: %s ranks_per_node: 2 } }", route),
+                                    absl::StrFormat("moe { combine_order: %s }", order));
+      other.data = 1, other.expert = 4, other.steps = 3;
+      const auto got = RunModel(other);
+      ASSERT_TRUE(got.ok()) << got.status();
+      EXPECT_EQ(FirstDifference(*got, *flat), "") << route << ' ' << order;
+    }
+  }
+}
+
 TEST(WorldSizeInvariant, AlsoWithUnevenWorkers) {
   ModelRun run = SmallMixture(std::string(kInvariant) + " trainer { workers: 7 global_batch: 14 }");
   run.steps = 2;

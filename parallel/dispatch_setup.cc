@@ -1,0 +1,37 @@
+#include "base/log.h"
+#include "parallel/dispatch_choice.h"
+#include "parallel/expert_dispatch.h"
+
+namespace conclave {
+
+absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh& mesh, const Request& request) {
+  auto setup = std::make_unique<DispatchSetup>();
+  const DispatchConfig& config = request.config;
+  setup->route = config.route();
+  setup->pre_reduce = request.pre_reduce;
+  if (config.route() != DispatchConfig::FLAT && config.route() != DispatchConfig::DEDUPLICATED) {
+    ASSIGN_OR_RETURN(setup->grid, DispatchGrid::Create(mesh, config.ranks_per_node()));
+  }
+  if (config.route() == DispatchConfig::AUTO) {
+    DispatchLoad load{.tokens = request.tokens,
+                      .experts = request.experts,
+                      .top_k = request.top_k,
+                      .row_bytes = request.width * SizeOf(request.dtype),
+                      .pre_reduce = request.pre_reduce};
+    RETURN_IF_ERROR(MeasureLinks(*setup->grid, mesh.dispatch(), &load));
+    const RouteChoice choice = ChooseRoute(load);
+    // Columns of the mesh may have measured otherwise; rank 0's word holds for all.
+    int64_t route = choice.route;
+    RETURN_IF_ERROR(mesh.control().Broadcast("dispatch route", Tensor(&route, {1}, DType::kI64), 0));
+    setup->route = static_cast<DispatchConfig::Route>(route);
+    if (mesh.rank() == 0) LOG_INFO << choice.reason;
+  }
+  const auto codec = [&](DispatchConfig::Wire wire) { return RowCodec::Make(wire, request.width, request.dtype); };
+  ASSIGN_OR_RETURN(setup->dispatch_forward, codec(config.dispatch_forward()));
+  ASSIGN_OR_RETURN(setup->combine_forward, codec(config.combine_forward()));
+  ASSIGN_OR_RETURN(setup->combine_backward, codec(config.combine_backward()));
+  ASSIGN_OR_RETURN(setup->dispatch_backward, codec(config.dispatch_backward()));
+  return setup;
+}
+
+}  // namespace conclave

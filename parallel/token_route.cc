@@ -1,0 +1,336 @@
+#include "parallel/token_route.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "parallel/row_moves.h"
+
+namespace conclave {
+namespace {
+
+std::span<int64_t> NewIntegers(Arena& arena, int64_t n) { return arena.NewZeroed({n}, DType::kI64).span<int64_t>(); }
+
+int64_t Total(std::span<const int64_t> counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+
+// One all-to-all of rows of `row_bytes`, send_rows[g] to and recv_rows[g] from member g.
+struct RowExchange {
+  Communicator* group;
+  std::string_view label;
+  std::span<const int64_t> send_rows, recv_rows;
+  int64_t row_bytes;
+};
+
+absl::Status ExchangeRows(Arena& arena, const RowExchange& x, const Tensor& send, const Tensor& recv) {
+  const int members = x.group->size();
+  const std::span<int64_t> table = NewIntegers(arena, 4 * members);
+  const auto part = [&](int i) { return table.subspan(i * members, members); };
+  for (int g = 0; g < members; ++g) {
+    part(0)[g] = x.send_rows[g] * x.row_bytes;
+    part(2)[g] = x.recv_rows[g] * x.row_bytes;
+    if (g == 0) continue;
+    part(1)[g] = part(1)[g - 1] + part(0)[g - 1];
+    part(3)[g] = part(3)[g - 1] + part(2)[g - 1];
+  }
+  return x.group->AllToAllV({.kind = CollectiveKind::kAllToAllV,
+                             .label = x.label,
+                             .send = send,
+                             .recv = recv,
+                             .send_bytes = part(0),
+                             .send_offsets = part(1),
+                             .recv_bytes = part(2),
+                             .recv_offsets = part(3)});
+}
+
+int64_t BytesOfRow(const Tensor& t) { return t.dim(-1) * SizeOf(t.dtype()); }
+
+// y[index[i]] = the sum over i, in order, of x[i]; rows that nothing is added to are 0. x: [m, w], y: [n, w].
+void SumRows(Arena& arena, const Tensor& x, std::span<const int64_t> index, const Tensor& y) {
+  const Arena::Mark mark = arena.Here();
+  const std::span<uint8_t> written = arena.NewZeroed({y.dim(0)}, DType::kU8).span<uint8_t>();
+  const int64_t bytes = BytesOfRow(x);
+  for (size_t i = 0; i < index.size(); ++i) {
+    const Tensor from = x.Slice(static_cast<int64_t>(i), 1), to = y.Slice(index[i], 1);
+    if (written[index[i]] != 0) {
+      AddRows(from, to);
+    } else {
+      std::copy_n(static_cast<const std::byte*>(from.raw()), bytes, static_cast<std::byte*>(to.raw()));
+    }
+    written[index[i]] = 1;
+  }
+  for (int64_t t = 0; t < y.dim(0); ++t) {
+    if (written[t] == 0) y.Slice(t, 1).Zero();
+  }
+  arena.Rewind(mark);
+}
+
+}  // namespace
+
+// Copies on their way: each goes to `member` of the next hop's group, is of class `klass` there, and is a copy of row `row`.
+struct TokenRoute::CopyList {
+  int64_t copies = 0, rows = 0, classes = 1;
+  std::span<int64_t> source, member, klass, row;  // source: place before the hop
+  static CopyList New(Arena& arena, int64_t copies, int64_t rows) {
+    return {.copies = copies,
+            .rows = rows,
+            .source = NewIntegers(arena, copies),
+            .member = NewIntegers(arena, copies),
+            .klass = NewIntegers(arena, copies),
+            .row = NewIntegers(arena, copies)};
+  }
+};
+
+TokenRoute::TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind) : mesh_(mesh), grid_(grid), kind_(kind) {
+  CHECK(kind != DispatchConfig::AUTO);
+  CHECK(grid != nullptr || kind == DispatchConfig::FLAT || kind == DispatchConfig::DEDUPLICATED);
+}
+
+// What members of a hop tell each other before any row travels.
+struct TokenRoute::HopTables {
+  int64_t classes = 1, width = 1;     // width: of a row of counts; the last column, where rows are shared: their number
+  Tensor sent, received;              // i64 [members, width]
+  std::span<int64_t> order;           // places in the list before, by (member, class), stable
+  std::span<int32_t> shared;          // by copy sent: its row inside the member's block
+  std::span<int32_t> shared_arrived;  // by copy received
+};
+
+// Rows: those of each member's copies, in the order in which these name them first.
+void TokenRoute::ShareRows(Arena& arena, const CopyList& before, HopTables* tables, RouteHop* hop) {
+  tables->shared = arena.New({before.copies}, DType::kI32).span<int32_t>();
+  hop->send_rows = NewIntegers(arena, tables->sent.dim(0));
+  const std::span<int64_t> seen = NewIntegers(arena, before.rows), place = NewIntegers(arena, before.rows);
+  int64_t rows = 0, p = 0;
+  for (int64_t g = 0; g < tables->sent.dim(0); ++g) {
+    const int64_t begin = rows;
+    for (const int64_t end = p + hop->send_copies[g]; p < end; ++p) {
+      const int64_t row = before.row[tables->order[p]];
+      if (seen[row] != g + 1) {
+        seen[row] = g + 1;
+        place[row] = rows - begin;
+        hop->row_source[rows++] = row;
+      }
+      tables->shared[p] = static_cast<int32_t>(place[row]);
+    }
+    hop->send_rows[g] = tables->sent.data<int64_t>()[g * tables->width + tables->classes] = rows - begin;
+  }
+  hop->row_source = hop->row_source.first(rows);
+}
+
+// `after` gets member = the sender, klass = the class it was sent under.
+absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RouteHop* hop, CopyList* after) const {
+  const int members = hop->group->size();
+  HopTables tables{.classes = before.classes, .width = before.classes + (deduplicates() ? 1 : 0)};
+  tables.sent = arena.NewZeroed({members, tables.width}, DType::kI64),
+  tables.received = arena.NewZeroed({members, tables.width}, DType::kI64);
+  int64_t* counts = tables.sent.data<int64_t>();
+  for (int64_t i = 0; i < before.copies; ++i) ++counts[before.member[i] * tables.width + before.klass[i]];
+  const std::span<int64_t> next = NewIntegers(arena, members * tables.classes);
+  hop->send_copies = NewIntegers(arena, members), hop->recv_copies = NewIntegers(arena, members);
+  for (int64_t g = 0, at = 0; g < members; ++g) {
+    for (int64_t c = 0; c < tables.classes; ++c) {
+      next[g * tables.classes + c] = at;
+      at += counts[g * tables.width + c];
+      hop->send_copies[g] += counts[g * tables.width + c];
+    }
+  }
+  tables.order = NewIntegers(arena, before.copies);
+  for (int64_t i = 0; i < before.copies; ++i) tables.order[next[before.member[i] * tables.classes + before.klass[i]]++] = i;
+  hop->copy_source = NewIntegers(arena, before.copies), hop->row_source = NewIntegers(arena, before.copies);
+  for (int64_t p = 0; p < before.copies; ++p) {
+    hop->copy_source[p] = before.source[tables.order[p]];
+    hop->row_source[p] = before.row[tables.order[p]];
+  }
+  hop->send_rows = hop->send_copies;
+  if (deduplicates()) ShareRows(arena, before, &tables, hop);
+  const std::span<int64_t> ones = NewIntegers(arena, members);
+  std::ranges::fill(ones, 1);
+  const int64_t row_bytes = tables.width * int64_t{sizeof(int64_t)};
+  RETURN_IF_ERROR(ExchangeRows(arena, {hop->group, "dispatch counts", ones, ones, row_bytes}, tables.sent, tables.received));
+
+  const int64_t* arrived = tables.received.data<int64_t>();
+  for (int64_t g = 0; g < members; ++g) hop->recv_copies[g] = Total({arrived + g * tables.width, static_cast<size_t>(tables.classes)});
+  hop->copies_received = Total(hop->recv_copies);
+  hop->recv_rows = hop->recv_copies;
+  if (deduplicates()) {
+    hop->recv_rows = NewIntegers(arena, members);
+    for (int64_t g = 0; g < members; ++g) hop->recv_rows[g] = arrived[g * tables.width + tables.classes];
+    const Tensor out(tables.shared.data(), {before.copies}, DType::kI32), in = arena.New({hop->copies_received}, DType::kI32);
+    RETURN_IF_ERROR(
+        ExchangeRows(arena, {hop->group, "dispatch slots", hop->send_copies, hop->recv_copies, int64_t{sizeof(int32_t)}}, out, in));
+    tables.shared_arrived = in.span<int32_t>();
+  }
+  hop->rows_received = Total(hop->recv_rows);
+
+  *after = CopyList::New(arena, hop->copies_received, hop->rows_received);
+  int64_t at = 0, first_row = 0;
+  for (int64_t g = 0; g < members; first_row += hop->recv_rows[g++]) {
+    for (int64_t c = 0; c < tables.classes; ++c) {
+      for (int64_t i = 0; i < arrived[g * tables.width + c]; ++i, ++at) {
+        after->source[at] = at, after->member[at] = g, after->klass[at] = c;
+        after->row[at] = deduplicates() ? first_row + tables.shared_arrived[at] : at;
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// arrived: member = the source's coordinate, klass = the local expert.
+void TokenRoute::MakeGroups(Arena& arena, const CopyList& arrived, std::pair<int64_t, int64_t> slots_and_ranks, DispatchPlan* plan) {
+  const auto [slots, ranks] = slots_and_ranks;
+  plan->received = arrived.copies;
+  const std::span<int64_t> rows = NewIntegers(arena, slots * ranks), next = NewIntegers(arena, slots * ranks);
+  for (int64_t i = 0; i < arrived.copies; ++i) ++rows[arrived.klass[i] * ranks + arrived.member[i]];
+  std::exclusive_scan(rows.begin(), rows.end(), next.begin(), int64_t{0});
+  plan->wire_of = NewIntegers(arena, arrived.copies);
+  plan->row_of = NewIntegers(arena, arrived.copies);
+  for (int64_t i = 0; i < arrived.copies; ++i) {
+    const int64_t place = next[arrived.klass[i] * ranks + arrived.member[i]]++;
+    plan->wire_of[place] = i;
+    plan->row_of[place] = arrived.row[i];
+  }
+  plan->groups = {.rows = rows, .experts = static_cast<int>(slots), .lanes = static_cast<int>(ranks)};
+}
+
+absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement, const Tensor& ids, int layer, DispatchPlan* plan) const {
+  const int ranks = placement.axis(), slots = placement.slots(layer);
+  const int64_t n = ids.dim(0), k = ids.dim(1);
+  const bool two = kind_ == DispatchConfig::HIERARCHICAL || kind_ == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
+  // A coordinate is (a, b): the first hop changes a, the second b. Rows that a node shares cross to it first.
+  const bool between_first = kind_ == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
+  const auto a_of = [&](int c) { return !two ? c : between_first ? grid_->node(c) : grid_->local(c); };
+  const auto b_of = [&](int c) { return !two ? 0 : between_first ? grid_->local(c) : grid_->node(c); };
+  const auto at = [&](int64_t a, int64_t b) {
+    if (!two) return a;
+    return int64_t{between_first ? grid_->at(static_cast<int>(a), static_cast<int>(b))
+                                 : grid_->at(static_cast<int>(b), static_cast<int>(a))};
+  };
+  plan->tokens = n, plan->top_k = k, plan->hop_count = two ? 2 : 1;
+  plan->hops[0].group = !two ? &mesh_->dispatch() : between_first ? &grid_->between() : &grid_->inside();
+  if (two) plan->hops[1].group = between_first ? &grid_->inside() : &grid_->between();
+
+  CopyList list = CopyList::New(arena, n * k, n), arrived;
+  list.classes = (two ? plan->hops[1].group->size() : 1) * int64_t{slots};
+  list.copies = 0;
+  for (int64_t i = 0; i < n * k; ++i) {
+    const int32_t id = ids.data<int32_t>()[i];
+    if (id < 0) continue;
+    const int c = placement.coordinate(layer, id);
+    const int64_t p = list.copies++;
+    list.source[p] = i, list.member[p] = a_of(c), list.row[p] = i / k;
+    list.klass[p] = int64_t{b_of(c)} * slots + placement.slot(layer, id);
+  }
+  RETURN_IF_ERROR(MakeHop(arena, list, &plan->hops[0], &arrived));
+  plan->position = NewIntegers(arena, n * k);
+  std::ranges::fill(plan->position, -1);
+  for (int64_t p = 0; p < list.copies; ++p) plan->position[plan->hops[0].copy_source[p]] = p;
+  if (two) {
+    // They came from (member, my b) under the class (b, expert); on they go to b under the class (the source's a, expert).
+    for (int64_t i = 0; i < arrived.copies; ++i) {
+      const int64_t source_a = arrived.member[i];
+      arrived.member[i] = arrived.klass[i] / slots;
+      arrived.klass[i] = source_a * slots + arrived.klass[i] % slots;
+    }
+    list = arrived;
+    list.classes = int64_t{plan->hops[0].group->size()} * slots;
+    RETURN_IF_ERROR(MakeHop(arena, list, &plan->hops[1], &arrived));
+  }
+  for (int64_t i = 0; i < arrived.copies; ++i) {
+    arrived.member[i] = two ? at(arrived.klass[i] / slots, arrived.member[i]) : arrived.member[i];
+    arrived.klass[i] %= slots;
+  }
+  MakeGroups(arena, arrived, {slots, ranks}, plan);
+  return absl::OkStatus();
+}
+
+absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const {
+  const Arena::Mark mark = arena.Here();
+  Tensor current = x, last = rows;
+  if (wire.codec != nullptr) {
+    current = arena.New({x.dim(0), wire.codec->row_bytes()}, DType::kU8);
+    wire.codec->Encode(x, current);
+    last = arena.New({plan.received, wire.codec->row_bytes()}, DType::kU8);
+  }
+  for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
+    const Tensor send = arena.New({static_cast<int64_t>(hop.row_source.size()), current.dim(1)}, current.dtype());
+    const Tensor recv = arena.New({hop.rows_received, current.dim(1)}, current.dtype());
+    GatherRowsInto(current, hop.row_source, send);
+    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.send_rows, hop.recv_rows, BytesOfRow(current)}, send, recv));
+    current = recv;
+  }
+  GatherRowsInto(current, plan.row_of, last);
+  if (wire.codec != nullptr) RETURN_IF_ERROR(wire.codec->Decode(last, rows));
+  arena.Rewind(mark);
+  return absl::OkStatus();
+}
+
+absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const {
+  CHECK(wire.codec == nullptr);
+  const Arena::Mark mark = arena.Here();
+  Tensor current = x;
+  for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
+    const int64_t sent = static_cast<int64_t>(hop.copy_source.size());
+    const Tensor recv = arena.New({hop.copies_received, current.dim(1)}, current.dtype());
+    Tensor send = x.Slice(0, std::min(sent, x.dim(0)));
+    if (&hop != plan.hops) {
+      send = arena.New({sent, current.dim(1)}, current.dtype());
+      GatherRowsInto(current, hop.copy_source, send);
+    }
+    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.send_copies, hop.recv_copies, BytesOfRow(current)}, send, recv));
+    current = recv;
+  }
+  GatherRowsInto(current, plan.wire_of, rows);
+  arena.Rewind(mark);
+  return absl::OkStatus();
+}
+
+absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& home,
+                                      const Wire& wire) const {
+  const Arena::Mark mark = arena.Here();
+  Tensor current = rows, last = home;
+  if (wire.codec != nullptr) {
+    current = arena.New({rows.dim(0), wire.codec->row_bytes()}, DType::kU8);
+    wire.codec->Encode(rows, current);
+    last = arena.New({home.dim(0), wire.codec->row_bytes()}, DType::kU8);
+  }
+  std::span<const int64_t> place = plan.wire_of;
+  for (int h = plan.hop_count - 1; h >= 0; --h) {
+    const RouteHop& hop = plan.hops[h];
+    const Tensor send = arena.New({hop.copies_received, current.dim(1)}, current.dtype());
+    const int64_t sent = static_cast<int64_t>(hop.copy_source.size());
+    const Tensor recv = h == 0 ? last.Slice(0, sent) : arena.New({sent, current.dim(1)}, current.dtype());
+    ScatterRows(current, place, send);
+    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_copies, hop.send_copies, BytesOfRow(current)}, send, recv));
+    current = recv;
+    place = hop.copy_source;
+  }
+  if (wire.codec != nullptr) RETURN_IF_ERROR(wire.codec->Decode(current, home.Slice(0, current.dim(0))));
+  arena.Rewind(mark);
+  return absl::OkStatus();
+}
+
+absl::Status TokenRoute::ReturnSums(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& y, const Wire& wire) const {
+  const Arena::Mark mark = arena.Here();
+  Tensor current = rows;
+  std::span<const int64_t> index = plan.row_of;
+  for (int h = plan.hop_count - 1; h >= 0; --h) {
+    const RouteHop& hop = plan.hops[h];
+    const int64_t sent = static_cast<int64_t>(hop.row_source.size());
+    const Tensor sums = arena.New({hop.rows_received, y.dim(1)}, y.dtype()), back = arena.New({sent, y.dim(1)}, y.dtype());
+    SumRows(arena, current, index, sums);
+    if (wire.codec == nullptr) {
+      RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_rows, hop.send_rows, BytesOfRow(sums)}, sums, back));
+    } else {
+      const int64_t bytes = wire.codec->row_bytes();
+      const Tensor out = arena.New({hop.rows_received, bytes}, DType::kU8), in = arena.New({sent, bytes}, DType::kU8);
+      wire.codec->Encode(sums, out);
+      RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_rows, hop.send_rows, bytes}, out, in));
+      RETURN_IF_ERROR(wire.codec->Decode(in, back));
+    }
+    current = back;
+    index = hop.row_source;
+  }
+  SumRows(arena, current, index, y);
+  arena.Rewind(mark);
+  return absl::OkStatus();
+}
+
+}  // namespace conclave

@@ -1,0 +1,80 @@
+// TokenRoute: the way of rows from tokens to experts, in one or two hops, and back.
+#ifndef CONCLAVE_PARALLEL_TOKEN_ROUTE_H_
+#define CONCLAVE_PARALLEL_TOKEN_ROUTE_H_
+
+#include <span>
+#include <string_view>
+
+#include "parallel/dispatch_grid.h"
+#include "parallel/expert_placement.h"
+#include "parallel/row_codec.h"
+#include "tensor/arena.h"
+#include "tensor/ops/ops.h"
+
+namespace conclave {
+
+// One exchange among the members of a group. What travels are *copies*, one for each (token, slot), in an order that the sender knows; and
+// *rows*, of which several copies may share one. Spans live in the arena of the tape.
+struct RouteHop {
+  Communicator* group = nullptr;
+  std::span<int64_t> send_copies, recv_copies;  // [members] to and from each
+  std::span<int64_t> copy_source;               // [copies sent] place among the copies before the hop; first hop: token * k + slot
+  std::span<int64_t> send_rows, recv_rows;      // [members]
+  std::span<int64_t> row_source;                // [rows sent] place among the rows before the hop; first hop: token
+  int64_t copies_received = 0, rows_received = 0;
+};
+
+// Where every row of one dispatch goes. P = expert axis, S = experts per rank, n tokens here, k slots, m rows received here. Expert order:
+// by (local expert, source, token, slot).
+struct DispatchPlan {
+  int64_t tokens = 0, top_k = 0, received = 0;
+  RouteHop hops[2];
+  int hop_count = 1;
+  std::span<int64_t> position;  // [n * k]: place of (token, slot) among the copies of the first hop; -1: the slot is empty
+  std::span<int64_t> wire_of;   // [m]: place of a row of expert order among the copies of the last hop
+  std::span<int64_t> row_of;    // [m]: and among its rows
+  RowGroups groups;             // experts = S, lanes = P
+};
+
+// The kinds of route (see DispatchConfig). Immutable; all must outlive it. Every rank enters every collective, whatever its counts.
+class TokenRoute {
+ public:
+  // grid: needed by the two-level kinds. kind: not AUTO.
+  TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind);
+
+  bool deduplicates() const { return kind_ == DispatchConfig::DEDUPLICATED || kind_ == DispatchConfig::DEDUPLICATED_HIERARCHICAL; }
+
+  // ids: i32 [n, k] logical experts of `layer`, -1: empty. Collective. Cost a hop: one all-to-all of counts; where it deduplicates, also
+  // one of 4 bytes a copy.
+  absl::Status MakePlan(Arena& arena, const ExpertPlacement& placement, const Tensor& ids, int layer, DispatchPlan* plan) const;
+
+  // What an exchange is called in the ledger and by the watchdog (a string literal), and how its rows are written; null: as they are.
+  struct Wire {
+    std::string_view label;
+    const RowCodec* codec = nullptr;
+  };
+  // x: [n, w] -> [m, w] in expert order: each row once over every hop, written once. Collective.
+  absl::Status SendRows(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const;
+  // x: [>= copies, w] in the order of `position` -> [m, w] in expert order. Collective.
+  absl::Status SendCopies(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const;
+  // The way back of SendCopies: rows [m, w] in expert order -> [n k, w] in the order of `position`. Collective.
+  absl::Status ReturnCopies(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& home, const Wire& wire) const;
+  // The adjoint of SendRows: rows [m, w] f32 or f64 in expert order -> y [n, w], y[t] = the sum of its copies, added up and written anew at
+  // every hop on the way; tokens without copies give 0. Collective.
+  absl::Status ReturnSums(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& y, const Wire& wire) const;
+
+ private:
+  struct CopyList;
+  struct HopTables;
+  absl::Status MakeHop(Arena& arena, const CopyList& before, RouteHop* hop, CopyList* after) const;
+  static void ShareRows(Arena& arena, const CopyList& before, HopTables* tables, RouteHop* hop);
+  static void MakeGroups(Arena& arena, const CopyList& arrived, std::pair<int64_t, int64_t> slots_and_ranks, DispatchPlan* plan);
+
+  const Mesh* mesh_;
+  const DispatchGrid* grid_;
+  DispatchConfig::Route kind_;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_PARALLEL_TOKEN_ROUTE_H_
