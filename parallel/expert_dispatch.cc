@@ -2,8 +2,6 @@
 
 #include "base/trace.h"
 
-#include "base/trace.h"
-
 namespace conclave {
 namespace {
 
