@@ -29,8 +29,9 @@ ExpertDispatch::ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placemen
 absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const {
   const TraceSpan span("dispatch");
   Arena& arena = tape.arena();
-  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, ids, layer, plan));
   const Tensor value = tape.value(x);
+  if (recorder_ != nullptr) recorder_->Routed(layer, ids, value.dim(1));
+  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, ids, layer, plan));
   const Tensor rows = arena.New({plan->received, value.dim(1)}, value.dtype());
   if (alone()) {
     SpreadTokens(value, CopiesOf(*plan), rows);  // one rank: the order of sending is expert order

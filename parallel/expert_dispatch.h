@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "parallel/expert_placement.h"
 #include "parallel/mesh.h"
+#include "parallel/routing_recorder.h"
 #include "parallel/row_moves.h"
 #include "parallel/token_route.h"
 #include "tensor/ops/ops.h"
@@ -46,6 +47,9 @@ class ExpertDispatch {
  public:
   // All must outlive it. Without a setup: the flat route, nothing rounded. An axis of one rank moves nothing.
   ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placement, const DispatchSetup* setup = nullptr);
+
+  // Tells `recorder` of every routing; it must outlive the dispatch. Null: nobody.
+  void Observe(RoutingRecorder* recorder) { recorder_ = recorder; }
 
   const ExpertPlacement& placement() const { return *placement_; }
   int lanes() const { return placement_->axis(); }
@@ -89,6 +93,7 @@ class ExpertDispatch {
   std::shared_ptr<const DispatchSetup> plain_;  // where none was given
   const DispatchSetup* setup_;
   TokenRoute route_;
+  RoutingRecorder* recorder_ = nullptr;
 };
 
 }  // namespace conclave

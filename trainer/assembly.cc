@@ -88,6 +88,13 @@ absl::Status BuildModel(Assembly* a) {
   if (!a->model->experts().empty()) {
     ASSIGN_OR_RETURN(a->dispatch_setup, DispatchSetup::Create(*a->mesh, DispatchRequestOf(config, a->dtype())));
   }
+  const std::vector<int> experts = a->model->experts();
+  if (config.observe().routing_window() > 0 && !experts.empty()) {
+    a->routing = std::make_unique<RoutingRecorder>(RoutingRecorderOptions{.layers = static_cast<int>(experts.size()),
+                                                                          .experts = experts[0],
+                                                                          .sample = config.observe().routing_tokens(),
+                                                                          .seed = config.seed()});
+  }
   return absl::OkStatus();
 }
 
@@ -99,10 +106,12 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
   a->layout = std::make_unique<Layout>(PlanLayout(&a->model->parameters(), a->mesh->shape(), a->mesh->rank(), *a->placement));
   if (config.parallel().updates() == ParallelConfig::SHARDED) a->layout = std::make_unique<Layout>(SpreadCanonicalOwners(*a->layout));
   a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get(), a->dispatch_setup.get());
+  a->dispatch->Observe(a->routing.get());
   a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),
                                                                     .mesh = a->mesh.get(),
                                                                     .layout = a->layout.get(),
                                                                     .dispatch = a->dispatch.get(),
+                                                                    .routing = a->routing.get(),
                                                                     .loader = a->data.loader.get(),
                                                                     .held_out = &a->data.evaluation,
                                                                     .workers = a->workers,

@@ -23,6 +23,7 @@ struct Assembly {
   WorkerMap workers;
   DataSet data;
   std::unique_ptr<Model> model;
+  std::unique_ptr<RoutingRecorder> routing;  // null: observe.routing_window is 0, or there are no experts
   std::unique_ptr<ExpertPlacement> placement;
   std::unique_ptr<Layout> layout;
   std::unique_ptr<DispatchSetup> dispatch_setup;  // null: a model without experts

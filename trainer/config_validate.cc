@@ -258,6 +258,23 @@ void CheckMesh(const Experiment& config, ConfigRules* rules) {
                                  config.trainer().workers()));
 }
 
+// Moving experts while training.
+void CheckRebalance(const Experiment& config, ConfigRules* rules) {
+  const RebalanceConfig& rebalance = config.parallel().rebalance();
+  if (rebalance.every() == 0) return;
+  const PlacementConfig& placement = rebalance.placement();
+  rules->Require(config.model().has_moe_lm() && config.model().moe_lm().has_moe(), {"parallel.rebalance.every", "parallel.rebalance"},
+                 "there are no experts to move: the model has none");
+  rules->Require(
+      !placement.has_affinity() && !placement.has_exact(),
+      {"parallel.rebalance.placement.affinity", "parallel.rebalance.placement.exact", "parallel.rebalance.placement"},
+      "inter-layer affinity is about tokens that stay with their expert until the next layer; in training the combine brings every "
+      "token home after every layer, so this objective alone would move experts and save nothing; use load_greedy");
+  rules->Require(!placement.has_load_greedy() || config.observe().routing_window() > 0,
+                 {"parallel.rebalance.placement.load_greedy", "parallel.rebalance.every", "parallel.rebalance"},
+                 "placements are planned from the routing of the last window, but observe.routing_window is 0");
+}
+
 }  // namespace
 
 void ConfigRules::Require(bool holds, std::initializer_list<std::string_view> paths, const std::string& message) {
@@ -296,6 +313,7 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
   CheckTokenizer(config, rules);
   CheckOptim(config, rules);
   CheckMesh(config, rules);
+  CheckRebalance(config, rules);
 }
 
 void CheckRanks(const Experiment& config, int ranks, ConfigRules* rules) {

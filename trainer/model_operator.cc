@@ -114,7 +114,9 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
     recorder_.Begin(&point, &batch, leaf >= 0);
     {
       const TraceSpan span("forward", i);
+      if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf);
       RETURN_IF_ERROR(options_.model->Record(recorder_));
+      if (options_.routing != nullptr) options_.routing->EndLeaf();
     }
     if (!recorder_.poison().ok()) LOG_WARNING << "step " << key.step << ": " << recorder_.poison().message();
     if (leaf >= 0) {
@@ -123,6 +125,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
     }
     RETURN_IF_ERROR(Backward({.index = i, .last = i + 1 == micro_steps, .each_worker = each_worker}, on_block));
   }
+  if (options_.routing != nullptr) options_.routing->EndEvaluation();
   RETURN_IF_ERROR(table_.Gather(options_.mesh->control(), options_.micro_batches));
   ++evaluations_;
   Evaluation evaluation{.samples = step_samples_};

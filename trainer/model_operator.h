@@ -26,6 +26,7 @@ class ModelOperator : public Operator {
     const Mesh* mesh = nullptr;
     const Layout* layout = nullptr;
     const ExpertDispatch* dispatch = nullptr;  // null: no experts
+    RoutingRecorder* routing = nullptr;        // null: routing is not recorded
     const Loader* loader = nullptr;            // null: a model without data
     const EvaluationSet* held_out = nullptr;   // null or empty: nothing is held out
     WorkerMap workers;

@@ -24,6 +24,8 @@ class RunFolder {
   std::string Trace(int64_t step, int rank) const {
     return JoinPath(path_, "trace/step-" + std::to_string(step) + ".rank-" + std::to_string(rank) + ".json");
   }
+  std::string Routing() const { return JoinPath(path_, "routing"); }
+  std::string RoutingTrace(int64_t step) const { return JoinPath(Routing(), "step-" + std::to_string(step) + ".npy"); }
   std::string ResolvedConfig() const { return JoinPath(path_, "config.resolved.textproto"); }
 
   // Makes the folders and writes what the run was started with (rank 0 calls it). A folder that holds another run's metrics is refused

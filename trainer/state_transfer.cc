@@ -204,6 +204,12 @@ class LayerTransfer {
 
 }  // namespace
 
+int64_t ExpertBytes(const ParameterSet& parameters, const StateDict& state) {
+  int64_t bytes = 0;
+  for (const auto& [expert, entries] : SortEntries(parameters, state).of_expert) bytes += BytesOf(entries);
+  return bytes;
+}
+
 absl::StatusOr<TransferReport> TransferState(const TransferOptions& options, const StateDict& current, const StateDict& next) {
   const TraceSpan span("migration");
   SortedEntries before = SortEntries(*options.parameters, current), after = SortEntries(*options.parameters, next);

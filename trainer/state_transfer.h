@@ -30,6 +30,9 @@ struct TransferReport {
 // not name the same state; every collective is entered in any case. Memory: what one layer sends and receives.
 absl::StatusOr<TransferReport> TransferState(const TransferOptions& options, const StateDict& current, const StateDict& next);
 
+// Bytes of a dictionary that belong to experts: what a migration of all of them would send.
+int64_t ExpertBytes(const ParameterSet& parameters, const StateDict& state);
+
 }  // namespace conclave
 
 #endif  // CONCLAVE_TRAINER_STATE_TRANSFER_H_

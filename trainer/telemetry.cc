@@ -172,7 +172,10 @@ void AppendMetricsLine(const StepRecord& record, int64_t wall_ms, std::string* o
   AppendInteger("logical_down", record.wire.logical_down, out);
   AppendInteger("physical_sent", record.wire.physical_sent, out);
   AppendInteger("physical_received", record.wire.physical_received, out);
-  out->append("},\"clock\":{");
+  out->push_back('}');
+  AppendNumbers("routing", record.routing, out);
+  AppendNumbers("placement", record.placement, out);
+  out->append(",\"clock\":{");
   AppendInteger("unix_ms", wall_ms, out);
   AppendNumber("step_seconds", record.seconds.step, out);
   if (record.seconds.evaluation > 0) AppendNumber("evaluation_seconds", record.seconds.evaluation, out);

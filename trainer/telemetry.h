@@ -19,7 +19,7 @@ struct NamedNumber {
   double value = 0;
 };
 
-// One step. Everything but `wire` and `clock` is a function of the train state.
+// One step. Everything but `wire`, `routing`, `placement` and `clock` is a function of the train state.
 struct StepRecord {
   int64_t step = 0;  // steps done once this one is: the first is 1
   double objective = 0;
@@ -37,6 +37,8 @@ struct StepRecord {
     int64_t logical_up = 0, logical_down = 0;
     int64_t physical_sent = 0, physical_received = 0;
   } wire;
+  std::vector<NamedNumber> routing;    // at the end of a routing window: its statistics
+  std::vector<NamedNumber> placement;  // where experts were to move: what was predicted, what was moved
   struct Seconds {  // wall-clock
     double step = 0, evaluation = 0, checkpoint = 0;
   } seconds;

@@ -47,6 +47,9 @@ Trainer::Trainer(Assembly* assembly, Communicator* control, const TrainerOptions
     averaged_ = FlatVector(&*assembly_.layout, assembly_.dtype());
     averaged_.CopyFrom(assembly_.scheme->point());
   }
+  rebalancer_ =
+      std::make_unique<Rebalancer>(MigratedRun{.assembly = assembly, .averaged = &averaged_, .state = [this] { return MakeState(); }},
+                                   Rebalancer::Options{.files = options.files, .folder = options.folder});
 }
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(Assembly* assembly, Communicator* control, const TrainerOptions& options) {
@@ -83,6 +86,7 @@ absl::Status Trainer::Restore() {
       if (state.best().has_value()) best_ = state.best().value();
       best_step_ = static_cast<int64_t>(state.best().step());
       last_saved_ = cursor_.step;
+      RETURN_IF_ERROR(RestorePlacement(state));
       if (control_.rank() == 0) LOG_INFO << "resumed from " << loaded->path << " at step " << cursor_.step;
       return absl::OkStatus();
     }
@@ -118,6 +122,19 @@ absl::Status Trainer::FixMemory() {
 
 void Trainer::ReportMemory() const {
   if (control_.rank() == 0) LOG_INFO << MemoryLine(memory_plan_, MeasuredMemory(assembly_));
+}
+
+// A checkpoint loads into any placement. Where the expert axis is what it was, the run goes on with the one it had.
+absl::Status Trainer::RestorePlacement(const SavedState& state) {
+  const PlacementTable current = TableOf(*assembly_.placement);
+  PlacementTable saved;
+  for (const SavedPlacement& layer : state.placement()) saved.emplace_back(layer.coordinate().begin(), layer.coordinate().end());
+  if (saved.empty() || !ExpertPlacement::FromTable(saved, assembly_.placement->axis()).ok()) return absl::OkStatus();
+  for (size_t layer = 0; layer < saved.size(); ++layer) {
+    if (saved.size() != current.size() || saved[layer].size() != current[layer].size()) return absl::OkStatus();
+  }
+  StepRecord record;
+  return rebalancer_->MoveTo(saved, &record);
 }
 
 absl::Status Trainer::OpenTelemetry() {
@@ -185,6 +202,7 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   const TraceSpan span("step", cursor_.step);
   const double began = RealClock().Seconds();
   SetPhase(Phase::kStep);
+  rebalancer_->BeforeStep(cursor_.step);
   ASSIGN_OR_RETURN(StepReport report, assembly_.scheme->Step(*assembly_.field, cursor_, *assembly_.guard));
   ++cursor_.step;  // moves even when the guard refused the update
   if (!report.skipped) assembly_.field->FinishStep(report.evaluation);
@@ -196,6 +214,8 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   const int64_t every = assembly_.config.trainer().eval().every();
   const bool last = cursor_.step == total_steps();
   if (assembly_.data.evaluation.size() > 0 && (last || (every > 0 && cursor_.step % every == 0))) RETURN_IF_ERROR(Evaluate(&record));
+  RETURN_IF_ERROR(rebalancer_->AfterStep(cursor_.step, &record));
+  if (control_.ledger() != nullptr) control_.ledger()->Take();  // routing records and migrations are no part of the next step
   RETURN_IF_ERROR(AgreeOn(control_, Record(report, std::move(record)), "writing the metrics"));
   const int64_t save_every = assembly_.config.checkpoint().every();
   if (save_every > 0 && cursor_.step % save_every == 0 && !last) RETURN_IF_ERROR(Save());
@@ -251,6 +271,14 @@ absl::Status Trainer::Save() {
     SavedAxis* axis = request.identity.add_mesh();
     axis->set_name(name);
     axis->set_size(size);
+  }
+  for (int layer = 0; layer < assembly_.placement->layers(); ++layer) {
+    SavedPlacement* saved = request.state.add_placement();
+    saved->set_layer(static_cast<uint32_t>(layer));
+    for (int e = 0; e < assembly_.placement->experts(layer); ++e) {
+      saved->add_coordinate(static_cast<uint32_t>(assembly_.placement->coordinate(layer, e)));
+      saved->add_slot(static_cast<uint32_t>(assembly_.placement->slot(layer, e)));
+    }
   }
   if (assembly_.data.tokenizer != nullptr) request.identity.set_tokenizer_fingerprint(assembly_.data.tokenizer->fingerprint());
   request.identity.set_program_version(kProgramVersion);

@@ -12,6 +12,7 @@
 #include "trainer/checkpoint_store.h"
 #include "trainer/memory_plan.h"
 #include "trainer/progress.h"
+#include "trainer/rebalancer.h"
 #include "trainer/run_folder.h"
 #include "trainer/stop_signal.h"
 #include "trainer/telemetry.h"
@@ -48,6 +49,7 @@ class Trainer {
   Trainer(Assembly* assembly, Communicator* control, const TrainerOptions& options);
   absl::StatusOr<StepReport> Attempt();
   absl::Status Restore();
+  absl::Status RestorePlacement(const SavedState& state);
   absl::Status OpenTelemetry();
   absl::Status FixMemory();
   void ReportMemory() const;
@@ -63,6 +65,7 @@ class Trainer {
   Communicator& control_;
   TrainerOptions options_;
   std::unique_ptr<CheckpointStore> store_;
+  std::unique_ptr<Rebalancer> rebalancer_;
   std::unique_ptr<Telemetry> telemetry_;  // rank 0
   std::unique_ptr<Progress> progress_;    // rank 0
   Cursor cursor_;

@@ -1,0 +1,189 @@
+// A whole run that records its routing and moves its experts: same metrics, same weights, resumable, traces as promised.
+#include "trainer/rebalancer.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <mutex>
+
+#include "base/strings.h"
+#include "comm/loopback.h"
+#include "parallel/trace_files.h"
+#include "tests/trainer/config_fixture.h"
+#include "trainer/checkpoint_manifest.h"
+#include "trainer/trainer.h"
+
+namespace conclave {
+namespace {
+
+constexpr char kMovingConfig[] = R"(name: "moving"
+trainer { steps: 9 workers: 4 global_batch: 8 eval { ema_decay: 0.5 every: 4 batches: 1 } }
+optim { first_order { lr: 0.01 rule { adamw {} } } }
+model { moe_lm { layers: 2 width: 16 heads: 2 context: 8 moe { experts: 8 top_k: 2 hidden: 8 } } }
+parallel { numerics: WORLD_SIZE_INVARIANT }
+data { sources { text { path: "a.txt" } } validation_fraction: 0.2 }
+checkpoint { every: 3 keep_last: 9 }
+)";
+
+const std::vector<std::string> kMoves = {"parallel.rebalance.every=2", "parallel.rebalance.after_step=1", "parallel.rebalance.hysteresis=0",
+                                         "parallel.rebalance.placement.random.seed=4"};
+
+// A folder of its own: token shards are mapped, so the files must be real.
+class MovingFolder {
+ public:
+  MovingFolder() {
+    static int number = 0;
+    path_ = absl::StrFormat("%s/rebalancer.%d.%d", testing::TempDir(), static_cast<int>(getpid()), number++);
+    std::filesystem::create_directories(path_);
+  }
+  ~MovingFolder() { std::filesystem::remove_all(path_); }
+  std::string At(const std::string& name) const { return path_ + "/" + name; }
+  std::string Read(const std::string& name) const { return *RealFileSystem().ReadAll(At(name)); }
+
+ private:
+  std::string path_;
+};
+
+struct MovingRun {
+  const MovingFolder* files = nullptr;
+  std::vector<std::string> overrides;
+  int ranks = 2;
+  bool resume = false;
+  int64_t stop_after = 0;
+};
+
+std::vector<std::string> Joined(std::vector<std::string> a, const std::vector<std::string>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// The averaged weights at the end, by block name, and the state fields of the metrics.
+absl::StatusOr<std::pair<std::map<std::string, std::string>, std::string>> TrainMoving(const MovingRun& run) {
+  std::string text;
+  for (int i = 0; i < 400; ++i)
+    absl::StrAppendFormat(&text, "the %dth of %d said unto %d\n%s", i * 79 % 97, i % 13, i * 31 % 11, i % 6 == 0 ? "\n" : "");
+  RETURN_IF_ERROR(RealFileSystem().WriteAtomically(run.files->At("a.txt"), text));
+  ASSIGN_OR_RETURN(
+      const LoadedConfig loaded,
+      LoadText(kMovingConfig, Joined(run.overrides, {absl::StrFormat("data.sources[0].text.path=\"%s\"", run.files->At("a.txt")),
+                                                     absl::StrFormat("data.cache_dir=\"%s\"", run.files->At("cache"))})));
+  const RunFolder folder(&RealFileSystem(), run.files->At("run"));
+  RETURN_IF_ERROR(folder.Prepare(loaded, {}, run.overrides, run.resume));
+  const StopRequests stop(&RealFileSystem(), "", 0);
+  std::map<std::string, std::string> weights;
+  std::mutex mutex;
+  RETURN_IF_ERROR(RunRanks(run.ranks, [&](Communicator& world) -> absl::Status {
+    Assembly assembly;
+    RETURN_IF_ERROR(Assemble(loaded.config, world, RealFileSystem(), &assembly));
+    ASSIGN_OR_RETURN(
+        const std::unique_ptr<Trainer> trainer,
+        Trainer::Create(
+            &assembly, &world,
+            {.files = &RealFileSystem(), .folder = &folder, .stop = &stop, .resume = run.resume, .stop_after = run.stop_after}));
+    RETURN_IF_ERROR(trainer->Run().status());
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (const BlockId id : assembly.layout->local_blocks()) {
+      const auto bytes = assembly.scheme->point().block(id).AsBytes();
+      weights[assembly.model->parameters()[id].name].assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
+    return absl::OkStatus();
+  }));
+  ASSIGN_OR_RETURN(const std::string metrics, RealFileSystem().ReadAll(folder.Metrics()));
+  std::string states;
+  for (const std::string& line : SplitString(metrics, '\n')) states += std::string(StateFields(line)) + "\n";
+  return std::pair(weights, states);
+}
+
+std::vector<int> SavedCoordinates(const MovingFolder& files, int step) {
+  const auto found = FindCheckpoint(RealFileSystem(), files.At(absl::StrFormat("run/checkpoints/step-%d", step)));
+  CHECK_OK(found.status());
+  std::vector<int> all;
+  for (const SavedPlacement& layer : found->manifest.state().placement())
+    all.insert(all.end(), layer.coordinate().begin(), layer.coordinate().end());
+  return all;
+}
+
+TEST(Rebalancer, MovingExpertsChangesNoMetricAndNoWeight) {
+  const MovingFolder still_files, moving_files;
+  const auto still = TrainMoving({.files = &still_files, .overrides = {"parallel.expert=2"}});
+  const auto moving = TrainMoving({.files = &moving_files, .overrides = Joined(kMoves, {"parallel.expert=2"})});
+  ASSERT_TRUE(still.ok()) << still.status();
+  ASSERT_TRUE(moving.ok()) << moving.status();
+  EXPECT_EQ(moving->first, still->first);
+  EXPECT_EQ(moving->second, still->second);
+  const std::string metrics = moving_files.Read("run/metrics.jsonl");
+  EXPECT_NE(metrics.find("\"moved_bytes\":"), std::string::npos);
+  // Checkpoints say where the experts were.
+  EXPECT_EQ(SavedCoordinates(still_files, 9).size(), 16u);
+  EXPECT_NE(SavedCoordinates(moving_files, 9), SavedCoordinates(still_files, 9));
+  EXPECT_NE(SavedCoordinates(moving_files, 9), SavedCoordinates(moving_files, 3));
+}
+
+TEST(Rebalancer, AMovedRunResumesWhereItsExpertsWere) {
+  const MovingFolder straight_files, stopped_files;
+  const std::vector<std::string> overrides = Joined(kMoves, {"parallel.expert=2"});
+  const auto straight = TrainMoving({.files = &straight_files, .overrides = overrides});
+  ASSERT_TRUE(straight.ok()) << straight.status();
+  ASSERT_TRUE(TrainMoving({.files = &stopped_files, .overrides = overrides, .stop_after = 5}).ok());
+  const auto resumed = TrainMoving({.files = &stopped_files, .overrides = overrides, .resume = true});
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_EQ(resumed->first, straight->first);
+  EXPECT_EQ(resumed->second, straight->second);
+  EXPECT_EQ(SavedCoordinates(stopped_files, 9), SavedCoordinates(straight_files, 9));
+  const std::string shard = "run/checkpoints/step-9/rank-1.safetensors";
+  EXPECT_EQ(stopped_files.Read(shard), straight_files.Read(shard));
+  // On another mesh, and without moves, the same run goes on from the same checkpoint.
+  ASSERT_TRUE(RealFileSystem().Rename(stopped_files.At("run/checkpoints/step-9"), stopped_files.At("old")).ok());
+  const auto other = TrainMoving({.files = &stopped_files, .overrides = {"parallel.expert=1"}, .ranks = 1, .resume = true});
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_EQ(other->first, straight->first);
+}
+
+TEST(Rebalancer, RecordsTheSameRoutingOnEveryRankCount) {
+  std::vector<std::string> traces;
+  for (const auto& [ranks, expert] : {std::pair{1, 1}, {2, 2}, {4, 2}}) {
+    const MovingFolder files;
+    const auto run =
+        TrainMoving({.files = &files,
+                     .overrides = {absl::StrFormat("parallel.expert=%d", expert), "observe.routing_window=4", "observe.routing_tokens=50"},
+                     .ranks = ranks});
+    ASSERT_TRUE(run.ok()) << run.status();
+    traces.push_back(files.Read("run/routing/step-8.npy"));
+    const auto trace = ReadTrace(RealFileSystem(), files.At("run/routing/step-4.npy"));
+    ASSERT_TRUE(trace.ok()) << trace.status();
+    EXPECT_EQ(trace->tokens(), 50);
+    EXPECT_EQ(trace->header().step, 4);
+    EXPECT_EQ(trace->top_k(), 2);
+    const std::string metrics = files.Read("run/metrics.jsonl");
+    EXPECT_NE(metrics.find("\"routing\":{\"largest_affinity\":"), std::string::npos);
+    EXPECT_NE(metrics.find("\"drift\":"), std::string::npos);
+  }
+  EXPECT_EQ(traces[1], traces[0]);
+  EXPECT_EQ(traces[2], traces[0]);
+}
+
+// Loads of real routing are uneven at first: the greedy plan lowers the busiest rank's share. With an impossible price nothing moves.
+TEST(Rebalancer, MovesOnlyWhatPays) {
+  const std::vector<std::string> greedy = {"parallel.expert=2", "observe.routing_window=2", "parallel.rebalance.every=4",
+                                           "parallel.rebalance.after_step=1", "parallel.rebalance.placement.load_greedy={}"};
+  for (const auto& [hysteresis, moves] : {std::pair{"0", true}, {"1e12", false}}) {
+    const MovingFolder files;
+    const auto run =
+        TrainMoving({.files = &files, .overrides = Joined(greedy, {absl::StrFormat("parallel.rebalance.hysteresis=%s", hysteresis)})});
+    ASSERT_TRUE(run.ok()) << run.status();
+    const std::string metrics = files.Read("run/metrics.jsonl");
+    EXPECT_NE(metrics.find("\"predicted_saved_bytes\":"), std::string::npos);
+    EXPECT_EQ(metrics.find("\"moved_experts\":") != std::string::npos, moves) << hysteresis;
+  }
+}
+
+TEST(Rebalancer, RefusesWhatWouldSaveNothing) {
+  const auto affinity =
+      LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4", "parallel.rebalance.placement.affinity={}"});
+  EXPECT_NE(std::string(affinity.status().message()).find("brings every token home"), std::string::npos) << affinity.status();
+  const auto blind = LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4"});
+  EXPECT_NE(std::string(blind.status().message()).find("observe.routing_window is 0"), std::string::npos) << blind.status();
+}
+
+}  // namespace
+}  // namespace conclave

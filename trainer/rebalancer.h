@@ -1,0 +1,53 @@
+// Rebalancer: watches routing while a run trains, and decides when experts change ranks.
+#ifndef CONCLAVE_TRAINER_REBALANCER_H_
+#define CONCLAVE_TRAINER_REBALANCER_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/file_system.h"
+#include "parallel/placement_solver.h"
+#include "parallel/routing_recorder.h"
+#include "trainer/expert_migration.h"
+#include "trainer/run_folder.h"
+#include "trainer/telemetry.h"
+
+namespace conclave {
+
+// Every rank owns one; collective. Nothing it does changes a number of the training, and nothing of it is train state: after a resume a
+// window begins anew.
+class Rebalancer {
+ public:
+  struct Options {
+    const FileSystem* files = nullptr;
+    const RunFolder* folder = nullptr;
+  };
+  Rebalancer(const MigratedRun& run, const Options& options);
+
+  // Before the step that is number `step`, from 0.
+  void BeforeStep(int64_t step);
+  // After it, `step` steps being done: closes the routing window and moves experts, where either is due. Fills record->routing and
+  // record->placement. A migration that all ranks refused is logged, and the run goes on where everything was. Errors: the transport's,
+  // and what a config asks for that cannot be planned.
+  absl::Status AfterStep(int64_t step, StepRecord* record);
+  // Experts go where `table` says: what a resumed run does with the placement it was saved with.
+  absl::Status MoveTo(const PlacementTable& table, StepRecord* record);
+
+ private:
+  absl::Status CloseWindow(int64_t step, StepRecord* record);
+  absl::StatusOr<PlacementTable> PlanOnRoot(int64_t step, StepRecord* record) const;
+  // Is `table` worth its moves? Writes both sides of the decision to the record.
+  bool Pays(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const;
+  // Rank 0's table on every rank; empty: no move.
+  absl::StatusOr<PlacementTable> Share(const absl::StatusOr<PlacementTable>& mine) const;
+  Assembly& assembly() const { return *run_.assembly; }
+
+  MigratedRun run_;
+  Options options_;
+  std::optional<RoutingWindow> window_;  // the last complete one
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_TRAINER_REBALANCER_H_
