@@ -3,14 +3,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
+#include <optional>
 
 #include "base/strings.h"
 #include "launch/commands.h"
 #include "launch/job.h"
 #include "parallel/markov_trace.h"
 #include "parallel/routing_counts.h"
+#include "parallel/routing_recorder.h"
 #include "parallel/trace_files.h"
 #include "trainer/json.h"
+#include "trainer/run_folder.h"
 #include "trainer/stop_signal.h"
 
 namespace conclave {
@@ -79,6 +82,47 @@ absl::StatusOr<RoutingTrace> Draw(const Arguments& arguments) {
   return MarkovTrace(instance);
 }
 
+// Steps at whose end the run wrote a routing trace, ascending.
+absl::StatusOr<std::vector<int64_t>> TracedSteps(const std::string& run) {
+  const RunFolder folder(&RealFileSystem(), run);
+  std::vector<int64_t> steps;
+  if (RealFileSystem().Exists(folder.Routing())) {
+    ASSIGN_OR_RETURN(const std::vector<std::string> names, RealFileSystem().ListDir(folder.Routing()));
+    for (const std::string& name : names) {
+      if (!name.starts_with("step-") || !name.ends_with(".npy")) continue;
+      const absl::StatusOr<int64_t> step = ParseInt64(std::string_view(name).substr(5, name.size() - 9));
+      if (step.ok()) steps.push_back(*step);
+    }
+  }
+  if (steps.empty()) return NotFound("'%s' holds no routing trace; train with observe.routing_window above 0", run);
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+absl::Status ExportTrace(const std::string& run, const std::string& out) {
+  if (out.empty()) return InvalidArgument("trace export: missing arguments RUN OUT (see conclave trace --help)");
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, TracedSteps(run));
+  ASSIGN_OR_RETURN(const RoutingTrace trace, ReadTrace(RealFileSystem(), RunFolder(&RealFileSystem(), run).RoutingTrace(steps.back())));
+  return WriteTrace(RealFileSystem(), out, trace);
+}
+
+// How affinity and load change while a run trains: a line a window.
+absl::Status ShowDrift(const std::string& run) {
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, TracedSteps(run));
+  std::printf("%10s  %16s  %10s  %18s\n", "step", "largest affinity", "mean Gini", "moved since before");
+  std::optional<RoutingCounts> before;
+  for (const int64_t step : steps) {
+    ASSIGN_OR_RETURN(const RoutingTrace trace, ReadTrace(RealFileSystem(), RunFolder(&RealFileSystem(), run).RoutingTrace(step)));
+    RoutingCounts counts = RoutingCounts::Of(trace);
+    double gini = 0;
+    for (int j = 0; j < trace.layers(); ++j) gini += Gini(counts.load(j)) / trace.layers();
+    std::printf("%10lld  %16.3f  %10.3f  %18s\n", static_cast<long long>(step), counts.MeanLargestAffinity(), gini,
+                before ? absl::StrFormat("%.3f", RoutingDrift(*before, counts)).c_str() : "-");
+    before = std::move(counts);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RunWhat(const Arguments& arguments) {
   const std::string &what = arguments.positional(), &first = arguments.positional(1), &second = arguments.positional(2);
   if (what == "show") {
@@ -96,8 +140,11 @@ absl::Status RunWhat(const Arguments& arguments) {
     ASSIGN_OR_RETURN(const RoutingTrace trace, Draw(arguments));
     return WriteTrace(RealFileSystem(), first, trace);
   }
-  const std::string closest = ClosestName(what, std::vector<std::string>{"show", "convert", "markov"});
-  return InvalidArgument("unknown '%s'%s; known: show, convert, markov", what, closest.empty() ? "" : "; did you mean '" + closest + "'?");
+  if (what == "export") return ExportTrace(first, second);
+  if (what == "drift") return ShowDrift(first);
+  const std::string closest = ClosestName(what, std::vector<std::string>{"show", "convert", "export", "drift", "markov"});
+  return InvalidArgument("unknown '%s'%s; known: show, convert, export, drift, markov", what,
+                         closest.empty() ? "" : "; did you mean '" + closest + "'?");
 }
 
 int RunTrace(const Arguments& arguments, const std::vector<std::string>&) {
@@ -109,18 +156,21 @@ int RunTrace(const Arguments& arguments, const std::vector<std::string>&) {
 }  // namespace
 
 Command TraceCommand() {
-  return {{.name = "trace",
-           .positional = "WHAT [TRACE] [OUT]",
-           .summary = "Shows, converts and makes routing traces: which expert each token used in each layer.\n"
-                      "WHAT is show TRACE, convert TRACE OUT, or markov OUT (a synthetic trace). Files end in .csv or .npy.",
-           .options = {{"--experts", "E", "experts of a layer: for files without a header, and for markov (default 64)"},
-                       {"--first-slot", "", "convert: keep only each token's first expert"},
-                       {"--json", "", "show: print one JSON object"},
-                       {"--layers", "L", "markov: layers (default 24)"},
-                       {"--tokens", "T", "markov: tokens (default 5000)"},
-                       {"--sigma", "S", "markov: strength of the affinity; 0 for none (default 1.5)"},
-                       {"--seed", "N", "markov: another seed, another chain (default 1)"}}},
-          RunTrace};
+  return {
+      {.name = "trace",
+       .positional = "WHAT [TRACE] [OUT]",
+       .summary =
+           "Shows, converts and makes routing traces: which expert each token used in each layer.\n"
+           "WHAT is show TRACE, convert TRACE OUT, export RUN OUT (the newest trace of a run that recorded its routing), drift RUN (how\n"
+           "its routing changed), or markov OUT (a synthetic trace). Files end in .csv or .npy.",
+       .options = {{"--experts", "E", "experts of a layer: for files without a header, and for markov (default 64)"},
+                   {"--first-slot", "", "convert: keep only each token's first expert"},
+                   {"--json", "", "show: print one JSON object"},
+                   {"--layers", "L", "markov: layers (default 24)"},
+                   {"--tokens", "T", "markov: tokens (default 5000)"},
+                   {"--sigma", "S", "markov: strength of the affinity; 0 for none (default 1.5)"},
+                   {"--seed", "N", "markov: another seed, another chain (default 1)"}}},
+      RunTrace};
 }
 
 }  // namespace conclave

@@ -1,6 +1,6 @@
 // How far two checkpoints of the same model are apart, whatever meshes wrote them. Usage: checkpoint_diff_program RUN_OR_CHECKPOINT OTHER
-// Prints "tensors N equal_bits E max_relative D worst NAME", D = max over tensors of max |a - b| / max(1, max |a|), tensors under "model/"
-// only.
+// [PREFIX] Prints "tensors N equal_bits E max_relative D worst NAME", D = max over tensors of max |a - b| / max(1, max |a|), tensors whose
+// names start with PREFIX, by default "model/", only; "" takes the whole state.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -64,7 +64,7 @@ void Place(const SavedBox& box, const std::string& file, int64_t width, Assemble
   }
 }
 
-absl::StatusOr<std::map<std::string, Assembled>> ReadModel(const std::string& path) {
+absl::StatusOr<std::map<std::string, Assembled>> ReadTensors(const std::string& path, const std::string& prefix) {
   const std::string folder = CheckpointFolder(path);
   ASSIGN_OR_RETURN(const CheckpointManifest manifest, ReadManifest(RealFileSystem(), folder));
   std::vector<std::string> contents;
@@ -73,7 +73,7 @@ absl::StatusOr<std::map<std::string, Assembled>> ReadModel(const std::string& pa
   }
   std::map<std::string, Assembled> tensors;
   for (const SavedTensor& saved : manifest.tensors()) {
-    if (!saved.name().starts_with("model/")) continue;
+    if (!saved.name().starts_with(prefix)) continue;
     if (saved.dtype() != "F32" && saved.dtype() != "F64") return InvalidArgument("%s: unexpected dtype %s", saved.name(), saved.dtype());
     Assembled& whole = tensors[saved.name()];
     whole.dtype = saved.dtype();
@@ -85,9 +85,9 @@ absl::StatusOr<std::map<std::string, Assembled>> ReadModel(const std::string& pa
   return tensors;
 }
 
-absl::Status Compare(const std::string& first, const std::string& second) {
-  ASSIGN_OR_RETURN(const auto a, ReadModel(first));
-  ASSIGN_OR_RETURN(const auto b, ReadModel(second));
+absl::Status Compare(const std::string& first, const std::string& second, const std::string& prefix) {
+  ASSIGN_OR_RETURN(const auto a, ReadTensors(first, prefix));
+  ASSIGN_OR_RETURN(const auto b, ReadTensors(second, prefix));
   if (a.empty()) return NotFound("%s holds no model", first);
   if (a.size() != b.size()) return FailedPrecondition("%d tensors in %s, %d in %s", a.size(), first, b.size(), second);
   int equal_bits = 0;
@@ -117,8 +117,8 @@ absl::Status Compare(const std::string& first, const std::string& second) {
 }  // namespace conclave
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  const absl::Status status = conclave::Compare(argv[1], argv[2]);
+  if (argc != 3 && argc != 4) return 2;
+  const absl::Status status = conclave::Compare(argv[1], argv[2], argc == 4 ? argv[3] : "model/");
   if (!status.ok()) std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
   return status.ok() ? 0 : 1;
 }
