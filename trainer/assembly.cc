@@ -162,7 +162,11 @@ absl::Status Rehome(ExpertPlacement placement, Assembly* assembly, ExpertHomes* 
   SwapHomes(*old, *assembly);
   const absl::Status built = BuildHomes(
       std::move(placement), [](BlockId, const Tensor&) {}, assembly);
-  if (!built.ok()) SwapHomes(*old, *assembly);
+  if (built.ok()) {
+    assembly->field->Continue(*old->field);
+  } else {
+    SwapHomes(*old, *assembly);
+  }
   return built;
 }
 

@@ -50,6 +50,9 @@ void CheckMoe(const MoeLmConfig& lm, const Experiment& config, ConfigRules* rule
       "combine_order PRE_REDUCE adds up by rank, so with more than two experts a token, or with a lossy way home, results depend on "
       "the mesh and WORLD_SIZE_INVARIANT refuses it; use EXACT");
   CheckGroups(moe, rules);
+  rules->Require(moe.router() != MoeConfig::EXPERT_CHOICE || config.observe().routing_window() == 0,
+                 {"observe.routing_window", "model.moe_lm.moe.router"},
+                 "with EXPERT_CHOICE a token has any number of experts, and a trace wants the same for all; set observe.routing_window: 0");
 }
 
 int64_t SmallestVocabulary(const TokenizerConfig& tokenizer) {

@@ -205,6 +205,13 @@ absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int6
   return activation_bytes();
 }
 
+void ModelOperator::Continue(const ModelOperator& before) {
+  for (int i = 0; i < buffers_.size(); ++i) std::ranges::copy(before.buffers_.values(i), buffers_.values(i).begin());
+  evaluations_ = before.evaluations_;
+  arena_.Reserve(before.arena_.reserved_bytes());
+  if (options_.recompute) segments_.Reserve(before.segments_.reserved_bytes());
+}
+
 void ModelOperator::ReserveActivations(int64_t bytes) {
   arena_.Reserve(bytes);
   if (options_.recompute) segments_.Reserve(bytes);

@@ -61,6 +61,8 @@ class ModelOperator : public Operator {
   // Records and differentiates the first `rows` samples of this rank's first leaf of step 0, and forgets them. Returns what they took of
   // the arena. Takes the gradients' memory of evaluations with this `each_worker`. Collective.
   absl::StatusOr<int64_t> MeasureLeaf(const FlatVector& point, int64_t rows, bool each_worker);
+  // Takes over what belongs to the run, not to the placement that `before` was built for: buffers, counts, reserved memory.
+  void Continue(const ModelOperator& before);
   // Up to `bytes` of activations nothing will be allocated.
   void ReserveActivations(int64_t bytes);
 
