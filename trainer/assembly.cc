@@ -77,6 +77,11 @@ DispatchSetup::Request DispatchRequestOf(const Experiment& config, DType dtype) 
 
 absl::Status BuildModel(Assembly* a) {
   const Experiment& config = a->config;
+  if (config.parallel().updates() == ParallelConfig::SHARDED && config.parallel().rebalance().every() > 0) {
+    return InvalidArgument(
+        "parallel.rebalance: experts take their state along inside a data column, and parallel.updates: SHARDED keeps it anywhere; choose "
+        "one of the two");
+  }
   const ModelContext context{.seed = config.seed(),
                              .workers = static_cast<int>(config.trainer().workers()),
                              .vocabulary = a->data.tokenizer == nullptr ? 0 : a->data.tokenizer->vocab_size()};

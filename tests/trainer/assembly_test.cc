@@ -88,6 +88,8 @@ TEST(Assemble, RefusesOnEveryRank) {
   ExpectRefused(2, vae + "optim { clip_norm: 1 extragradient { gamma: 0.1 } }", "clip_norm");
   ExpectRefused(2, vae + "model { moe_lm { vocab_size: 8 width: 8 heads: 2 moe { experts: 3 } } } parallel { expert: 2 }",
                 "the model takes token sequences");
+  ExpectRefused(2, vae + "parallel { updates: SHARDED rebalance { every: 5 } }", "choose one of the two");
+  ExpectRefused(2, vae + "model { recompute: BLOCKS }", "only language models are made of blocks");
   ExpectRefused(1, vae + "data { sources { text { path: \"no/such/file\" } } }", "no/such/file");
 }
 
