@@ -3,6 +3,7 @@
 # count last. Exit code 1 when anything falls short; what is not there yet falls short.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+# shellcheck source=bench/acceptance/figures.sh disable=SC2154
 source bench/acceptance/figures.sh
 
 usage() {
@@ -89,7 +90,7 @@ half_trace() {
     "rank changes of a plan on the half of the trace it has not seen; target: contiguous blocks"
 }
 
-cases parallel_test 'Planner*:Placement*:*Placement*' "plans: optimal where enumerable, never worse than contiguous, balanced, planted columns recovered"
+cases parallel_test 'Placements*:PlanPlacement*:Align*' "plans: optimal where enumerable, never worse than contiguous, balanced, planted columns recovered"
 for ranks in 2 4; do exact_where_dp_reaches "$ranks"; done
 half_trace
 if ! $quick; then
