@@ -56,7 +56,7 @@ class RaceYardstick {
 
  private:
   absl::Status OpenSolution() {
-    solution_ = FlatVector(&*a_.layout, a_.dtype());
+    solution_ = FlatVector(a_.layout.get(), a_.dtype());
     for (const BlockId id : a_.layout->local_blocks()) {
       const std::vector<double> values = a_.model->Solution(id);
       if (values.empty()) {
