@@ -13,10 +13,6 @@
 #include "tensor/tensor.h"
 
 namespace conclave {
-namespace {
-
-constexpr int kLibraries = 3;
-
 // c [m, n] = op(a) op(b), summed over k.
 struct PlainProduct {
   int64_t m, n, k;
@@ -34,6 +30,10 @@ PlainProduct PlainOf(const LibraryProduct& p) {
   }
   return {};
 }
+
+namespace {
+
+constexpr int kLibraries = 3;
 
 OwnedTensor Ones(int64_t rows, int64_t columns) {
   OwnedTensor x({rows, columns}, DType::kF32);
