@@ -6,6 +6,7 @@
 #include "launch/commands.h"
 #include "launch/job.h"
 #include "launch/loading.h"
+#include "trainer/choice_evaluation.h"
 #include "trainer/stop_signal.h"
 
 namespace conclave {
@@ -26,6 +27,14 @@ void Print(const Evaluation& result, const DataSet& data, bool json) {
   std::printf("%s%s", text.c_str(), json ? "}\n" : "");
 }
 
+void PrintChoices(const ChoiceScore& score, bool json) {
+  const double questions = static_cast<double>(std::max<int64_t>(score.questions, 1));
+  const double by_mean = static_cast<double>(score.right_by_mean) / questions, by_sum = static_cast<double>(score.right_by_sum) / questions;
+  std::printf(json ? "{\"questions\": %lld, \"accuracy\": %.17g, \"accuracy_by_sum\": %.17g, \"cut\": %lld}\n"
+                   : "questions          %lld\naccuracy           %.4f\naccuracy_by_sum    %.4f\ncut                %lld\n",
+              static_cast<long long>(score.questions), by_mean, by_sum, static_cast<long long>(score.cut));
+}
+
 int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
   const RunFolder folder(&RealFileSystem(), arguments.positional());
   const absl::StatusOr<int64_t> batches = arguments.Integer("--batches", 0);
@@ -34,6 +43,12 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
     ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
     Assembly assembly;
     RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly));
+    if (arguments.Has("--choices")) {
+      ASSIGN_OR_RETURN(const std::vector<ChoiceQuestion> questions, ReadChoiceFile(RealFileSystem(), arguments.Get("--choices")));
+      ASSIGN_OR_RETURN(const ChoiceScore score, EvaluateChoices(assembly, questions));
+      if (world.rank() == 0) PrintChoices(score, arguments.Has("--json"));
+      return kExitFinished;
+    }
     ASSIGN_OR_RETURN(const Evaluation result, assembly.field->EvaluateHeldOut(assembly.scheme->point(), *batches, assembly.held_out_rows));
     if (world.rank() == 0) Print(result, assembly.data, arguments.Has("--json"));
     return kExitFinished;
@@ -46,7 +61,9 @@ Command EvalCommand() {
   return {{.name = "eval",
            .positional = "RUN_DIR",
            .summary = "Evaluates the newest checkpoint of a run on its held-out data.",
-           .options = {{"--batches", "N", "held-out batches to use (default: all)"}, {"--json", "", "print one JSON object"}}},
+           .options = {{"--batches", "N", "held-out batches to use (default: all)"},
+                       {"--choices", "FILE", "accuracy on multiple-choice questions (llm.c's format) instead"},
+                       {"--json", "", "print one JSON object"}}},
           RunEval};
 }
 
