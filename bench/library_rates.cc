@@ -13,6 +13,7 @@
 #include "tensor/tensor.h"
 
 namespace conclave {
+
 // c [m, n] = op(a) op(b), summed over k.
 struct PlainProduct {
   int64_t m, n, k;

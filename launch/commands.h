@@ -22,6 +22,8 @@ Command TokenizeCommand();
 Command TraceCommand();
 Command PlaceCommand();
 Command CompareCommand();
+Command ImportCommand();
+Command ExportCommand();
 Command BenchCommand();
 Command VersionCommand();
 

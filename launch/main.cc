@@ -11,8 +11,8 @@ namespace conclave {
 namespace {
 
 std::vector<Command> AllCommands() {
-  return {TrainCommand(), EvalCommand(),  GenerateCommand(), CheckCommand(), TokenizeCommand(),
-          TraceCommand(), PlaceCommand(), CompareCommand(),  BenchCommand(), VersionCommand()};
+  return {TrainCommand(), EvalCommand(),    GenerateCommand(), CheckCommand(),  TokenizeCommand(), TraceCommand(),
+          PlaceCommand(), CompareCommand(), ImportCommand(),   ExportCommand(), BenchCommand(),    VersionCommand()};
 }
 
 std::string Usage(const std::vector<Command>& commands) {

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "base/trace.h"
+#include "trainer/starting_weights.h"
 #include "trainer/version.h"
 
 namespace conclave {
@@ -96,16 +97,7 @@ absl::Status Trainer::Restore() {
     }
   }
   if (assembly_.config.trainer().has_init_from()) {
-    const InitFromConfig& from = assembly_.config.trainer().init_from();
-    StateDict state;
-    state.Add("model", assembly_.scheme->point());
-    assembly_.field->buffers().Register("model", control_.rank() == 0, state);
-    ASSIGN_OR_RETURN(const LoadedCheckpoint loaded,
-                     LoadCheckpoint(*options_.files, control_, from.path(), state, {.prefix = "model/", .strict = from.strict()}));
-    if (control_.rank() == 0) {
-      LOG_INFO << "weights from " << loaded.path << " (" << loaded.report.missing.size() << " kept as initialised, "
-               << loaded.report.unused.size() << " unused)";
-    }
+    RETURN_IF_ERROR(LoadStartingWeights(*options_.files, control_, &assembly_));
     if (averaged_.defined()) averaged_.CopyFrom(assembly_.scheme->point());
   }
   return assembly_.scheme->Start(*assembly_.field);
