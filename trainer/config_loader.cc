@@ -33,9 +33,9 @@ void ClearReplacedLists(const Message& layer, Message* to) {
   }
 }
 
-class Loader {
+class ConfigFiles {
  public:
-  explicit Loader(const FileReader& read) : read_(read) {}
+  explicit ConfigFiles(const FileReader& read) : read_(read) {}
 
   absl::StatusOr<LoadedConfig> Load(const std::string& path, const std::vector<std::string>& overrides);
 
@@ -49,7 +49,7 @@ class Loader {
   DamagedPaths damaged_;
 };
 
-void Loader::AddLayer(const ConfigLayer& layer) {
+void ConfigFiles::AddLayer(const ConfigLayer& layer) {
   LexedText lexed = LexConfig(layer.text);
   for (const LexicalError& error : lexed.errors) diagnostics_.Add({layer.source, error.offset}, error.message);
   std::string clean = layer.text;
@@ -67,13 +67,13 @@ void Loader::AddLayer(const ConfigLayer& layer) {
   result_.config.MergeFrom(part);
 }
 
-void Loader::AddOverride(const std::string& text, int ordinal) {
+void ConfigFiles::AddOverride(const std::string& text, int ordinal) {
   const int number = static_cast<int>(result_.sources.size());
   result_.sources.push_back({.name = "--set", .text = text, .first_line = ordinal, .is_override = true});
   ApplyOverride(result_.sources.back(), number, &result_.config, &result_.places, &damaged_, &diagnostics_);
 }
 
-absl::StatusOr<LoadedConfig> Loader::Load(const std::string& path, const std::vector<std::string>& overrides) {
+absl::StatusOr<LoadedConfig> ConfigFiles::Load(const std::string& path, const std::vector<std::string>& overrides) {
   absl::StatusOr<std::vector<ConfigLayer>> layers = ReadConfigLayers(path, read_, &result_.sources, &diagnostics_);
   if (!layers.ok()) return layers.status();
   for (const ConfigLayer& layer : *layers) AddLayer(layer);
@@ -101,7 +101,7 @@ FileReader DiskReader() {
 }
 
 absl::StatusOr<LoadedConfig> LoadConfig(const std::string& path, const std::vector<std::string>& overrides, const FileReader& read) {
-  return Loader(read).Load(path, overrides);
+  return ConfigFiles(read).Load(path, overrides);
 }
 
 absl::Status CheckConfigForRanks(const LoadedConfig& loaded, int ranks) {
