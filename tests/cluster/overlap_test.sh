@@ -2,6 +2,8 @@
 # Two emulated hosts joined by shaped links: gradients travel while backward runs. What is left to wait for after backward is measured from
 # traces, with overlap and without, on the same model; checkpoints of both have the same bytes.
 set -euo pipefail
+# shellcheck source=tests/dist/cli.sh
+# shellcheck disable=SC2154
 source "$(dirname "${BASH_SOURCE[0]}")/../dist/cli.sh"
 
 skip() { echo "skipped: $1"; exit 77; }
