@@ -230,9 +230,10 @@ Command CompareCommand() {
   return {
       {.name = "compare",
        .positional = "CONFIG...",
-       .summary = "Races experiments to one accuracy: what each takes of bytes, evaluations, rounds and time.\n"
-                  "All start from the same points; gains are over the best method that sends everything exactly. Runs in memory and writes no\n"
-                  "run folder.",
+       .summary =
+           "Races experiments to one accuracy: what each takes of bytes, evaluations, rounds and time.\n"
+           "All start from the same points; gains are over the best method that sends everything exactly. Runs in memory and writes no\n"
+           "run folder.",
        .options = {{"--set", "PATH=VALUE", "override a field of every config", true},
                    {"--vary", "PATH=V1,V2,...", "an entrant for each value; `*` in a path: the chosen member, as in optim.*.p", true},
                    {"--tune", "PATH=V1,V2,...", "the cheapest value for each entrant; LOW..HIGH/N: N values in equal ratios", true},
