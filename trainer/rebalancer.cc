@@ -137,7 +137,7 @@ absl::Status Rebalancer::MoveTo(const PlacementTable& table, StepRecord* record)
   RETURN_IF_ERROR(assembly().mesh->control().AllReduce("migrated bytes", Tensor(&bytes, {1}, DType::kI64), ReduceOp::kSum));
   record->placement.push_back({"moved_experts", static_cast<double>(moved->experts)});
   record->placement.push_back({"moved_bytes", static_cast<double>(bytes)});
-  if (assembly().mesh->rank() == 0) LOG_INFO << moved->experts << " experts changed ranks, " << bytes << " bytes";
+  if (moved->experts > 0 && assembly().mesh->rank() == 0) LOG_INFO << moved->experts << " experts changed ranks, " << bytes << " bytes";
   return absl::OkStatus();
 }
 

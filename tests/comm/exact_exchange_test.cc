@@ -49,7 +49,7 @@ absl::Status LetMessagesArrive(Communicator& world) {
   return absl::OkStatus();
 }
 
-// What is left to send when all vectors are put: with overlap the last bucket alone.
+// When all vectors are put, the last bucket's sums at most are left to send: a barrier may take them along.
 TEST(ExactExchange, SumsComeBackWhileVectorsArePut) {
   ParameterSet set;
   for (const char* name : {"a", "b", "c", "d"}) set.Add({.name = name, .shape = {100}});
@@ -78,7 +78,8 @@ TEST(ExactExchange, SumsComeBackWhileVectorsArePut) {
                            if (line.label == "exchange.sums") sums += sent;
                          }
                          EXPECT_EQ(pieces, overlap ? 4 * 200 : 0);
-                         EXPECT_EQ(sums, overlap ? 3 * 200 : 0);
+                         EXPECT_GE(sums, overlap ? 3 * 200 : 0);
+                         EXPECT_LE(sums, overlap ? 4 * 200 : 0);
                          return exchange->Finish().status();
                        }),
               absl::OkStatus());
