@@ -100,6 +100,9 @@ class Communicator {
   // Collective. Members with equal color form a group, ordered by (key, rank).
   virtual absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) = 0;
 
+  // Memory for `more` operations that run beside all others, so that starting them takes none from the heap.
+  virtual void Reserve(int more) = 0;
+
   Ledger* ledger() const { return ledger_; }        // may be null
   Watchdog* watchdog() const { return watchdog_; }  // may be null
 

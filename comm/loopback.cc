@@ -104,7 +104,9 @@ class LoopbackEngine final : public ProgressEngine {
 class LoopbackMessages final : public MessageSet {
  public:
   LoopbackMessages(Hub* hub, LoopbackEngine* engine, int64_t group, const std::vector<int>* members)
-      : hub_(*hub), group_(group), rank_(engine->rank()), members_(*members), expected_(engine->expected()) {}
+      : hub_(*hub), group_(group), rank_(engine->rank()), members_(*members), expected_(engine->expected()) {
+    destinations_.reserve(members_.size());
+  }
 
   absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) override {
     const int to = members_[peer];

@@ -309,12 +309,17 @@ MessageCommunicator::MessageCommunicator(std::string name, int rank, int size, s
 
 MessageCommunicator::~MessageCommunicator() = default;
 
-absl::StatusOr<Request> MessageCommunicator::StartImpl(const Collective& op, int64_t sequence) {
-  if (idle_.empty()) {
+void MessageCommunicator::Reserve(int more) {
+  for (int i = 0; i < more; ++i) {
     operations_.push_back(std::make_unique<MessageOperation>(this));
     idle_.reserve(operations_.size());
     idle_.push_back(operations_.back().get());
   }
+  engine_->Reserve(more);
+}
+
+absl::StatusOr<Request> MessageCommunicator::StartImpl(const Collective& op, int64_t sequence) {
+  if (idle_.empty()) Reserve(1);
   MessageOperation* const operation = idle_.back();
   idle_.pop_back();
   operation->Begin(op, sequence);

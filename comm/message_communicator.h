@@ -39,6 +39,7 @@ class ProgressEngine {
   void Progress();
   void Add(MessageOperation* operation) { active_.push_back(operation); }
   void Remove(MessageOperation* operation);
+  void Reserve(int more) { active_.reserve(reserved_ += static_cast<size_t>(more)); }
   // Waits a little; returns early if something happened since the last Progress began.
   virtual void Pause(int tries) = 0;
 
@@ -47,11 +48,13 @@ class ProgressEngine {
 
  private:
   std::vector<MessageOperation*> active_;
+  size_t reserved_ = 0;
 };
 
 class MessageCommunicator : public Communicator {
  public:
   ~MessageCommunicator() override;
+  void Reserve(int more) override;
 
  protected:
   MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine);

@@ -46,7 +46,11 @@ class MpiEngine final : public ProgressEngine {
 
 class MpiMessages final : public MessageSet {
  public:
-  explicit MpiMessages(MPI_Comm comm) : comm_(comm) {}
+  explicit MpiMessages(MPI_Comm comm) : comm_(comm) {
+    int size = 0;
+    MPI_Comm_size(comm, &size);
+    requests_.reserve(2 * static_cast<size_t>(size));
+  }
 
   absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) override {
     for (int64_t at = 0; at < static_cast<int64_t>(data.size()); at += kPieceBytes) {

@@ -17,6 +17,7 @@ class DamagingCommunicator : public Communicator {
       : Communicator(inner->name(), inner->rank(), inner->size()), inner_(inner), owned_(std::move(owned)), victim_(victim) {}
   int GlobalRank(int member) const override { return inner_->GlobalRank(member); }
   int Node(int member) const override { return inner_->Node(member); }
+  void Reserve(int more) override { inner_->Reserve(more); }
   absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) override {
     ASSIGN_OR_RETURN(std::unique_ptr<Communicator> part, inner_->Split(color, key, std::move(name)));
     Communicator* const raw = part.get();
