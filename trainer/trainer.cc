@@ -118,6 +118,7 @@ void Trainer::ReportMemory() const {
 
 // A checkpoint loads into any placement. Where the expert axis is what it was, the run goes on with the one it had.
 absl::Status Trainer::RestorePlacement(const SavedState& state) {
+  if (assembly_.config.parallel().updates() == ParallelConfig::SHARDED) return absl::OkStatus();  // experts do not move there
   const PlacementTable current = TableOf(*assembly_.placement);
   PlacementTable saved;
   for (const SavedPlacement& layer : state.placement()) saved.emplace_back(layer.coordinate().begin(), layer.coordinate().end());
