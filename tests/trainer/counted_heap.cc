@@ -39,6 +39,10 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
   const std::size_t a = static_cast<std::size_t>(alignment);
   return OrAbort(std::aligned_alloc(a, (bytes + a - 1) / a * a));
 }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  Note(__builtin_return_address(0));
+  return std::malloc(bytes == 0 ? 1 : bytes);
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
