@@ -15,14 +15,14 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
 
 // What a number is drawn for (12 bits).
 enum class RngKind : uint32_t {
-  kInit = 1,      // parameter initialisation
-  kShuffle = 2,   // sample order of an epoch
-  kNoise = 3,     // noise inside a model
-  kCodec = 4,     // compressors
-  kCoin = 5,      // coins of a scheme
-  kSample = 6,    // generation
-  kProblem = 7,   // synthetic problem data
-  kMixture = 8,   // which source a sample comes from
+  kInit = 1,     // parameter initialisation
+  kShuffle = 2,  // sample order of an epoch
+  kNoise = 3,    // noise inside a model
+  kCodec = 4,    // compressors
+  kCoin = 5,     // coins of a scheme
+  kSample = 6,   // generation
+  kProblem = 7,  // synthetic problem data
+  kMixture = 8,  // which source a sample comes from
   kTest = 9,
   kPlacement = 10,  // searches for expert placements
 };
@@ -33,11 +33,11 @@ inline constexpr uint32_t kSharedWorker = 0xFFFF;
 // counter e / 4, so that sequential elements cost a quarter of a Philox call each when drawn by the Fill functions.
 struct RngKey {
   uint64_t seed = 0;
-  uint32_t site = 0;                    // 24 bits: block id for codecs, op number in the model for noise
+  uint32_t site = 0;  // 24 bits: block id for codecs, op number in the model for noise
   uint32_t step = 0;
-  uint32_t worker = kSharedWorker;      // 16 bits
+  uint32_t worker = kSharedWorker;  // 16 bits
   RngKind kind = RngKind::kTest;
-  uint32_t draw = 0;                    // 4 bits
+  uint32_t draw = 0;  // 4 bits
 
   // 32 random bits of element `element` (40 bits).
   uint32_t Bits(uint64_t element) const;

@@ -39,7 +39,7 @@ struct StepRecord {
   } wire;
   std::vector<NamedNumber> routing;    // at the end of a routing window: its statistics
   std::vector<NamedNumber> placement;  // where experts were to move: what was predicted, what was moved
-  struct Seconds {  // wall-clock
+  struct Seconds {                     // wall-clock
     double step = 0, evaluation = 0, checkpoint = 0;
   } seconds;
 };

@@ -1,8 +1,8 @@
 // Rotary position embedding of q and k. Source: Su et al., 2021, RoFormer.
 #include <algorithm>
 
-#include "tensor/kernels/rotary.h"
 #include "base/trace.h"
+#include "tensor/kernels/rotary.h"
 #include "tensor/ops/ops.h"
 
 namespace conclave {

@@ -17,7 +17,8 @@ ParameterSet LargeParameters() {
   ParameterSet set;
   set.Add({.name = "a", .shape = {5, 1}});
   for (int e = 0; e < kTestExperts; ++e) {
-    set.Add({.name = absl::StrFormat("e%d.w", e), .shape = {e == 3 ? 90 : 2, 100}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0});
+    set.Add(
+        {.name = absl::StrFormat("e%d.w", e), .shape = {e == 3 ? 90 : 2, 100}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0});
     set.Add({.name = absl::StrFormat("e%d.b", e), .shape = {3}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0});
   }
   set.Add({.name = "b", .shape = {130, 100}});

@@ -259,10 +259,10 @@ INSTANTIATE_TEST_SUITE_P(
                    "5:105: error: 'validation_fraction' must be in [0, 1), got 1"}},
         BadConfig{Without("data", R"(data { sources { text { path: "a" } } validation_fraction: 0 } parallel { threads_per_rank: 0 })"),
                   {"5:93: error: 'threads_per_rank' must be in [1, 1024], got 0"}},
-        BadConfig{
-            Without("optim", R"(optim { extragradient { gamma: 0.1 } clip_norm: 1 groups { pattern: "*" weight_decay: 1 } })"),
-            {"5:38: error: clip_norm goes with first_order and diloco only: a clipped operator is no longer the one the scheme's steps are about",
-             "5:73: error: weight decay goes with first_order and diloco only"}},
+        BadConfig{Without("optim", R"(optim { extragradient { gamma: 0.1 } clip_norm: 1 groups { pattern: "*" weight_decay: 1 } })"),
+                  {"5:38: error: clip_norm goes with first_order and diloco only: a clipped operator is no longer the one the scheme's "
+                   "steps are about",
+                   "5:73: error: weight decay goes with first_order and diloco only"}},
         BadConfig{Without("optim", "optim { first_order { lr: 0.1 rule { adamw {} } } schedule { warmup_steps: 30 } }"),
                   {"5:62: error: 30 warm-up steps do not fit into 20 steps"}},
         BadConfig{Without("optim",
