@@ -7,6 +7,7 @@
 #include "launch/commands.h"
 #include "launch/job.h"
 #include "launch/loading.h"
+#include "trainer/agreement.h"
 #include "trainer/config_resolved.h"
 #include "trainer/trainer.h"
 

@@ -1,4 +1,4 @@
-#include "trainer/checkpoint_agreement.h"
+#include "trainer/agreement.h"
 
 #include <unistd.h>
 
@@ -50,17 +50,29 @@ absl::Status BroadcastText(Communicator& control, std::string_view label, int ro
   return control.Broadcast(label, BytesOf(text), root);
 }
 
+absl::StatusOr<int> LowestFailingRank(Communicator& control, std::string_view label, const absl::Status& mine) {
+  int64_t lowest = mine.ok() ? std::numeric_limits<int64_t>::max() : control.rank();
+  RETURN_IF_ERROR(control.AllReduce(label, Tensor(&lowest, {1}, DType::kI64), ReduceOp::kMin));
+  return lowest == std::numeric_limits<int64_t>::max() ? kNoRank : static_cast<int>(lowest);
+}
+
 absl::Status AgreeOnOutcome(Communicator& control, std::string_view label, const absl::Status& mine) {
-  int64_t first_failing = mine.ok() ? std::numeric_limits<int64_t>::max() : control.rank();
-  RETURN_IF_ERROR(control.AllReduce(label, Tensor(&first_failing, {1}, DType::kI64), ReduceOp::kMin));
-  if (first_failing == std::numeric_limits<int64_t>::max()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int first_failing, LowestFailingRank(control, label, mine));
+  if (first_failing == kNoRank) return absl::OkStatus();
   if (control.size() == 1) return mine;
   std::string text;
   if (first_failing == control.rank()) {
     text = absl::StrFormat("%c rank %d on %s: %s", static_cast<char>(mine.code()), control.rank(), HostName(), std::string(mine.message()));
   }
-  RETURN_IF_ERROR(BroadcastText(control, label, static_cast<int>(first_failing), &text));
+  RETURN_IF_ERROR(BroadcastText(control, label, first_failing, &text));
   return absl::Status(static_cast<absl::StatusCode>(text[0]), text.substr(2));
+}
+
+absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what) {
+  ASSIGN_OR_RETURN(const int failing, LowestFailingRank(control, "agreement", mine));
+  if (failing == kNoRank) return absl::OkStatus();
+  if (failing == control.rank()) return mine;
+  return absl::AbortedError(absl::StrFormat("%s failed on rank %d; its message is there", what, failing));
 }
 
 std::string HostName() {

@@ -1,13 +1,13 @@
 #include "trainer/assembly.h"
 
 #include <functional>
-#include <limits>
 #include <utility>
 
 #include "optim/guard.h"
 #include "optim/schemes.h"
 #include "parallel/shard_owners.h"
 #include "tensor/device.h"
+#include "trainer/agreement.h"
 #include "trainer/step_tuning.h"
 
 namespace conclave {
@@ -173,14 +173,6 @@ absl::Status Rehome(ExpertPlacement placement, Assembly* assembly, ExpertHomes* 
     SwapHomes(*old, *assembly);
   }
   return built;
-}
-
-absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what) {
-  int64_t first_bad = mine.ok() ? std::numeric_limits<int64_t>::max() : control.rank();
-  RETURN_IF_ERROR(control.AllReduce("agreement", Tensor(&first_bad, {1}, DType::kI64), ReduceOp::kMin));
-  if (first_bad == std::numeric_limits<int64_t>::max()) return absl::OkStatus();
-  if (first_bad == control.rank()) return mine;
-  return absl::AbortedError(absl::StrFormat("%s failed on rank %d; its message is there", what, first_bad));
 }
 
 absl::Status Assemble(const Experiment& config, Communicator& world, const FileSystem& files, Assembly* a) {

@@ -56,9 +56,6 @@ absl::Status Rehome(ExpertPlacement placement, Assembly* assembly, ExpertHomes* 
 // Puts `homes` in the place of what the assembly has; that comes back.
 void SwapHomes(ExpertHomes& homes, Assembly& assembly);
 
-// OK only if `mine` is OK on every rank; the lowest failing rank's own status there, "rank r failed" elsewhere. Collective.
-absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what);
-
 }  // namespace conclave
 
 #endif  // CONCLAVE_TRAINER_ASSEMBLY_H_

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "trainer/checkpoint_agreement.h"
+#include "trainer/agreement.h"
 #include "trainer/checkpoint_catalog.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/checkpoint_reader.h"

@@ -5,7 +5,7 @@
 #include <set>
 
 #include "base/strings.h"
-#include "trainer/checkpoint_agreement.h"
+#include "trainer/agreement.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/safetensors.h"
 

@@ -9,7 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/strings.h"
-#include "trainer/checkpoint_agreement.h"
+#include "trainer/agreement.h"
 
 namespace conclave {
 namespace {

@@ -1,6 +1,7 @@
 #include "trainer/expert_migration.h"
 
 #include <utility>
+#include "trainer/agreement.h"
 
 namespace conclave {
 

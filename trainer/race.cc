@@ -8,6 +8,7 @@
 #include "comm/ledger.h"
 #include "optim/gap.h"
 #include "optim/prox.h"
+#include "trainer/agreement.h"
 #include "trainer/assembly.h"
 
 namespace conclave {

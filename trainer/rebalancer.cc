@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "parallel/trace_files.h"
+#include "trainer/agreement.h"
 
 namespace conclave {
 namespace {

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "base/log.h"
+#include "trainer/agreement.h"
 #include "trainer/checkpoint_load.h"
 #include "trainer/hf_weights.h"
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "base/trace.h"
+#include "trainer/agreement.h"
 #include "trainer/starting_weights.h"
 #include "trainer/version.h"
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/trainer/model_run.h"
+#include "trainer/agreement.h"
 
 namespace conclave {
 namespace {
