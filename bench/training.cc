@@ -58,6 +58,7 @@ class StepBench {
   }
 
   absl::StatusOr<BenchReport> Report(const std::string& name) {
+    RETURN_IF_ERROR(assembly_.scheme->Settle());
     int64_t totals[2] = {wire_.sent_bytes, wire_.sent_messages};
     RETURN_IF_ERROR(world_.AllReduce("bench: bytes", Tensor(totals, {2}, DType::kI64), ReduceOp::kSum));
     const double steps = options_.steps;

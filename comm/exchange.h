@@ -36,8 +36,9 @@ struct ExchangeContext {
   bool world_size_invariant = false;
   int64_t bucket_bytes = int64_t{4} << 20;
   uint64_t seed = 0;
-  bool overlap = true;  // exact exchange: buckets travel while the evaluation goes on; else after it
-  // Exact exchange only: the mean of a block goes to its canonical owner alone, which is to update it and hand its value on with Share.
+  bool overlap = true;  // exact exchange: buckets and shared blocks travel while evaluations go on; else after them
+  // Exact exchange only: the mean of a block goes to its canonical owner alone, which is to update it and hand its value on with
+  // StartSharing.
   bool to_canonical = false;
 };
 
@@ -57,8 +58,11 @@ class Exchange {
   // and the only one for the block.
   virtual absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded = false) = 0;
   virtual absl::StatusOr<Aggregate> Finish() = 0;
-  // With to_canonical, after Finish: copies every block of `point` from its canonical owner to the other owners. Collective.
-  virtual absl::Status Share(const FlatVector& point);
+  // With to_canonical, after Finish: every block of `point` sets out from its canonical owner to the other owners. Until it was awaited, or
+  // all were, a block must be neither read nor written. Collective; `point` stays where it is.
+  virtual absl::Status StartSharing(const FlatVector& point);
+  virtual absl::Status AwaitShared(BlockId) { return absl::OkStatus(); }
+  virtual absl::Status FinishSharing() { return absl::OkStatus(); }
   virtual void Commit() = 0;                   // accepts the new state
   virtual void Discard() = 0;                  // returns to the state before Begin
   virtual bool wants_each_worker() const = 0;  // false: folded Puts are accepted

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "comm/sums.h"
@@ -323,14 +324,18 @@ absl::Status TreeBucket::Deliver(const FlatVector& aggregate) {
 
 absl::Status TreeBucket::StartSharing(const FlatVector& point) {
   CHECK(to_canonical_);
+  CHECK(shared_ == nullptr);
   if (group_->size() == 1) return absl::OkStatus();
   for (const Block& block : blocks_) {
     if (block.mine) std::memcpy(Slot(0) + block.offset * width_, point.block(block.id).raw(), static_cast<size_t>(block.elements * width_));
   }
+  shared_ = &point;
   return StartWayBack(expert_ ? "experts.weights" : "exchange.weights");
 }
 
-absl::Status TreeBucket::FinishSharing(const FlatVector& point) {
+absl::Status TreeBucket::FinishSharing() {
+  if (shared_ == nullptr) return absl::OkStatus();
+  const FlatVector& point = *std::exchange(shared_, nullptr);
   RETURN_IF_ERROR(group_->Wait(means_.request));
   for (const Block& block : blocks_) {
     if (!block.mine)

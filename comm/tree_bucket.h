@@ -45,9 +45,11 @@ class TreeBucket final : public Bucket {
   absl::Status Deliver(const FlatVector& aggregate) override;
   absl::StatusOr<bool> SumsArrived() override;
 
-  // With to_canonical: the canonical blocks of `point` go out, the others' come in. Between the two calls other buckets may do the same.
+  // With to_canonical: the canonical blocks of `point` go out, the others' come in; done when FinishSharing returns, which does nothing if
+  // nothing was started. Between the two calls other buckets may do the same; vectors may not be put.
   absl::Status StartSharing(const FlatVector& point);
-  absl::Status FinishSharing(const FlatVector& point);
+  absl::Status FinishSharing();
+  bool sharing() const { return shared_ != nullptr; }
 
  private:
   // The workers of one rank that feed this one; their vectors arrive in order.
@@ -104,6 +106,7 @@ class TreeBucket final : public Bucket {
   std::vector<Partial> partials_, pieces_;  // own; all members' of the own chunk
   int full_blocks_ = 0;
   bool started_ = false;
+  const FlatVector* shared_ = nullptr;  // the point on its way
 };
 
 }  // namespace conclave

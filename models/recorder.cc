@@ -24,16 +24,21 @@ void Recorder::Begin(const FlatVector* point, const Batch* batch, bool present) 
   point_ = point;
   batch_ = batch;
   present_ = present;
-  poison_ = absl::OkStatus();
+  poison_ = arrival_ = absl::OkStatus();
   recorded_.clear();
   std::ranges::fill(parameters_, Var{});
   std::ranges::fill(values_, 0.0);
   std::ranges::fill(counters_, 0);
   if (options_.tape->keeps_segments()) return;
-  for (const BlockId block : point->layout().local_blocks()) Parameter(block);  // before any segment
+  for (const BlockId block : point->layout().local_blocks()) Declare(block);  // before any segment
 }
 
 Var Recorder::Parameter(BlockId block) {
+  if (options_.before_read && !again() && arrival_.ok()) arrival_ = options_.before_read(block);
+  return Declare(block);
+}
+
+Var Recorder::Declare(BlockId block) {
   Var& v = parameters_[block.value];
   if (!v.defined()) {
     v = options_.tape->Parameter(block, point_->block(block), options_.slots == nullptr ? GradientSlot{} : options_.slots->Slot(block));

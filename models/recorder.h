@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_MODELS_RECORDER_H_
 #define CONCLAVE_MODELS_RECORDER_H_
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -50,9 +51,10 @@ class Recorder {
     GradientSlots* slots = nullptr;            // null: forward only
     uint64_t seed = 0;
     int64_t counters = 0;
-    const ModelBuffers* buffers = nullptr;  // null: a model without buffers
-    RoutingLog* routing_log = nullptr;      // written, or replayed; null: neither
-    KvCache* cache = nullptr;               // the batch continues its begun sequences; null: batches are whole sequences
+    const ModelBuffers* buffers = nullptr;             // null: a model without buffers
+    RoutingLog* routing_log = nullptr;                 // written, or replayed; null: neither
+    std::function<absl::Status(BlockId)> before_read;  // awaits a parameter that may be on its way; empty: all are there
+    KvCache* cache = nullptr;                          // the batch continues its begun sequences; null: batches are whole sequences
   };
   explicit Recorder(const Options& options);
 
@@ -66,7 +68,7 @@ class Recorder {
   const Batch& batch() const { return *batch_; }
   bool present() const { return present_; }
   const ExpertDispatch& dispatch() const { return *options_.dispatch; }
-  // The value of a parameter at the point; the block must be local.
+  // The value of a parameter at the point; the block must be local. An error of before_read stays in arrival().
   Var Parameter(BlockId block);
   bool is_local(BlockId block) const { return point_->layout().is_local(block); }
   DType dtype() const { return point_->dtype(); }
@@ -117,8 +119,10 @@ class Recorder {
   std::span<const Seed> PlantSeeds(std::span<const double> scales);
   std::span<const double> values() const { return values_; }  // by term, unscaled, coefficient not applied
   const absl::Status& poison() const { return poison_; }
+  const absl::Status& arrival() const { return arrival_; }  // not OK: parameters never came, the recording is void
 
  private:
+  Var Declare(BlockId block);
   static std::span<const Seed> InnerSeeds(void* recorder) { return static_cast<Recorder*>(recorder)->inner_seeds_; }
   void AddSeed(const Recorded& recorded, std::vector<Seed>& seeds) const;
 
@@ -133,7 +137,7 @@ class Recorder {
   std::vector<double> scales_;  // by term
   std::vector<Seed> seeds_, inner_seeds_;
   Tape::Pass pass_ = Tape::Pass::kWhole;
-  absl::Status poison_;
+  absl::Status poison_, arrival_;
 };
 
 }  // namespace conclave

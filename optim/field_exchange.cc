@@ -12,7 +12,10 @@ absl::StatusOr<Exchanged> ExchangeField(Operator& field, const FlatVector& point
     return exchange.Put(worker, block, span, folded);
   };
   Exchanged result;
-  ASSIGN_OR_RETURN(result.evaluation, field.Evaluate(point, key, exchange.wants_each_worker(), put));
+  field.ReadFrom(&exchange);
+  absl::StatusOr<Evaluation> evaluation = field.Evaluate(point, key, exchange.wants_each_worker(), put);
+  field.ReadFrom(nullptr);
+  ASSIGN_OR_RETURN(result.evaluation, std::move(evaluation));
   const TraceSpan span("exchange finish");
   ASSIGN_OR_RETURN(result.aggregate, exchange.Finish());
   return result;

@@ -50,6 +50,8 @@ class Operator {
   // (pass the exchange's wants_each_worker()): one call per worker and block; otherwise blocks may come folded, once. One evaluation per
   // worker.
   virtual absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) = 0;
+  // From now on Evaluate awaits each block of its point there (Exchange::AwaitShared) before it reads it. Null: all have arrived.
+  virtual void ReadFrom(Exchange*) {}
   virtual OperatorConstants constants() const { return {}; }
 };
 

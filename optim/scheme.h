@@ -46,6 +46,8 @@ class Scheme {
  public:
   virtual ~Scheme() = default;
   virtual FlatVector& point() = 0;
+  // A step may leave weights of other ranks on their way, for the next one to wait for. Before anything else reads the point or the state.
+  virtual absl::Status Settle() { return absl::OkStatus(); }
   // Whatever must be computed once before step 0 of a fresh run (reference points). Not called on resume.
   virtual absl::Status Start(Operator& field) = 0;
   virtual absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) = 0;

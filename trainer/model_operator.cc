@@ -35,7 +35,7 @@ ModelOperator::ModelOperator(const Options& options)
       forward_tape_(&arena_, /*gradients=*/false, options.recompute ? &segments_ : nullptr),
       gradients_(options.layout, options.dtype, options.workers.expert_axis, options.micro_batches),
       buffers_(options.model->buffers()),
-      recorder_(RecorderOptions(options, &tape_, &gradients_, &buffers_)),
+      recorder_(WithArrivals(RecorderOptions(options, &tape_, &gradients_, &buffers_))),
       forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr, &buffers_)),
       held_out_batch_(options.model->sample_shape(), 0, options.dtype),
       table_(static_cast<int64_t>(options.model->terms().size()), options.model->counters()),
@@ -46,6 +46,11 @@ ModelOperator::ModelOperator(const Options& options)
   for (int64_t i = 0; i < local; ++i) batches_.emplace_back(options.model->sample_shape(), rows, options.dtype);
   batches_.emplace_back(options.model->sample_shape(), 0, options.dtype).Resize(0);
   scales_.resize(options.model->terms().size());
+}
+
+Recorder::Options ModelOperator::WithArrivals(Recorder::Options options) {
+  options.before_read = [this](BlockId block) { return arriving_ == nullptr ? absl::OkStatus() : arriving_->AwaitShared(block); };
+  return options;
 }
 
 OperatorConstants ModelOperator::constants() const {
@@ -116,6 +121,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
       const TraceSpan span("forward", i);
       if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf);
       RETURN_IF_ERROR(options_.model->Record(recorder_));
+      RETURN_IF_ERROR(recorder_.arrival());
       if (options_.routing != nullptr) options_.routing->EndLeaf();
     }
     if (!recorder_.poison().ok()) LOG_WARNING << "step " << key.step << ": " << recorder_.poison().message();

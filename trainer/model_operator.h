@@ -40,6 +40,7 @@ class ModelOperator : public Operator {
   const Layout& layout() const override { return *options_.layout; }
   DType dtype() const override { return options_.dtype; }
   absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) override;
+  void ReadFrom(Exchange* arriving) override { arriving_ = arriving; }
   OperatorConstants constants() const override;
 
   // Means of the terms over the first `batches` held-out batches of `rows` samples (0: all), weighted by tokens; counters are zero. Does
@@ -80,6 +81,7 @@ class ModelOperator : public Operator {
   absl::Status Backward(const MicroStep& step, const OnBlock& on_block);
   absl::Status Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block);
   absl::Status HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded);
+  Recorder::Options WithArrivals(Recorder::Options options);
   double ScaleOf(TermScale scale, int64_t leaf_samples) const;
 
   Options options_;
@@ -96,6 +98,7 @@ class ModelOperator : public Operator {
   std::vector<char> final_;     // by block: handed over in the running micro-step
   int64_t step_samples_ = 0;    // T_step
   int64_t evaluations_ = 0;
+  Exchange* arriving_ = nullptr;
 };
 
 }  // namespace conclave

@@ -155,6 +155,7 @@ absl::StatusOr<RaceResult> Race(const Assembly& a, Communicator& world, const Ra
     result.costs.evaluations += static_cast<double>(a.field->evaluations() - evaluated);
     RETURN_IF_ERROR(books.Book(&result));
     if (cursor.step % options.measure_every != 0) continue;
+    RETURN_IF_ERROR(a.scheme->Settle());
     ASSIGN_OR_RETURN(const double measure, yardstick.Measure());
     books.Skip();
     result.measure = measure / start;

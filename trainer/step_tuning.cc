@@ -27,6 +27,7 @@ absl::StatusOr<double> TryStep(const OptimConfig& config, const SchemeContext& c
     if (absl::IsFailedPrecondition(stepped)) return std::numeric_limits<double>::infinity();
     RETURN_IF_ERROR(stepped);
   }
+  RETURN_IF_ERROR(scheme->Settle());
   ASSIGN_OR_RETURN(const std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
   GapMeasures gap(context.exchange);
   ASSIGN_OR_RETURN(const double mapping, gap.GradientMapping(field, *prox, scheme->point(), SampleKey{.full = true}, 1.0));

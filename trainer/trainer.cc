@@ -200,7 +200,7 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   ASSIGN_OR_RETURN(StepReport report, assembly_.scheme->Step(*assembly_.field, cursor_, *assembly_.guard));
   ++cursor_.step;  // moves even when the guard refused the update
   if (!report.skipped) assembly_.field->FinishStep(report.evaluation);
-  AverageWeights();
+  RETURN_IF_ERROR(AverageWeights());
   StepRecord record;
   if (control_.ledger() != nullptr) FillWire(control_.ledger()->Take(), &record);
   record.seconds.step = RealClock().Seconds() - began;
@@ -216,16 +216,19 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   return report;
 }
 
-void Trainer::AverageWeights() {
-  if (!averaged_.defined()) return;
+absl::Status Trainer::AverageWeights() {
+  if (!averaged_.defined()) return absl::OkStatus();
+  RETURN_IF_ERROR(assembly_.scheme->Settle());
   const double decay = assembly_.config.trainer().eval().ema_decay();
   averaged_.Combine(decay, averaged_, 1 - decay, assembly_.scheme->point());
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::Evaluate(StepRecord* record) {
   const TraceSpan span("evaluate");
   const double began = RealClock().Seconds();
   SetPhase(Phase::kEvaluate);
+  RETURN_IF_ERROR(assembly_.scheme->Settle());
   const EvalConfig& eval = assembly_.config.trainer().eval();
   const TrainerConfig& trainer = assembly_.config.trainer();
   const FlatVector& point = averaged_.defined() ? averaged_ : assembly_.scheme->point();
@@ -250,6 +253,7 @@ absl::Status Trainer::Evaluate(StepRecord* record) {
 absl::Status Trainer::Save() {
   const TraceSpan span("checkpoint");
   SetPhase(Phase::kCheckpoint);
+  RETURN_IF_ERROR(assembly_.scheme->Settle());
   const StateDict dict = MakeState();
   SaveRequest request{.dict = &dict};
   SavedCursor* cursor = request.state.mutable_cursor();

@@ -57,7 +57,7 @@ class Trainer {
   absl::Status Evaluate(StepRecord* record);
   absl::Status Save();
   absl::Status Record(const StepReport& report, StepRecord record);
-  void AverageWeights();
+  absl::Status AverageWeights();
   void SetPhase(Phase phase);
   int64_t total_steps() const { return assembly_.config.trainer().steps(); }
 

@@ -28,6 +28,7 @@ class ExactExchange final : public Exchange {
       : world_size_invariant_(context.world_size_invariant),
         held_(context.to_canonical ? CanonicalPart(*context.layout) : *context.layout),
         aggregate_(&held_, context.dtype),
+        overlap_(context.overlap),
         places_(context.layout->parameters().size()),
         queue_(context.overlap) {
     const std::vector<bool> all(context.layout->parameters().size(), true);
@@ -50,18 +51,34 @@ class ExactExchange final : public Exchange {
     const TraceSpan trace("exchange put");
     const Place place = places_[block.value];
     CHECK(place.bucket != nullptr) << "block " << block.value << " is not local";
+    RETURN_IF_ERROR(place.bucket->FinishSharing());
     RETURN_IF_ERROR(place.bucket->Put(worker, place.index, span, folded));
     return queue_.Advance();
   }
 
   absl::StatusOr<Aggregate> Finish() override {
+    RETURN_IF_ERROR(FinishSharing());
     RETURN_IF_ERROR(queue_.Finish(aggregate_));
     return &aggregate_;
   }
 
-  absl::Status Share(const FlatVector& point) override {
-    for (TreeBucket* bucket : buckets_) RETURN_IF_ERROR(bucket->StartSharing(point));
-    for (TreeBucket* bucket : buckets_) RETURN_IF_ERROR(bucket->FinishSharing(point));
+  // Buckets fill as backward goes; the next forward pass needs them in the opposite order.
+  absl::Status StartSharing(const FlatVector& point) override {
+    for (size_t i = buckets_.size(); i-- > 0;) RETURN_IF_ERROR(buckets_[i]->StartSharing(point));
+    return overlap_ ? absl::OkStatus() : FinishSharing();
+  }
+
+  absl::Status AwaitShared(BlockId block) override {
+    TreeBucket* const bucket = places_[block.value].bucket;
+    if (bucket != nullptr) RETURN_IF_ERROR(bucket->FinishSharing());
+    for (size_t i = buckets_.size(); i-- > 0;) {
+      if (buckets_[i]->sharing()) return buckets_[i]->Poll();  // all that are on their way move on
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status FinishSharing() override {
+    for (size_t i = buckets_.size(); i-- > 0;) RETURN_IF_ERROR(buckets_[i]->FinishSharing());
     return absl::OkStatus();
   }
 
@@ -78,6 +95,7 @@ class ExactExchange final : public Exchange {
   const bool world_size_invariant_;
   const Layout held_;  // of the aggregate
   FlatVector aggregate_;
+  const bool overlap_;
   std::vector<Place> places_;  // by block id
   BucketQueue queue_;
   std::vector<TreeBucket*> buckets_;  // the queue's
@@ -85,7 +103,7 @@ class ExactExchange final : public Exchange {
 
 }  // namespace
 
-absl::Status Exchange::Share(const FlatVector&) { return absl::UnimplementedError("this exchange gives every owner the mean"); }
+absl::Status Exchange::StartSharing(const FlatVector&) { return absl::UnimplementedError("this exchange gives every owner the mean"); }
 
 std::unique_ptr<Exchange> MakeExactExchange(const ExchangeContext& context) { return std::make_unique<ExactExchange>(context); }
 

@@ -37,6 +37,7 @@ class FirstOrder final : public Scheme {
   }
 
   FlatVector& point() override { return z_; }
+  absl::Status Settle() override { return exchange_->FinishSharing(); }
   absl::Status Start(Operator&) override { return absl::OkStatus(); }
 
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
@@ -55,7 +56,7 @@ class FirstOrder final : public Scheme {
       report.clip_factor = config_.clip_norm() / report.gradient_norm;
     const TraceSpan span("update");
     Apply(*f.aggregate, report);
-    if (sharded_) RETURN_IF_ERROR(exchange_->Share(z_));
+    if (sharded_) RETURN_IF_ERROR(exchange_->StartSharing(z_));
     return report;
   }
 

@@ -86,6 +86,47 @@ TEST(ExactExchange, SumsComeBackWhileVectorsArePut) {
   }
 }
 
+// One exchange of zeros, last block first.
+absl::Status PutZeros(const Layout& layout, Exchange& exchange) {
+  std::vector<float> zeros(100);
+  exchange.Begin(0, 0);
+  for (int id = 3; id >= 0; --id) RETURN_IF_ERROR(exchange.Put({layout.rank()}, {id}, TensorOf(zeros)));
+  return exchange.Finish().status();
+}
+
+// Rank 0 sets its blocks out before rank 1 does, and each block is there when it was awaited.
+TEST(ExactExchange, SharedBlocksTravelUntilTheyAreAwaited) {
+  ParameterSet set;
+  for (const char* name : {"a", "b", "c", "d"}) set.Add({.name = name, .shape = {100}});
+  std::vector<BlockHome> homes;
+  for (const int canonical : {0, 1, 1, 0}) homes.push_back({.owners = {0, 1}, .canonical = canonical});
+  const auto share = [&](Communicator& world) -> absl::Status {
+    const Layout layout(&set, world.rank(), homes);
+    ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> other, world.Split(0, world.rank(), "gradient"));
+    const std::unique_ptr<Exchange> exchange = MakeExactExchange({.layout = &layout,
+                                                                  .workers = {.workers = 2, .ranks = 2},
+                                                                  .world = other.get(),
+                                                                  .data = other.get(),
+                                                                  .bucket_bytes = 400,
+                                                                  .to_canonical = true});
+    FlatVector point(&layout, DType::kF32);
+    for (int round = 0; round < 2; ++round) {
+      for (int id = 0; id < 4; ++id) point.block({id}).Fill(layout.is_canonical({id}) ? 10 * round + id : -1);
+      if (world.rank() == 1) RETURN_IF_ERROR(world.Barrier("rank 0 set out"));
+      RETURN_IF_ERROR(exchange->StartSharing(point));
+      if (world.rank() == 0) RETURN_IF_ERROR(world.Barrier("rank 0 set out"));
+      for (const int id : {2, 0, 3}) {
+        RETURN_IF_ERROR(exchange->AwaitShared({id}));
+        EXPECT_EQ(point.block({id}).data<float>()[99], static_cast<float>(10 * round + id));
+      }
+      RETURN_IF_ERROR(round == 0 ? exchange->FinishSharing() : PutZeros(layout, *exchange));
+      EXPECT_EQ(point.block({1}).data<float>()[0], static_cast<float>(10 * round + 1));
+    }
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(RunRanks(2, share), absl::OkStatus());
+}
+
 TEST(ExactExchange, AbsentBlocksAreZero) {
   const auto skip = [](int worker, BlockId block) { return (worker + block.value) % 3 == 0 || block.value == 2 || worker == 4; };
   for (const auto& [ranks, axis] : {std::pair{1, 1}, {2, 2}, {3, 1}, {4, 2}, {8, 1}}) {

@@ -154,6 +154,7 @@ inline absl::Status TrainRank(const ModelRun& run, Communicator& world, RankView
     if (!report.skipped) a.field->FinishStep(report.evaluation);
     view->reports.push_back(std::move(report));
   }
+  RETURN_IF_ERROR(a.scheme->Settle());
   for (const BlockId id : a.layout->local_blocks()) {
     const auto bytes = a.scheme->point().block(id).AsBytes();
     view->parameters[parameters[id].name].assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());

@@ -34,6 +34,7 @@ void ExpectNoAllocation(const ModelRun& run, int64_t warm_up) {
       EXPECT_EQ(ours, 0) << "rank " << world.rank() << ", step " << cursor.step << ", first called from " << heap.first();
       RETURN_IF_ERROR(report.status());
     }
+    RETURN_IF_ERROR(a.scheme->Settle());
     EXPECT_EQ(Buffer::OfThisThread(), buffers);
     return absl::OkStatus();
   });
