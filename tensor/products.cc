@@ -33,9 +33,9 @@ int64_t TailHeight(int64_t rows) {
 struct Cut {
   int64_t rows, height;
 };
-Cut NextTile(int64_t left) {
+Cut NextTile(int64_t left, int64_t tallest = kTall) {
   if (left < kTile) return {left, TailHeight(left)};
-  const int64_t rows = std::min(kTall, left / kTile * kTile);
+  const int64_t rows = std::min(tallest, left / kTile * kTile);
   return {rows, rows};
 }
 
@@ -54,13 +54,45 @@ float* FilledUp(int side, const float* x, const Cut& cut, int64_t width) {
   return space;
 }
 
+struct ProductShape {
+  ProductKind kind;
+  int64_t n, in, out;
+};
+
+// Reports its lifetime to the thread's tally, if there is one.
+class TalliedProduct {
+ public:
+  explicit TalliedProduct(const ProductShape& shape)
+      : tally_(ProductTally::OfThread()), shape_(shape), began_(tally_ == nullptr ? 0 : ThreadCpuSeconds()) {}
+  ~TalliedProduct() {
+    if (tally_ != nullptr) tally_->Add({shape_.kind, shape_.in, shape_.out}, shape_.n, ThreadCpuSeconds() - began_);
+  }
+  int64_t rows() const { return shape_.n; }
+  // Calls options.done, if there is one; what it takes is no part of the product.
+  void Done(const ProductOptions& options, int64_t begin, int64_t rows) {
+    if (options.done == nullptr) return;
+    const double left = tally_ == nullptr ? 0 : ThreadCpuSeconds();
+    options.done(options.context, begin, rows);
+    if (tally_ != nullptr) began_ += ThreadCpuSeconds() - left;
+  }
+  TalliedProduct(const TalliedProduct&) = delete;
+  TalliedProduct& operator=(const TalliedProduct&) = delete;
+
+ private:
+  ProductTally* const tally_;
+  const ProductShape shape_;
+  double began_;
+};
+
 // kNT or kNN: x: [n, wide_x], y: [n, wide_y]. Weights are packed once a call.
-void TiledRows(TileShape shape, const TileData& data, int64_t n) {
+void TiledRows(TileShape shape, const TileData& data, const ProductOptions& options, TalliedProduct& product) {
+  const int64_t n = product.rows();
+  const int64_t tallest = options.done == nullptr ? kTall : ProductOptions::kRowsAtOnce;
   const float* const packed = PackWeights(shape.kind, shape.in, shape.out, data.w);
   const int64_t wide_x = shape.kind == ProductKind::kNT ? shape.in : shape.out;
   const int64_t wide_y = shape.kind == ProductKind::kNT ? shape.out : shape.in;
   for (int64_t r = 0; r < n;) {
-    const Cut cut = NextTile(n - r);
+    const Cut cut = NextTile(n - r, tallest);
     shape.rows = cut.height;
     const float* x = data.x + r * wide_x;
     float* y = data.y + r * wide_y;
@@ -71,6 +103,7 @@ void TiledRows(TileShape shape, const TileData& data, int64_t n) {
       RunTile(shape, {FilledUp(0, x, cut, wide_x), packed, data.bias, out});
       std::memcpy(y, out, cut.rows * wide_y * sizeof(float));
     }
+    product.Done(options, r, cut.rows);
     r += cut.rows;
   }
 }
@@ -92,28 +125,6 @@ void TiledSum(TileShape shape, const TileData& data, int64_t n) {
   }
 }
 
-struct ProductShape {
-  ProductKind kind;
-  int64_t n, in, out;
-};
-
-// Reports its lifetime to the thread's tally, if there is one.
-class TalliedProduct {
- public:
-  explicit TalliedProduct(const ProductShape& shape)
-      : tally_(ProductTally::OfThread()), shape_(shape), began_(tally_ == nullptr ? 0 : ThreadCpuSeconds()) {}
-  ~TalliedProduct() {
-    if (tally_ != nullptr) tally_->Add({shape_.kind, shape_.in, shape_.out}, shape_.n, ThreadCpuSeconds() - began_);
-  }
-  TalliedProduct(const TalliedProduct&) = delete;
-  TalliedProduct& operator=(const TalliedProduct&) = delete;
-
- private:
-  ProductTally* const tally_;
-  const ProductShape shape_;
-  const double began_;
-};
-
 // The same three products by blocks of our own.
 template <typename T>
 void Blocks(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& y, bool accumulate) {
@@ -129,21 +140,22 @@ void Blocks(const ProductShape& s, const Tensor& x, const Tensor& w, const Tenso
   }
 }
 
-void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, bool accumulate) {
+void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options) {
   const TraceSpan span("products", s.n);
-  const TalliedProduct tallied(s);
+  TalliedProduct tallied(s);
   CHECK(x.dtype() == w.dtype() && y.dtype() == w.dtype()) << NameOf(x.dtype()) << ' ' << NameOf(w.dtype()) << ' ' << NameOf(y.dtype());
   const bool whole = s.n > 0 && s.in > 0 && s.out > 0;
   if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent()) {
-    const TileShape shape{.kind = s.kind, .accumulate = accumulate, .bias = bias.defined(), .in = s.in, .out = s.out};
+    const TileShape shape{.kind = s.kind, .accumulate = options.accumulate, .bias = bias.defined(), .in = s.in, .out = s.out};
     const TileData data{x.data<float>(), w.data<float>(), bias.defined() ? bias.data<float>() : nullptr, y.data<float>()};
-    return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, s.n);
+    return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, options, tallied);
   }
   DispatchFloat(w.dtype(), [&](auto t) {
     using T = decltype(t);
-    Blocks<T>(s, x, w, y, accumulate);
+    Blocks<T>(s, x, w, y, options.accumulate);
     if (bias.defined()) cpu::AddRow(bias.data<T>(), y.data<T>(), s.n, s.out);
   });
+  tallied.Done(options, 0, s.n);
 }
 
 }  // namespace
@@ -158,21 +170,22 @@ void ProductNT(const Tensor& x, const Tensor& w, const Tensor& bias, const Tenso
   CHECK(x.elements() == n * in && y.elements() == n * out)
       << x.shape().ToString() << ' ' << w.shape().ToString() << ' ' << y.shape().ToString();
   CHECK(!bias.defined() || (bias.elements() == out && bias.dtype() == w.dtype())) << bias.shape().ToString();
-  Multiply({ProductKind::kNT, n, in, out}, x, w, bias, y, options.accumulate);
+  Multiply({ProductKind::kNT, n, in, out}, x, w, bias, y, options);
 }
 
 void ProductNN(const Tensor& x, const Tensor& w, const Tensor& y, const ProductOptions& options) {
   const int64_t n = x.dim(0), in = w.dim(1), out = w.dim(0);
   CHECK(x.elements() == n * out && y.elements() == n * in)
       << x.shape().ToString() << ' ' << w.shape().ToString() << ' ' << y.shape().ToString();
-  Multiply({ProductKind::kNN, n, in, out}, x, w, {}, y, options.accumulate);
+  Multiply({ProductKind::kNN, n, in, out}, x, w, {}, y, options);
 }
 
 void ProductTN(const Tensor& d, const Tensor& x, const Tensor& w, const ProductOptions& options) {
   const int64_t n = x.dim(0), in = w.dim(1), out = w.dim(0);
   CHECK(d.elements() == n * out && x.elements() == n * in)
       << d.shape().ToString() << ' ' << x.shape().ToString() << ' ' << w.shape().ToString();
-  Multiply({ProductKind::kTN, n, in, out}, d, x, {}, w, options.accumulate);
+  CHECK(options.done == nullptr);
+  Multiply({ProductKind::kTN, n, in, out}, d, x, {}, w, options);
 }
 
 }  // namespace conclave

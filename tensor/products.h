@@ -18,7 +18,17 @@ void UseOneComputeThread();
 // makes its kernels (0.1 to 0.3 ms each, at most 16 a shape and thread).
 struct ProductOptions {
   bool accumulate = false;
+  // Called as done(context, begin, rows) as soon as rows [begin, begin + rows) of y are final, in order, while they are in the cache; with
+  // it tiles are at most kRowsAtOnce high. Products over rows (ProductNT, ProductNN) only. Null: never.
+  void (*done)(void* context, int64_t begin, int64_t rows) = nullptr;
+  void* context = nullptr;
+  static constexpr int64_t kRowsAtOnce = 128;
 };
+// For a callable that outlives the product: options.done(begin, rows).
+template <typename F>
+ProductOptions AfterRows(const F& done) {
+  return {.done = [](void* f, int64_t begin, int64_t rows) { (*static_cast<const F*>(f))(begin, rows); }, .context = const_cast<F*>(&done)};
+}
 void ProductNT(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options = {});
 
 // y = x w, or y += : x: [n, out], w: [out, in]; y: [n, in] (input gradients). Row-independent like ProductNT.

@@ -58,7 +58,8 @@ CONCLAVE_SIMD void ScoreGradient(const ScoreTile<double>& tile) { ScoreGradientL
 
 // With S = q k^T (q scaled), P = softmax(S), out = P v:
 //   dv = P^T d_out; dP = d_out v^T; dS = P (dP - delta); dq = dS k; dk = dS^T q.
-// Adds the part of (queries of `tile`, keys of `keys_tile`) to d_q and to the key tile's d_k, d_v.
+// Adds the part of (queries of `tile`, keys of `keys_tile`) to d_q and to the key tile's d_k, d_v. The first part of a tile's rows
+// overwrites: that of the first keys for d_q, that of the diagonal for d_k and d_v.
 template <typename T>
 CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h, const TileSpace<T>& s, int64_t tile, int64_t keys_tile) {
   const int64_t width = shape.padded_dim(), rows = TileRows(shape, tile), keys = TileRows(shape, keys_tile), first = tile * kTile;
@@ -91,7 +92,7 @@ CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h,
                                   .m = keys,
                                   .n = width,
                                   .k = rows,
-                                  .accumulate = true,
+                                  .accumulate = !diagonal,
                                   .band = diagonal ? Band::kUpperA : Band::kAll});
   };
   to_keys(s.p, h.d_out, s.d_v);
@@ -106,17 +107,35 @@ CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h,
                                 .m = rows,
                                 .n = width,
                                 .k = keys,
-                                .accumulate = true,
+                                .accumulate = keys_tile > 0,
                                 .band = diagonal ? Band::kLowerA : Band::kAll});  // [queries, keys] [keys, d]
 }
 
-// d[row] += scale * x[row] for the rows that exist. x: [.., padded_dim].
+// d[row] = scale * x[row] for the rows that exist, or +=. x: [.., padded_dim].
 template <typename T>
-CONCLAVE_INLINE void AddRows(const AttentionShape& shape, const T* x, T scale, int64_t rows, T* d) {
-  for (int64_t i = 0; i < rows; ++i) {
-    const T* __restrict__ from = x + i * shape.padded_dim();
+struct RowSums {
+  const T* x;
+  T scale;
+  int64_t rows;
+  bool accumulate;
+};
+
+template <typename T>
+CONCLAVE_INLINE void PutRows(const AttentionShape& shape, const RowSums<T>& sums, T* d) {
+  constexpr int64_t kChunk = 16;
+  const int64_t whole = shape.head_dim / kChunk * kChunk;
+  const T scale = sums.scale;
+  for (int64_t i = 0; i < sums.rows; ++i) {
+    const T* __restrict__ from = sums.x + i * shape.padded_dim();
     T* __restrict__ to = d + i * shape.row();
-    for (int64_t j = 0; j < shape.head_dim; ++j) to[j] += scale * from[j];
+    if (sums.accumulate) {
+      for (int64_t j = 0; j < shape.head_dim; ++j) to[j] += scale * from[j];
+      continue;
+    }
+    for (int64_t c = 0; c < whole; c += kChunk) {
+      for (int64_t j = 0; j < kChunk; ++j) to[c + j] = scale * from[c + j];
+    }
+    for (int64_t j = whole; j < shape.head_dim; ++j) to[j] = scale * from[j];
   }
 }
 
@@ -143,21 +162,20 @@ CONCLAVE_INLINE void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T
                           int64_t head) {
   const AttentionShape& shape = args.shape;
   const int64_t width = shape.padded_dim(), tiles = shape.padded_length() / kTile;
+  // Heads that share keys and values add to them; the first of them overwrites.
+  const bool more_keys = args.accumulate || (head > 0 && shape.KeyColumn(head) == shape.KeyColumn(head - 1));
   LoadHead(args, h, first_row, head);
-  std::fill(h.d_q, h.d_q + shape.padded_length() * width, T(0));
   for (int64_t u = 0; u < tiles; ++u) {
     TransposeTile(shape, h.k + u * kTile * width, s.k_tile);
     TransposeTile(shape, h.v + u * kTile * width, s.v_tile);
-    std::fill(s.d_k, s.d_k + kTile * width, T(0));
-    std::fill(s.d_v, s.d_v + kTile * width, T(0));
     for (int64_t tile = u; tile < tiles; ++tile) TilePair(shape, h, s, tile, u);
     T* rows = args.d_qkv + (first_row + u * kTile) * shape.row();
     const int64_t count = std::min(kTile, shape.length - u * kTile);
-    AddRows(shape, s.d_k, T(1), count, rows + shape.KeyColumn(head));
-    AddRows(shape, s.d_v, T(1), count, rows + shape.ValueColumn(head));
+    PutRows(shape, RowSums<T>{s.d_k, T(1), count, more_keys}, rows + shape.KeyColumn(head));
+    PutRows(shape, RowSums<T>{s.d_v, T(1), count, more_keys}, rows + shape.ValueColumn(head));
   }
-  AddRows(shape, h.d_q, T(1) / std::sqrt(static_cast<T>(shape.head_dim)), shape.length,
-          args.d_qkv + first_row * shape.row() + head * shape.head_dim);
+  const T scale = T(1) / std::sqrt(static_cast<T>(shape.head_dim));
+  PutRows(shape, RowSums<T>{h.d_q, scale, shape.length, args.accumulate}, args.d_qkv + first_row * shape.row() + head * shape.head_dim);
 }
 
 template <typename T>
@@ -175,11 +193,11 @@ CONCLAVE_INLINE void Backward(const AttentionBackwardArgs<T>& args) {
   for (T** tile : {&s.d_k, &s.d_v}) *tile = scratch.Take(kTile * width);
   for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
     const int64_t first_row = sequence * shape.length;
-    if (!args.accumulate) std::fill_n(args.d_qkv + first_row * shape.row(), shape.length * shape.row(), T(0));
     Touch(args.qkv + first_row * shape.row(), shape.length * shape.row());
     const int64_t row = shape.heads * shape.head_dim;
     Touch(args.d_out + first_row * row, shape.length * row);
     Touch(args.out + first_row * row, shape.length * row);
+    Touch<1>(args.d_qkv + first_row * shape.row(), shape.length * shape.row());
     for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, s, first_row, head);
   }
 }

@@ -157,8 +157,9 @@ template <typename T>
 CONCLAVE_INLINE void Forward(const AttentionForwardArgs<T>& args) {
   const HeadTiles<T> h = Cut(args.shape, args.scratch);
   for (int64_t sequence = 0; sequence < args.shape.sequences; ++sequence) {
-    const int64_t elements = args.shape.length * args.shape.row();
+    const int64_t elements = args.shape.length * args.shape.row(), shape_out = args.shape.length * args.shape.heads * args.shape.head_dim;
     Touch(args.qkv + sequence * elements, elements);
+    if (args.first == 0) Touch<1>(args.out + sequence * shape_out, shape_out);
     for (int64_t head = 0; head < args.shape.heads; ++head) Head(args, h, sequence, head);
   }
 }

@@ -3,9 +3,11 @@
 #define CONCLAVE_TENSOR_KERNELS_ATTENTION_TILES_H_
 
 #include <algorithm>
+#include <type_traits>
 
 #include "base/simd.h"
 #include "tensor/kernels/attention.h"
+#include "tensor/kernels/transpose.h"
 
 namespace conclave::cpu {
 
@@ -24,15 +26,15 @@ class Scratch {
   T* next_;
 };
 
-// Asks for a sequence's rows in the order of memory: the heads then read strips of them, which no prefetcher foresees. What would not fit
-// into the second-level cache is left alone.
-template <typename T>
+// Asks for a sequence's rows in the order of memory: the heads then read or write (kWrite) strips of them, which no prefetcher foresees.
+// What would not fit into the second-level cache is left alone.
+template <int kWrite = 0, typename T>
 CONCLAVE_INLINE void Touch(const T* x, int64_t elements) {
   constexpr int64_t kLine = 64, kMostBytes = int64_t{1} << 20;
   const char* const bytes = reinterpret_cast<const char*>(x);
   const int64_t count = elements * static_cast<int64_t>(sizeof(T));
   if (count > kMostBytes) return;
-  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(bytes + i, 0, 2);
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(bytes + i, kWrite, 2);
 }
 
 template <typename T>
@@ -42,24 +44,37 @@ struct HeadColumns {
   int64_t length, dim;
 };
 
-// to: [padded_length, padded_dim] = scale * x, zero where there is nothing.
+// to: [padded_length, padded_dim] = scale * x, zero where there is nothing. Whole lanes of 16 first: their number is known to the compiler.
 template <typename T>
 CONCLAVE_INLINE void CopyHead(const AttentionShape& shape, const HeadColumns<T>& x, T scale, T* to) {
-  const int64_t width = shape.padded_dim();
+  constexpr int64_t kChunk = 16;
+  const int64_t width = shape.padded_dim(), whole = x.dim / kChunk * kChunk;
   for (int64_t i = 0; i < x.length; ++i) {
     const T* __restrict__ from = x.first + i * x.row;
     T* __restrict__ row = to + i * width;
-    for (int64_t d = 0; d < x.dim; ++d) row[d] = scale * from[d];
+    for (int64_t c = 0; c < whole; c += kChunk) {
+      for (int64_t d = 0; d < kChunk; ++d) row[c + d] = scale * from[c + d];
+    }
+    if (whole == width) continue;
+    for (int64_t d = whole; d < x.dim; ++d) row[d] = scale * from[d];
     for (int64_t d = x.dim; d < width; ++d) row[d] = T(0);
   }
-  std::fill(to + x.length * width, to + shape.padded_length() * width, T(0));
+  if (x.length < shape.padded_length()) std::fill(to + x.length * width, to + shape.padded_length() * width, T(0));
 }
 
 // to: [head_dim][kAttentionTile], the transposed rows of one tile of a copied head.
 template <typename T>
 CONCLAVE_INLINE void TransposeTile(const AttentionShape& shape, const T* __restrict__ rows, T* __restrict__ to) {
   const int64_t width = shape.padded_dim();
-  for (int64_t d = 0; d < shape.head_dim; ++d) {
+  int64_t d = 0;
+  if constexpr (std::is_same_v<T, float>) {
+    for (; d + kSquare <= shape.head_dim; d += kSquare) {
+      for (int64_t i = 0; i < kAttentionTile; i += kSquare) {
+        TransposeSquare(rows + i * width + d, width, to + d * kAttentionTile + i, kAttentionTile);
+      }
+    }
+  }
+  for (; d < shape.head_dim; ++d) {
     for (int64_t i = 0; i < kAttentionTile; ++i) to[d * kAttentionTile + i] = rows[i * width + d];
   }
 }

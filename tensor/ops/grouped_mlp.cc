@@ -13,8 +13,11 @@
 namespace conclave {
 namespace {
 
-// A multiple of what the products cut sums over rows into, so that the pieces do not show in the bits of a weight gradient.
-constexpr int64_t kMlpPiece = 512;
+// Multiples of what the products cut sums over rows into, so that the pieces do not show in the bits of a weight gradient. A rest that is
+// shorter than kMlpRest goes with the piece before it: weights are packed once a piece.
+constexpr int64_t kMlpPiece = 512, kMlpRest = 256;
+
+int64_t NextPiece(int64_t left) { return left < kMlpPiece + kMlpRest ? left : kMlpPiece; }
 
 // A recording: plain values and arena memory.
 struct MlpRecord {
@@ -41,8 +44,10 @@ void ForEachPiece(const RowGroups& groups, bool by_lane, const F& f) {
     for (int l = 0; l < groups.lanes; ++l) {
       left += groups.rows[e * groups.lanes + l];
       if (!by_lane && l + 1 < groups.lanes) continue;
-      for (; left > 0; begin += std::min(left, kMlpPiece), left -= std::min(left, kMlpPiece)) {
-        f(MlpPiece{e, by_lane ? l : 0, begin, std::min(left, kMlpPiece)});
+      while (left > 0) {
+        const int64_t rows = NextPiece(left);
+        f(MlpPiece{e, by_lane ? l : 0, begin, rows});
+        begin += rows, left -= rows;
       }
     }
   }
@@ -106,15 +111,18 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
   const bool wanted = tape.wants_gradient(m.x), gelu = m.activation == Activation::kGelu;
   const Tape::GradientTarget dx = wanted ? tape.gradient_target(m.x) : Tape::GradientTarget{};  // the groups cover all its rows
   const Arena::Mark mark = tape.arena().Here();
-  const int64_t most = std::min(kMlpPiece, x.dim(0)), width = m.hidden.dim(1);
+  const int64_t most = std::min(kMlpPiece + kMlpRest, x.dim(0)), width = m.hidden.dim(1);
   const Tensor active_space = tape.arena().New({most, m.active_width}, x.dtype());
   const Tensor hidden_space = tape.arena().New({most, width}, x.dtype());
   const Tensor between = gelu ? hidden_space : tape.arena().New({most, m.active_width}, x.dtype());
   ForEachPiece(m.groups, SplitsLanes(tape, m), [&](const MlpPiece& p) {
     const Tensor dy_rows = dy.Slice(p.begin, p.rows), x_rows = x.Slice(p.begin, p.rows);
     const Tensor active = active_space.Slice(0, p.rows), d_hidden = hidden_space.Slice(0, p.rows), d_active = between.Slice(0, p.rows);
-    ProductNN(dy_rows, tape.value(m.down[p.expert]), d_active);
-    ActivateBackward(m.activation, m.hidden.Slice(p.begin, p.rows), d_active, active, d_hidden);
+    const auto activate = [&](int64_t begin, int64_t rows) {
+      ActivateBackward(m.activation, m.hidden.Slice(p.begin + begin, rows), d_active.Slice(begin, rows), active.Slice(begin, rows),
+                       d_hidden.Slice(begin, rows));
+    };
+    ProductNN(dy_rows, tape.value(m.down[p.expert]), d_active, AfterRows(activate));
     const auto bias = [&](const Var* biases) { return biases == nullptr ? Var{} : biases[p.expert]; };
     AddLayerGradients(tape, m.down[p.expert], bias(m.down_bias), dy_rows, active, p.lane);
     AddLayerGradients(tape, m.up[p.expert], bias(m.up_bias), d_hidden, x_rows, p.lane);
@@ -152,11 +160,11 @@ Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activati
   m.hidden = tape.arena().New({in.dim(0), hidden_width}, in.dtype());
   const Tensor out = tape.arena().New({in.dim(0), tape.value(m.down[0]).dim(0)}, in.dtype());
   const Arena::Mark mark = tape.arena().Here();
-  const Tensor space = tape.arena().New({std::min(kMlpPiece, in.dim(0)), active_width}, in.dtype());
+  const Tensor space = tape.arena().New({std::min(kMlpPiece + kMlpRest, in.dim(0)), active_width}, in.dtype());
   ForEachPiece(groups, false, [&](const MlpPiece& p) {
     const Tensor hidden = m.hidden.Slice(p.begin, p.rows), active = space.Slice(0, p.rows);
-    ProductNT(in.Slice(p.begin, p.rows), tape.value(m.up[p.expert]), BiasOf(tape, m.up_bias, p.expert), hidden);
-    Activate(activation, hidden, active);
+    const auto activate = [&](int64_t begin, int64_t rows) { Activate(activation, hidden.Slice(begin, rows), active.Slice(begin, rows)); };
+    ProductNT(in.Slice(p.begin, p.rows), tape.value(m.up[p.expert]), BiasOf(tape, m.up_bias, p.expert), hidden, AfterRows(activate));
     ProductNT(active, tape.value(m.down[p.expert]), BiasOf(tape, m.down_bias, p.expert), out.Slice(p.begin, p.rows));
   });
   tape.arena().Rewind(mark);

@@ -94,6 +94,24 @@ TEST_P(Products, RowsDoNotDependOnTheirNeighbours) {
   }
 }
 
+TEST_P(Products, SayWhenRowsAreFinal) {
+  constexpr int64_t kRows = 300;
+  const OwnedTensor x = RandomTensor({kRows, 40}, GetParam(), 1), w = RandomTensor({24, 40}, GetParam(), 2);
+  const OwnedTensor y({kRows, 24}, GetParam()), seen({kRows, 24}, GetParam());
+  int64_t next = 0;
+  const auto copy = [&](int64_t begin, int64_t rows) {
+    EXPECT_EQ(begin, next);
+    seen->Slice(begin, rows).CopyFrom(y->Slice(begin, rows));
+    next = begin + rows;
+  };
+  ProductNT(*x, *w, {}, *y, AfterRows(copy));
+  EXPECT_EQ(next, kRows);
+  EXPECT_TRUE(SameBits(*seen, *y));
+  const OwnedTensor plain({kRows, 24}, GetParam());
+  ProductNT(*x, *w, {}, *plain);
+  EXPECT_TRUE(SameBits(*plain, *y));
+}
+
 // Bits are a function of the data alone: not of the thread, earlier calls or alignment.
 TEST_P(Products, SameBitsInAnyThreadAndAlignment) {
   const Sizes s{77, 40, 24};
