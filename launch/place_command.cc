@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "base/strings.h"
 #include "launch/commands.h"
 #include "launch/job.h"
+#include "launch/place_traffic.h"
 #include "launch/placement_file.h"
 #include "parallel/expert_replicas.h"
 #include "parallel/placement_bound.h"
+#include "parallel/placement_program.h"
 #include "parallel/placement_solver.h"
 #include "parallel/trace_files.h"
 #include "trainer/json.h"
@@ -122,8 +125,11 @@ absl::StatusOr<PlacementConfig> SolverConfig(const Arguments& arguments, const s
     config.mutable_affinity()->set_effort(effort);
   } else if (name == "exact") {
     config.mutable_exact();
+  } else if (name == "coactivation") {
+    config.mutable_coactivation()->set_seed(seed);
+    config.mutable_coactivation()->set_effort(effort);
   } else {
-    const std::vector<std::string> known{"auto", "contiguous", "random", "load_greedy", "affinity", "exact"};
+    const std::vector<std::string> known{"auto", "contiguous", "random", "load_greedy", "affinity", "exact", "coactivation"};
     const std::string closest = ClosestName(name, known);
     return InvalidArgument("--solver '%s'%s; known: %s", name, closest.empty() ? "" : "; did you mean '" + closest + "'?",
                            JoinStrings(known, ", "));
@@ -162,6 +168,12 @@ absl::StatusOr<double> ReplicaLoad(const RoutingCounts& counts, const Topology& 
   return worst;
 }
 
+absl::Status CheckSameShape(const RoutingTrace& elsewhere, const RoutingTrace& trace) {
+  if (elsewhere.layers() == trace.layers() && elsewhere.experts() == trace.experts()) return absl::OkStatus();
+  return InvalidArgument("--evaluate: %d layers of %d experts, the trace has %d of %d", elsewhere.layers(), elsewhere.experts(),
+                         trace.layers(), trace.experts());
+}
+
 absl::StatusOr<Topology> TopologyOf(const Arguments& arguments) {
   if (!arguments.Has("--ranks")) return InvalidArgument("missing option --ranks (see conclave place --help)");
   Topology topology;
@@ -170,6 +182,38 @@ absl::StatusOr<Topology> TopologyOf(const Arguments& arguments) {
   ASSIGN_OR_RETURN(topology.intra_cost, Size(arguments, "--intra", 1));
   ASSIGN_OR_RETURN(topology.inter_cost, Size(arguments, "--inter", 2));
   return topology;
+}
+
+// The part of a command line that --objective coactivation alone reads.
+absl::Status RunTraffic(const Arguments& arguments, const RoutingTrace& trace, const Topology& topology) {
+  const FileSystem& files = RealFileSystem();
+  ASSIGN_OR_RETURN(const int experts, Size(arguments, "--experts", 0));
+  ASSIGN_OR_RETURN(const int sequence, Size(arguments, "--sequence", 0));
+  const bool half = arguments.Has("--half");
+  const RoutingTrace first = half ? trace.Every(2, 0) : trace, second = half ? trace.Every(2, 1) : trace;
+  TrafficRequest request{.trace = &first,
+                         .others = {},
+                         .topology = topology,
+                         .current = {},
+                         .homes_in_order = arguments.Has("--homes-in-order"),
+                         .sequence_tokens = sequence};
+  if (half) request.others.push_back({"other half", &second});
+  std::optional<RoutingTrace> elsewhere;
+  if (arguments.Has("--evaluate")) {
+    ASSIGN_OR_RETURN(elsewhere, ReadTrace(files, arguments.Get("--evaluate"), experts));
+    RETURN_IF_ERROR(CheckSameShape(*elsewhere, trace));
+    request.others.push_back({"--evaluate", &*elsewhere});
+  }
+  if (arguments.Has("--current")) {
+    ASSIGN_OR_RETURN(request.current, ReadPlacement(files, arguments.Get("--current"), topology));
+  }
+  const std::string name = arguments.Get("--solver", "auto");
+  ASSIGN_OR_RETURN(const PlacementConfig config, SolverConfig(arguments, name == "auto" ? "coactivation" : name));
+  ASSIGN_OR_RETURN(const auto solver, MakePlacementSolver(config));
+  ASSIGN_OR_RETURN(const TrafficReport report, PlanTraffic(request, *solver));
+  if (arguments.Has("--out")) RETURN_IF_ERROR(files.WriteAtomically(arguments.Get("--out"), RenderPlacement(report.table, topology)));
+  PrintTraffic(report, arguments.Has("--json"));
+  return absl::OkStatus();
 }
 
 absl::Status RunPlan(const Arguments& arguments) {
@@ -181,12 +225,16 @@ absl::Status RunPlan(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const RoutingTrace trace, ReadTrace(files, arguments.positional(), experts));
   const bool half = arguments.Has("--half");
   if (half && trace.tokens() < 2) return InvalidArgument("--half: the trace holds one token");
+  const std::string objective = arguments.Get("--objective", "chain");
+  if (objective == "coactivation") return RunTraffic(arguments, trace, report.topology);
+  if (objective != "chain") return InvalidArgument("--objective '%s'; known: chain, coactivation", objective);
   const RoutingCounts counts = RoutingCounts::Of(half ? trace.Every(2, 0) : trace);
   PlacementProblem problem{.counts = &counts, .topology = report.topology, .current = {}};
   if (arguments.Has("--current")) {
     ASSIGN_OR_RETURN(problem.current, ReadPlacement(files, arguments.Get("--current"), report.topology));
   }
   ASSIGN_OR_RETURN(const PlacementPlan plan, Plan(arguments, problem, &report));
+  if (arguments.Has("--write-lp")) RETURN_IF_ERROR(files.WriteAtomically(arguments.Get("--write-lp"), RenderLinearProgram(problem)));
   report.plan_cost = plan.crossings.Cost(report.topology);
   report.bound = report.solver == "exact" ? report.plan_cost : LowerBound(problem);
   report.experts = int64_t{counts.layers()} * counts.experts();
@@ -207,9 +255,7 @@ absl::Status RunPlan(const Arguments& arguments) {
   }
   if (arguments.Has("--evaluate")) {
     ASSIGN_OR_RETURN(const RoutingTrace elsewhere, ReadTrace(files, arguments.Get("--evaluate"), experts));
-    if (elsewhere.layers() != trace.layers() || elsewhere.experts() != trace.experts())
-      return InvalidArgument("--evaluate: %d layers of %d experts, the trace has %d of %d", elsewhere.layers(), elsewhere.experts(),
-                             trace.layers(), trace.experts());
+    RETURN_IF_ERROR(CheckSameShape(elsewhere, trace));
     other = RoutingCounts::Of(elsewhere);
     report.lines.push_back({"contiguous, --evaluate", &other, &contiguous});
     report.lines.push_back({"plan, --evaluate", &other, &plan.table});
@@ -228,26 +274,31 @@ int RunPlace(const Arguments& arguments, const std::vector<std::string>&) {
 }  // namespace
 
 Command PlaceCommand() {
-  return {
-      {.name = "place",
-       .positional = "TRACE",
-       .summary = "Plans which rank holds which expert, so that tokens change rank and node seldom between layers.\n"
-                  "TRACE is a routing trace (.csv or .npy). Needs no GPU, no launcher and no model.",
-       .options = {{"--ranks", "R", "ranks of the expert axis; needed"},
-                   {"--nodes", "N", "nodes they stand on, equally many on each (default 1)"},
-                   {"--solver", "NAME", "auto, contiguous, random, load_greedy, affinity or exact (default auto: exact where it reaches)"},
-                   {"--effort", "N", "affinity: length of the search (default 100)"},
-                   {"--seed", "N", "affinity, random: another seed, another search (default 1)"},
-                   {"--intra", "COST", "of a token that changes rank inside its node (default 1)"},
-                   {"--inter", "COST", "of a token that changes node (default 2)"},
-                   {"--current", "FILE", "where the experts are now: the plan moves as few as it can"},
-                   {"--out", "FILE", "write the plan there"},
-                   {"--half", "", "plan on every other token and report on the rest too"},
-                   {"--evaluate", "TRACE", "report the plan on another trace too"},
-                   {"--replicas", "SLOTS", "report the load balance with so many physical experts a layer"},
-                   {"--experts", "E", "experts of a layer, for traces without a header"},
-                   {"--json", "", "print one JSON object"}}},
-      RunPlace};
+  return {{.name = "place",
+           .positional = "TRACE",
+           .summary = "Plans which rank holds which expert, so that tokens change rank and node seldom: between layers (chain), or from\n"
+                      "home to experts and back in every layer (coactivation), which is what training sends.\n"
+                      "TRACE is a routing trace (.csv or .npy). Needs no GPU, no launcher and no model.",
+           .options = {{"--ranks", "R", "ranks of the expert axis; needed"},
+                       {"--nodes", "N", "nodes they stand on, equally many on each (default 1)"},
+                       {"--objective", "NAME", "chain or coactivation (default chain)"},
+                       {"--solver", "NAME",
+                        "auto, contiguous, random, load_greedy, affinity, exact or coactivation (default auto: exact where it reaches)"},
+                       {"--effort", "N", "affinity, coactivation: length of the search (default 100)"},
+                       {"--seed", "N", "affinity, coactivation, random: another seed, another search (default 1)"},
+                       {"--homes-in-order", "", "coactivation: the trace is all of one step, rank r owns the r-th equal share"},
+                       {"--sequence", "T", "coactivation: the trace is whole sequences of T tokens; place them on ranks too"},
+                       {"--intra", "COST", "of a token that changes rank inside its node (default 1)"},
+                       {"--inter", "COST", "of a token that changes node (default 2)"},
+                       {"--current", "FILE", "where the experts are now: the plan moves as few as it can"},
+                       {"--out", "FILE", "write the plan there"},
+                       {"--write-lp", "FILE", "chain: write the problem as a mixed-integer program (LP format), for an outside solver"},
+                       {"--half", "", "plan on every other token and report on the rest too"},
+                       {"--evaluate", "TRACE", "report the plan on another trace too"},
+                       {"--replicas", "SLOTS", "report the load balance with so many physical experts a layer"},
+                       {"--experts", "E", "experts of a layer, for traces without a header"},
+                       {"--json", "", "print one JSON object"}}},
+          RunPlace};
 }
 
 }  // namespace conclave

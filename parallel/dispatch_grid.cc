@@ -4,20 +4,33 @@
 
 namespace conclave {
 
+std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_per_node) {
+  const Communicator& axis = mesh.dispatch();
+  std::vector<int64_t> names;  // of nodes, in order
+  std::vector<std::vector<int>> at;
+  for (int c = 0; c < axis.size(); ++c) {
+    const int64_t name = ranks_per_node > 0 ? c / ranks_per_node : axis.Node(c);
+    const size_t node = static_cast<size_t>(std::ranges::find(names, name) - names.begin());
+    if (node == names.size()) {
+      names.push_back(name);
+      at.emplace_back();
+    }
+    at[node].push_back(c);
+  }
+  return at;
+}
+
 absl::StatusOr<std::unique_ptr<DispatchGrid>> DispatchGrid::Create(const Mesh& mesh, int64_t ranks_per_node) {
   Communicator& axis = mesh.dispatch();
   std::unique_ptr<DispatchGrid> grid(new DispatchGrid());
-  std::vector<int64_t> names;  // of nodes, in order
-  for (int c = 0; c < axis.size(); ++c) {
-    const int64_t name = ranks_per_node > 0 ? c / ranks_per_node : axis.Node(c);
-    const int node = static_cast<int>(std::ranges::find(names, name) - names.begin());
-    if (node == static_cast<int>(names.size())) {
-      names.push_back(name);
-      grid->at_.emplace_back();
+  grid->at_ = CoordinatesByNode(mesh, ranks_per_node);
+  grid->node_.resize(axis.size());
+  grid->local_.resize(axis.size());
+  for (int n = 0; n < grid->nodes(); ++n) {
+    for (size_t l = 0; l < grid->at_[n].size(); ++l) {
+      grid->node_[grid->at_[n][l]] = n;
+      grid->local_[grid->at_[n][l]] = static_cast<int>(l);
     }
-    grid->node_.push_back(node);
-    grid->local_.push_back(static_cast<int>(grid->at_[node].size()));
-    grid->at_[node].push_back(c);
   }
   for (int n = 1; n < grid->nodes(); ++n) {
     if (grid->at_[n].size() == grid->at_[0].size()) continue;

@@ -11,11 +11,15 @@
 
 namespace conclave {
 
+// Coordinates of the expert axis by the node they stand on, nodes in the order of their first coordinate. ranks_per_node 0: as the
+// transport sees them; else nodes are so many consecutive coordinates. Not collective.
+std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_per_node);
+
 // Owns the communicators of the two levels. A coordinate c of the expert axis is rank local(c) of node node(c).
 class DispatchGrid {
  public:
-  // Collective on mesh.dispatch(). ranks_per_node 0: the nodes that the transport sees, in the order of their first rank; else nodes are so
-  // many consecutive coordinates. Errors: InvalidArgument where nodes have unequal numbers of ranks of the axis.
+  // Nodes as CoordinatesByNode gives them. Collective on mesh.dispatch(). Errors: InvalidArgument where nodes have unequal numbers of ranks
+  // of the axis.
   static absl::StatusOr<std::unique_ptr<DispatchGrid>> Create(const Mesh& mesh, int64_t ranks_per_node);
 
   int nodes() const { return static_cast<int>(at_.size()); }

@@ -56,6 +56,11 @@ absl::Status CheckPlacementProblem(const PlacementProblem& problem) {
                              tokens, kLargestWeight / topology.inter_cost, topology.inter_cost);
     }
   }
+  if (problem.sets != nullptr) {
+    CHECK_EQ(problem.sets->ranks(), topology.ranks);
+    CHECK(problem.sets->layers() == counts.layers() && problem.sets->experts() == counts.experts());
+  }
+  CHECK(problem.objective == PlacementObjective::kChain || problem.sets != nullptr);
   return CheckCurrent(problem);
 }
 
@@ -74,6 +79,19 @@ Crossings CountCrossings(const RoutingCounts& counts, const PlacementTable& tabl
     }
   }
   return crossings;
+}
+
+RowCount CountTouched(const RoutedSets& sets, const PlacementTable& table, const Topology& topology) {
+  RowCount sum;
+  for (int j = 0; j < sets.layers(); ++j) sum += CountTouched(sets, j, table[j], topology);
+  return sum;
+}
+
+int64_t CostOf(const PlacementProblem& problem, const PlacementTable& table) {
+  const Topology& topology = problem.topology;
+  if (problem.objective == PlacementObjective::kChain) return CountCrossings(*problem.counts, table, topology).Cost(topology);
+  const RowCount touched = CountTouched(*problem.sets, table, topology);
+  return topology.inter_cost * touched.between + topology.intra_cost * touched.inside;
 }
 
 Crossings CountCrossings(const RoutingTrace& trace, const PlacementTable& table, const Topology& topology) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "parallel/routed_sets.h"
 #include "parallel/routing_counts.h"
 
 namespace conclave {
@@ -24,11 +25,17 @@ struct Topology {
 // rank of [layer][expert]. Balanced: every rank holds experts / ranks experts of every layer.
 using PlacementTable = std::vector<std::vector<int>>;
 
+// What a plan is to make small. CHAIN: rank and node changes of tokens between adjacent layers, where tokens stay with their experts.
+// TOUCHED: the other nodes, and other ranks of the own node, that tokens touch in a layer, where the combine brings them home after it.
+enum class PlacementObjective { kChain, kTouched };
+
 struct PlacementProblem {
   const RoutingCounts* counts = nullptr;
   Topology topology;
   // Where the experts are now; empty: nowhere yet. A plan that is no better than `current` is `current`.
   PlacementTable current;
+  const RoutedSets* sets = nullptr;  // of the same layers and experts, for topology.ranks; needed by kTouched
+  PlacementObjective objective = PlacementObjective::kChain;
 };
 
 // Errors: ranks not divisible into nodes, experts not divisible over ranks, costs out of order (0 <= intra <= inter, inter >= 1), counts so
@@ -47,6 +54,10 @@ struct Crossings {
 
 // From aggregated counts: (L - 1) * E^2 terms.
 Crossings CountCrossings(const RoutingCounts& counts, const PlacementTable& table, const Topology& topology);
+// Of all layers, times sets.homes().
+RowCount CountTouched(const RoutedSets& sets, const PlacementTable& table, const Topology& topology);
+// What `table` costs under problem.objective; kTouched: times sets->homes().
+int64_t CostOf(const PlacementProblem& problem, const PlacementTable& table);
 // Token by token, slot 0: the same numbers for the counts of `trace`.
 Crossings CountCrossings(const RoutingTrace& trace, const PlacementTable& table, const Topology& topology);
 

@@ -18,10 +18,12 @@ PlacementSolverOr MakePlacementSolver(const PlacementConfig& config) {
       return MakeAffinityPlacement(config.affinity());
     case PlacementConfig::kExact:
       return MakeExactPlacement(config.exact());
+    case PlacementConfig::kCoactivation:
+      return MakeCoactivationPlacement(config.coactivation());
     case PlacementConfig::SOLVER_NOT_SET:
       break;
   }
-  return InvalidArgument("placement: no solver is chosen; known: contiguous, random, load_greedy, affinity, exact");
+  return InvalidArgument("placement: no solver is chosen; known: contiguous, random, load_greedy, affinity, exact, coactivation");
 }
 
 PlacementTable Align(const PlacementTable& table, const PlacementTable& current, const Topology& topology) {
@@ -49,10 +51,10 @@ absl::StatusOr<PlacementPlan> PlanPlacement(const PlacementProblem& problem, con
   candidates.push_back(problem.current.empty() ? std::move(solved) : Align(solved, problem.current, problem.topology));
   PlacementPlan plan;
   for (PlacementTable& table : candidates) {
-    const Crossings crossings = CountCrossings(counts, table, problem.topology);
-    if (plan.table.empty() || crossings.Cost(problem.topology) < plan.crossings.Cost(problem.topology))
-      plan = {.table = std::move(table), .crossings = crossings};
+    const int64_t cost = CostOf(problem, table);
+    if (plan.table.empty() || cost < plan.cost) plan = {.table = std::move(table), .crossings = {}, .cost = cost};
   }
+  plan.crossings = CountCrossings(counts, plan.table, problem.topology);
   if (!problem.current.empty()) plan.moves = CountMoves(problem.current, plan.table);
   return plan;
 }

@@ -27,11 +27,13 @@ PlacementSolverOr MakeContiguousPlacement(const ContiguousPlacementConfig& confi
 PlacementSolverOr MakeRandomPlacement(const RandomPlacementConfig& config);
 PlacementSolverOr MakeLoadGreedyPlacement(const LoadGreedyPlacementConfig& config);
 PlacementSolverOr MakeAffinityPlacement(const AffinityPlacementConfig& config);
+PlacementSolverOr MakeCoactivationPlacement(const CoactivationPlacementConfig& config);
 PlacementSolverOr MakeExactPlacement(const ExactPlacementConfig& config);
 
 struct PlacementPlan {
   PlacementTable table;
   Crossings crossings;
+  int64_t cost = 0;   // of problem.objective
   int64_t moves = 0;  // experts to migrate from problem.current
 };
 

@@ -272,12 +272,13 @@ void CheckRebalance(const Experiment& config, ConfigRules* rules) {
       !placement.has_affinity() && !placement.has_exact(),
       {"parallel.rebalance.placement.affinity", "parallel.rebalance.placement.exact", "parallel.rebalance.placement"},
       "inter-layer affinity is about tokens that stay with their expert until the next layer; in training the combine brings every "
-      "token home after every layer, so this objective alone would move experts and save nothing; use load_greedy");
+      "token home after every layer, so this objective alone would move experts and save nothing; use coactivation or load_greedy");
   rules->Require(
       config.parallel().updates() != ParallelConfig::SHARDED, {"parallel.rebalance.every", "parallel.updates"},
       "experts take their state along inside a data column, and parallel.updates: SHARDED keeps it anywhere; choose one of the two");
-  rules->Require(!placement.has_load_greedy() || config.observe().routing_window() > 0,
-                 {"parallel.rebalance.placement.load_greedy", "parallel.rebalance.every", "parallel.rebalance"},
+  rules->Require(placement.has_contiguous() || placement.has_random() || config.observe().routing_window() > 0,
+                 {"parallel.rebalance.placement.load_greedy", "parallel.rebalance.placement.coactivation", "parallel.rebalance.every",
+                  "parallel.rebalance"},
                  "placements are planned from the routing of the last window, but observe.routing_window is 0");
 }
 

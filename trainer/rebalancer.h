@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/file_system.h"
+#include "comm/ledger.h"
 #include "parallel/placement_solver.h"
 #include "parallel/routing_recorder.h"
 #include "trainer/expert_migration.h"
@@ -27,18 +28,24 @@ class Rebalancer {
 
   // Before the step that is number `step`, from 0.
   void BeforeStep(int64_t step);
-  // After it, `step` steps being done: closes the routing window and moves experts, where either is due. Fills record->routing and
-  // record->placement. A migration that all ranks refused is logged, and the run goes on where everything was. Errors: the transport's,
-  // and what a config asks for that cannot be planned.
-  absl::Status AfterStep(int64_t step, StepRecord* record);
+  // After it, `step` steps being done, `wire` being what the step sent (null: not counted): closes the routing window and moves experts,
+  // where either is due. Fills record->routing, with the bytes of the window to and from the experts, and record->placement. A migration
+  // that all ranks refused is logged, and the run goes on where everything was. Errors: the transport's, and what a config asks for that
+  // cannot be planned.
+  absl::Status AfterStep(int64_t step, const WireReport* wire, StepRecord* record);
   // Experts go where `table` says: what a resumed run does with the placement it was saved with.
   absl::Status MoveTo(const PlacementTable& table, StepRecord* record);
 
  private:
   absl::Status CloseWindow(int64_t step, StepRecord* record);
+  absl::Status ReportTraffic(StepRecord* record);
   absl::StatusOr<PlacementTable> PlanOnRoot(int64_t step, StepRecord* record) const;
-  // Is `table` worth its moves? Writes both sides of the decision to the record.
+  // Is `table` worth its moves? Writes both sides of the decision to the record and to the log.
   bool Pays(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const;
+  // Bytes a step that `table` is predicted to save.
+  double SavedByLoad(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const;
+  double SavedByRows(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const;
+  double RowBytes() const;
   // Rank 0's table on every rank; empty: no move.
   absl::StatusOr<PlacementTable> Share(const absl::StatusOr<PlacementTable>& mine) const;
   Assembly& assembly() const { return *run_.assembly; }
@@ -46,6 +53,8 @@ class Rebalancer {
   MigratedRun run_;
   Options options_;
   std::optional<RoutingWindow> window_;  // the last complete one
+  std::optional<RoutingTrace> trace_;    // and its sample; rank 0 alone
+  RowCount dispatched_, combined_;       // bytes this rank sent since the last window
 };
 
 }  // namespace conclave

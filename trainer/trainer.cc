@@ -202,13 +202,15 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   if (!report.skipped) assembly_.field->FinishStep(report.evaluation);
   RETURN_IF_ERROR(AverageWeights());
   StepRecord record;
-  if (control_.ledger() != nullptr) FillWire(control_.ledger()->Take(), &record);
+  std::optional<WireReport> wire;
+  if (control_.ledger() != nullptr) wire = control_.ledger()->Take();
+  if (wire) FillWire(*wire, &record);
   record.seconds.step = RealClock().Seconds() - began;
 
   const int64_t every = assembly_.config.trainer().eval().every();
   const bool last = cursor_.step == total_steps();
   if (assembly_.data.evaluation.size() > 0 && (last || (every > 0 && cursor_.step % every == 0))) RETURN_IF_ERROR(Evaluate(&record));
-  RETURN_IF_ERROR(rebalancer_->AfterStep(cursor_.step, &record));
+  RETURN_IF_ERROR(rebalancer_->AfterStep(cursor_.step, wire ? &*wire : nullptr, &record));
   if (control_.ledger() != nullptr) control_.ledger()->Take();  // routing records and migrations are no part of the next step
   RETURN_IF_ERROR(AgreeOn(control_, Record(report, std::move(record)), "writing the metrics"));
   const int64_t save_every = assembly_.config.checkpoint().every();

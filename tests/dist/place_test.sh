@@ -40,6 +40,17 @@ awk -v plan="$cost" -v contiguous="$(value cost)" 'BEGIN { exit !(plan < contigu
 run "a small problem" 0 place "$trace" --ranks 16
 says "16 experts on 16 ranks" 'by affinity$'
 
+run "training's objective" 0 place "$trace" --ranks 4 --nodes 2 --objective coactivation --effort 2 --sequence 125 --half
+says "training's objective" '^plan, sequences placed too '
+run "a joint plan" 0 place "$trace" --ranks 4 --nodes 2 --objective coactivation --effort 2 --homes-in-order --json
+awk -v flat="$(grep -oE '"FLAT":\{[^}]*' "$scratch/out" | head -n 1 | grep -oE '[0-9]+$')" 'BEGIN { exit !(flat > 0) }' || fail "no rows between nodes"
+run "the chain as a program" 0 place "$trace" --ranks 4 --effort 0 --write-lp "$scratch/chain.lp"
+grep -q '^Binary' "$scratch/chain.lp" || fail "no binaries in the program"
+run "unknown objective" 2 place "$trace" --ranks 4 --objective chains
+says "unknown objective" 'known: chain, coactivation'
+run "sequences that do not divide" 2 place "$trace" --ranks 4 --objective coactivation --effort 0 --sequence 999
+says "sequences that do not divide" '2000 tokens are no whole number of sequences of 999'
+
 run "no ranks" 2 place "$trace"
 says "no ranks" 'missing option --ranks'
 run "ranks that do not divide" 2 place "$trace" --ranks 3

@@ -36,13 +36,21 @@ PlacementPlan Planned(const PlacementProblem& problem, const PlacementConfig& co
 }
 
 TEST(Placements, EverySolverKeepsTheLaws) {
-  const RoutingCounts counts = MarkovCounts({.layers = 3, .experts = 8, .tokens = 100'000});
+  const MarkovInstance chain{.layers = 3, .experts = 8, .tokens = 2000};
+  const RoutingCounts counts = RoutingCounts::Of(MarkovTrace(chain));
   const auto* solvers = PlacementConfig::descriptor()->FindOneofByName("solver");
   for (int i = 0; i < solvers->field_count(); ++i) {
     PlacementConfig config = ConfigOf(solvers->field(i)->name());
     if (config.has_affinity()) config.mutable_affinity()->set_effort(1);
+    if (config.has_coactivation()) config.mutable_coactivation()->set_effort(1);
     for (const Topology& topology : {Topology{.ranks = 1}, {.ranks = 4}, {.ranks = 4, .nodes = 2}, {.ranks = 8, .nodes = 8}}) {
-      const PlacementProblem problem{.counts = &counts, .topology = topology, .current = {}};
+      const RoutedSets sets = RoutedSets::Of(MarkovTrace(chain), topology.ranks, HomesInOrder(chain.tokens, topology.ranks));
+      const bool touched = config.has_coactivation();
+      const PlacementProblem problem{.counts = &counts,
+                                     .topology = topology,
+                                     .current = {},
+                                     .sets = &sets,
+                                     .objective = touched ? PlacementObjective::kTouched : PlacementObjective::kChain};
       SCOPED_TRACE(absl::StrFormat("%s, %d ranks, %d nodes", solvers->field(i)->name(), topology.ranks, topology.nodes));
       const auto solver = MakePlacementSolver(config);
       ASSERT_TRUE(solver.ok()) << solver.status();
@@ -53,8 +61,8 @@ TEST(Placements, EverySolverKeepsTheLaws) {
       const PlacementPlan plan = Planned(problem, config);
       EXPECT_TRUE(IsBalanced(plan.table, topology.ranks));
       EXPECT_EQ(plan.crossings, CountCrossings(counts, plan.table, topology));
-      const int64_t contiguous = CountCrossings(counts, ContiguousTable(3, 8, topology.ranks), topology).Cost(topology);
-      EXPECT_LE(plan.crossings.Cost(topology), contiguous);
+      EXPECT_EQ(plan.cost, CostOf(problem, plan.table));
+      EXPECT_LE(plan.cost, CostOf(problem, ContiguousTable(3, 8, topology.ranks)));
       EXPECT_GE(plan.crossings.Cost(topology), LowerBound(problem));
       // An unchanged trace moves nothing, whatever stood before.
       PlacementProblem again = problem;

@@ -50,6 +50,7 @@ struct MovingRun {
   int ranks = 2;
   bool resume = false;
   int64_t stop_after = 0;
+  std::vector<int> nodes;  // by rank; empty: one
 };
 
 std::vector<std::string> Joined(std::vector<std::string> a, const std::vector<std::string>& b) {
@@ -72,22 +73,25 @@ absl::StatusOr<std::pair<std::map<std::string, std::string>, std::string>> Train
   const StopRequests stop(&RealFileSystem(), "", 0);
   std::map<std::string, std::string> weights;
   std::mutex mutex;
-  RETURN_IF_ERROR(RunRanks(run.ranks, [&](Communicator& world) -> absl::Status {
-    Assembly assembly;
-    RETURN_IF_ERROR(Assemble(loaded.config, world, RealFileSystem(), &assembly));
-    ASSIGN_OR_RETURN(
-        const std::unique_ptr<Trainer> trainer,
-        Trainer::Create(
-            &assembly, &world,
-            {.files = &RealFileSystem(), .folder = &folder, .stop = &stop, .resume = run.resume, .stop_after = run.stop_after}));
-    RETURN_IF_ERROR(trainer->Run().status());
-    const std::lock_guard<std::mutex> lock(mutex);
-    for (const BlockId id : assembly.layout->local_blocks()) {
-      const auto bytes = assembly.scheme->point().block(id).AsBytes();
-      weights[assembly.model->parameters()[id].name].assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    }
-    return absl::OkStatus();
-  }));
+  RETURN_IF_ERROR(RunRanks(
+      run.ranks,
+      [&](Communicator& world) -> absl::Status {
+        Assembly assembly;
+        RETURN_IF_ERROR(Assemble(loaded.config, world, RealFileSystem(), &assembly));
+        ASSIGN_OR_RETURN(
+            const std::unique_ptr<Trainer> trainer,
+            Trainer::Create(
+                &assembly, &world,
+                {.files = &RealFileSystem(), .folder = &folder, .stop = &stop, .resume = run.resume, .stop_after = run.stop_after}));
+        RETURN_IF_ERROR(trainer->Run().status());
+        const std::lock_guard<std::mutex> lock(mutex);
+        for (const BlockId id : assembly.layout->local_blocks()) {
+          const auto bytes = assembly.scheme->point().block(id).AsBytes();
+          weights[assembly.model->parameters()[id].name].assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+        }
+        return absl::OkStatus();
+      },
+      {.nodes = run.nodes}));
   ASSIGN_OR_RETURN(const std::string metrics, RealFileSystem().ReadAll(folder.Metrics()));
   std::string states;
   for (const std::string& line : SplitString(metrics, '\n')) states += std::string(StateFields(line)) + "\n";
@@ -175,6 +179,75 @@ TEST(Rebalancer, MovesOnlyWhatPays) {
     EXPECT_NE(metrics.find("\"predicted_saved_bytes\":"), std::string::npos);
     EXPECT_EQ(metrics.find("\"moved_experts\":") != std::string::npos, moves) << hysteresis;
   }
+}
+
+// A number of the metrics line of `step`.
+double MetricOf(const std::string& metrics, int step, const std::string& name) {
+  for (const std::string& line : SplitString(metrics, '\n')) {
+    if (!line.starts_with(absl::StrFormat("{\"step\":%d,", step))) continue;
+    const size_t at = line.find("\"" + name + "\":");
+    return at == std::string::npos ? -1 : std::stod(line.substr(at + name.size() + 3));
+  }
+  return -1;
+}
+
+// The trace of a whole step says which rows it sent: the ledger's bytes are those rows, by route, with experts that have moved.
+TEST(Rebalancer, TheLedgerBooksTheRowsOfTheTrace) {
+  const Topology topology{.ranks = 4, .nodes = 2};
+  for (const DispatchConfig::Route route :
+       {DispatchConfig::FLAT, DispatchConfig::DEDUPLICATED, DispatchConfig::HIERARCHICAL, DispatchConfig::DEDUPLICATED_HIERARCHICAL}) {
+    SCOPED_TRACE(DispatchConfig::Route_Name(route));
+    const MovingFolder files;
+    const auto run = TrainMoving(
+        {.files = &files,
+         .overrides = Joined(kMoves, {"parallel.expert=4", "observe.routing_window=1", "trainer.steps=3", "observe.routing_tokens=1000",
+                                      "checkpoint.every=2", "parallel.dispatch.route=" + DispatchConfig::Route_Name(route)}),
+         .ranks = 4,
+         .nodes = {0, 0, 1, 1}});
+    ASSERT_TRUE(run.ok()) << run.status();
+    const auto trace = ReadTrace(RealFileSystem(), files.At("run/routing/step-3.npy"));
+    ASSERT_TRUE(trace.ok()) << trace.status();
+    ASSERT_EQ(trace->tokens(), 8 * 8);
+    const std::vector<int> saved = SavedCoordinates(files, 2);  // the third step's placement
+    const PlacementTable table = {{saved.begin(), saved.begin() + 8}, {saved.begin() + 8, saved.end()}};
+    EXPECT_NE(table, ContiguousTable(2, 8, 4));
+    const RoutedSets sets = RoutedSets::Of(*trace, 4, HomesInOrder(trace->tokens(), 4));
+    const bool two_levels = route == DispatchConfig::HIERARCHICAL || route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
+    RowCount out, home;
+    for (int j = 0; j < 2; ++j) {
+      out += CountRows(sets, j, table[j], topology, route);
+      home += CountRows(sets, j, table[j], topology, two_levels ? DispatchConfig::HIERARCHICAL : DispatchConfig::FLAT);
+    }
+    const std::string metrics = files.Read("run/metrics.jsonl");
+    const int64_t row_bytes = 2 * 16 * 4;  // there and, for the gradients, there again; width 16 in f32
+    EXPECT_EQ(MetricOf(metrics, 3, "dispatch_bytes_inside"), static_cast<double>(out.inside * row_bytes));
+    EXPECT_EQ(MetricOf(metrics, 3, "dispatch_bytes_between"), static_cast<double>(out.between * row_bytes));
+    EXPECT_EQ(MetricOf(metrics, 3, "combine_bytes_inside"), static_cast<double>(home.inside * row_bytes));
+    EXPECT_EQ(MetricOf(metrics, 3, "combine_bytes_between"), static_cast<double>(home.between * row_bytes));
+  }
+}
+
+// Nodes that take turns: the plan knows which ranks share one, and predicts fewer rows between them; the bits stay.
+TEST(Rebalancer, CoactivationSendsFewerRowsBetweenNodes) {
+  const std::vector<std::string> observed = {"parallel.expert=4", "observe.routing_window=1", "observe.routing_tokens=1000",
+                                             "parallel.dispatch.route=DEDUPLICATED_HIERARCHICAL", "trainer.steps=6"};
+  const MovingFolder still_files, moving_files;
+  const std::vector<int> nodes = {0, 1, 0, 1};
+  const auto still = TrainMoving({.files = &still_files, .overrides = observed, .ranks = 4, .nodes = nodes});
+  const auto moving =
+      TrainMoving({.files = &moving_files,
+                   .overrides = Joined(observed, {"parallel.rebalance.every=2", "parallel.rebalance.after_step=1",
+                                                  "parallel.rebalance.hysteresis=0", "parallel.rebalance.placement.coactivation.effort=5"}),
+                   .ranks = 4,
+                   .nodes = nodes});
+  ASSERT_TRUE(still.ok()) << still.status();
+  ASSERT_TRUE(moving.ok()) << moving.status();
+  EXPECT_EQ(moving->first, still->first);
+  EXPECT_EQ(moving->second, still->second);
+  const std::string metrics = moving_files.Read("run/metrics.jsonl");
+  EXPECT_LT(MetricOf(metrics, 2, "rows_planned"), MetricOf(metrics, 2, "rows_now"));
+  EXPECT_GT(MetricOf(metrics, 2, "moved_experts"), 0);
+  EXPECT_LT(MetricOf(metrics, 3, "dispatch_bytes_between"), MetricOf(still_files.Read("run/metrics.jsonl"), 3, "dispatch_bytes_between"));
 }
 
 TEST(Rebalancer, RefusesWhatWouldSaveNothing) {
