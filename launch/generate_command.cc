@@ -6,6 +6,7 @@
 #include "launch/commands.h"
 #include "launch/job.h"
 #include "launch/loading.h"
+#include "launch/placement_file.h"
 #include "trainer/generator.h"
 #include "trainer/stop_signal.h"
 
@@ -13,7 +14,10 @@ namespace conclave {
 namespace {
 
 absl::StatusOr<GenerateOptions> OptionsFrom(const Arguments& arguments) {
-  GenerateOptions options{.cache = !arguments.Has("--no-cache")};
+  GenerateOptions options{.cache = !arguments.Has("--no-cache"), .coherent = arguments.Has("--coherent")};
+  ASSIGN_OR_RETURN(const double gibibytes, arguments.Real("--memory-gib", 0));
+  if (gibibytes < 0) return InvalidArgument("--memory-gib: must not be negative");
+  options.memory_bytes = static_cast<int64_t>(gibibytes * (1 << 30));
   ASSIGN_OR_RETURN(options.tokens, arguments.Integer("--tokens", options.tokens));
   ASSIGN_OR_RETURN(options.temperature, arguments.Real("--temperature", options.temperature));
   ASSIGN_OR_RETURN(options.top_k, arguments.Integer("--top-k", options.top_k));
@@ -37,6 +41,24 @@ absl::StatusOr<std::vector<std::string>> PromptsFrom(const Arguments& arguments)
   return prompts;
 }
 
+// Where the experts are to be; empty: consecutive.
+absl::StatusOr<PlacementTable> PlacementFrom(const Arguments& arguments, const Experiment& config) {
+  if (!arguments.Has("--placement")) return PlacementTable{};
+  return ReadPlacement(RealFileSystem(), arguments.Get("--placement"), {.ranks = static_cast<int>(config.parallel().expert()), .nodes = 1});
+}
+
+void PrintTraffic(const GenerationTraffic& traffic) {
+  std::printf("\n%-26s %12s %20s %10s\n", "sent between ranks", "bytes", "between nodes", "messages");
+  for (const GenerationTraffic::Line& line : traffic.lines) {
+    std::printf("%-26s %12lld %20lld %10lld\n", line.label.c_str(), static_cast<long long>(line.bytes),
+                static_cast<long long>(line.between_nodes_bytes), static_cast<long long>(line.messages));
+  }
+  std::printf("%-26s %12lld\n", "all", static_cast<long long>(traffic.bytes()));
+  if (traffic.moves == 0) return;
+  std::printf("%-26s %11.2f%% of %lld tokens and layers\n", "rank changes",
+              100.0 * static_cast<double>(traffic.hops) / static_cast<double>(traffic.moves), static_cast<long long>(traffic.moves));
+}
+
 int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
   const RunFolder folder(&RealFileSystem(), arguments.positional());
   const absl::StatusOr<GenerateOptions> options = OptionsFrom(arguments);
@@ -46,7 +68,8 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
   return RunJob({}, [&](Communicator& world) -> absl::StatusOr<int> {
     ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
     Assembly assembly;
-    RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly));
+    ASSIGN_OR_RETURN(const PlacementTable placement, PlacementFrom(arguments, config));
+    RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly, placement));
     std::function<void(const std::string&)> print;
     if (world.rank() == 0) {
       print = [](const std::string& text) {
@@ -54,9 +77,11 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
         std::fflush(stdout);
       };
     }
-    ASSIGN_OR_RETURN(const std::vector<std::string> texts, Generate(assembly, *prompts, *options, print));
-    for (size_t i = 1; world.rank() == 0 && i < texts.size(); ++i) std::printf("\n---\n%s", texts[i].c_str());
-    if (world.rank() == 0) std::puts("");
+    ASSIGN_OR_RETURN(const Generated generated, Generate(assembly, *prompts, *options, print));
+    if (world.rank() != 0) return kExitFinished;
+    for (size_t i = 1; i < generated.texts.size(); ++i) std::printf("\n---\n%s", generated.texts[i].c_str());
+    std::puts("");
+    if (arguments.Has("--traffic")) PrintTraffic(generated.traffic);
     return kExitFinished;
   });
 }
@@ -70,6 +95,10 @@ Command GenerateCommand() {
            .options = {{"--prompt", "TEXT", "what to continue"},
                        {"--prompts", "FILE", "continue every line of a file; lines are dealt out over the ranks"},
                        {"--no-cache", "", "compute earlier tokens anew for each token: slower, the same text"},
+                       {"--coherent", "", "tokens stay with their experts and every rank keeps all contexts: fewer rows, the same text"},
+                       {"--placement", "FILE", "where the experts are, as 'conclave place --out' writes it (default: consecutive)"},
+                       {"--memory-gib", "G", "what keys and values may take on a rank (default: what the machine has left)"},
+                       {"--traffic", "", "print what the ranks sent each other"},
                        {"--tokens", "N", "tokens to add (default 100)"},
                        {"--temperature", "T", "0 takes the likeliest token (default 0.8)"},
                        {"--top-k", "K", "draw among the K likeliest tokens only (default 0: all)"},

@@ -19,12 +19,38 @@ absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks) 
   const int64_t experts = config.model().has_moe_lm() && config.model().moe_lm().has_moe() ? config.model().moe_lm().moe().experts() : 1;
   config.mutable_parallel()->set_expert(std::gcd(experts, int64_t{ranks}));
   config.mutable_parallel()->set_data(0);
+  if (config.trainer().workers() < ranks && config.trainer().global_batch() > 0) {  // nothing is trained: a worker a rank
+    config.mutable_trainer()->set_workers(ranks);
+    config.mutable_trainer()->set_global_batch(ranks);
+    config.mutable_trainer()->set_micro_batches(1);
+  }
   return config;
 }
 
-absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly) {
+namespace {
+
+// Experts go where the table says, before any weight is loaded.
+absl::Status Place(const std::vector<std::vector<int>>& table, Assembly* assembly) {
+  const ExpertPlacement& old = *assembly->placement;
+  if (static_cast<int>(table.size()) != old.layers()) {
+    return InvalidArgument("placement: %d mixture layers, the model has %d", table.size(), old.layers());
+  }
+  for (int layer = 0; layer < old.layers(); ++layer) {
+    if (static_cast<int>(table[layer].size()) == old.experts(layer)) continue;
+    return InvalidArgument("placement: layer %d has %d experts, the model's has %d", layer, table[layer].size(), old.experts(layer));
+  }
+  ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::FromTable(table, old.axis()));
+  ExpertHomes replaced;
+  return Rehome(std::move(placement), assembly, &replaced);
+}
+
+}  // namespace
+
+absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly,
+                         const std::vector<std::vector<int>>& placement) {
   const FileSystem& files = RealFileSystem();
   RETURN_IF_ERROR(Assemble(config, world, files, assembly));
+  if (!placement.empty()) RETURN_IF_ERROR(Place(placement, assembly));
   const bool averaged = config.trainer().eval().ema_decay() > 0;
   StateDict state;
   state.Add(averaged ? "average" : "model", assembly->scheme->point());

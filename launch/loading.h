@@ -3,6 +3,7 @@
 #define CONCLAVE_LAUNCH_LOADING_H_
 
 #include <string>
+#include <vector>
 
 #include "trainer/assembly.h"
 #include "trainer/run_folder.h"
@@ -12,11 +13,15 @@ namespace conclave {
 // Prints the diagnostics of a config as they are, or why its file cannot be read, and returns 2.
 int FailConfig(const absl::Status& status);
 
-// The config of a run folder, with the mesh axes set for `ranks` ranks: experts are split only as far as that divides.
+// The config of a run folder, with the mesh axes set for `ranks` ranks: experts are split only as far as that divides,
+// and runs of fewer workers get one a rank.
 absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks);
 
-// Assembles the run and loads the weights of its newest checkpoint (of its averaged weights where it keeps them). Collective.
-absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly);
+// Assembles the run and loads the weights of its newest checkpoint (of its averaged weights where it keeps them). placement: by mixture
+// layer and expert, the coordinate that holds it; empty: consecutive experts. Collective. Errors also: a placement of other layers, experts
+// or ranks.
+absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly,
+                         const std::vector<std::vector<int>>& placement = {});
 
 }  // namespace conclave
 

@@ -1,5 +1,7 @@
 #include "models/kv_cache.h"
 
+#include <cstring>
+
 namespace conclave {
 
 KvCache::KvCache(const Options& options)
@@ -22,6 +24,24 @@ void KvCache::Begin(std::span<const int> slots) {
 
 void KvCache::Commit(int64_t added) {
   for (const int slot : begun_) length_[slot] += added;
+}
+
+std::byte* KvCache::RowOf(const Part& part, int64_t token) const {
+  const int64_t row = (int64_t{part.layer} * options_.slots + part.slot) * options_.capacity + part.begin + token;
+  return static_cast<std::byte*>(memory_->raw()) + (row * options_.shape.row + options_.shape.own) * SizeOf(options_.dtype);
+}
+
+void KvCache::PackShared(const Part& part, std::byte* to) const {
+  for (int64_t i = 0; i < part.count; ++i) std::memcpy(to + i * shared_bytes(), RowOf(part, i), shared_bytes());
+}
+
+void KvCache::UnpackShared(const Part& part, const std::byte* from) {
+  CHECK_LE(part.begin + part.count, options_.capacity);
+  for (int64_t i = 0; i < part.count; ++i) std::memcpy(RowOf(part, i), from + i * shared_bytes(), shared_bytes());
+}
+
+int64_t KvCache::BytesOf(const Options& options) {
+  return options.shape.layers * options.shape.row * options.slots * options.capacity * SizeOf(options.dtype);
 }
 
 std::span<const Tensor> KvCache::rows(int layer) const { return std::span(views_).subspan(layer * begun_.size(), begun_.size()); }

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_MODELS_KV_CACHE_H_
 #define CONCLAVE_MODELS_KV_CACHE_H_
 
+#include <cstddef>
 #include <span>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace conclave {
 struct CacheShape {
   int layers = 0;   // 0: the model's sequences cannot be continued
   int64_t row = 0;  // elements a layer keeps of a token
+  int64_t own = 0;  // the first so many of them are of no use to later tokens
 };
 
 // `slots` sequences of up to `capacity` tokens. Memory: layers * slots * capacity * row elements, allocated at once. Not thread-safe.
@@ -31,11 +33,27 @@ class KvCache {
   void Commit(int64_t added);
   void Clear(int slot) { length_[slot] = 0; }
 
+  // What later tokens read of tokens [begin, begin + count) of a slot, in a layer: to and from bytes, count * shared_bytes() of them.
+  struct Part {
+    int layer = 0, slot = 0;
+    int64_t begin = 0, count = 0;
+  };
+  int64_t shared_bytes() const { return (options_.shape.row - options_.shape.own) * SizeOf(options_.dtype); }
+  void PackShared(const Part& part, std::byte* to) const;
+  void UnpackShared(const Part& part, const std::byte* from);
+  // The slot's next `added` tokens came from elsewhere.
+  void Extend(int slot, int64_t added) { length_[slot] += added; }
+
   int64_t length(int slot) const { return length_[slot]; }
   std::span<const int64_t> first() const { return first_; }  // of the begun slots: tokens they hold
   std::span<const Tensor> rows(int layer) const;             // of the begun slots: [capacity, row]
+  int layers() const { return options_.shape.layers; }
+  int slots() const { return options_.slots; }
+  static int64_t BytesOf(const Options& options);
 
  private:
+  std::byte* RowOf(const Part& part, int64_t token) const;  // the columns that later tokens read
+
   Options options_;
   OwnedTensor memory_;  // [layers, slots, capacity, row]
   std::vector<int64_t> length_, first_;

@@ -18,6 +18,7 @@ namespace conclave {
 
 class KvCache;
 class RoutingLog;
+class TokenTravel;
 
 // How a term of f_m is weighed, so that sum_m f_m is the step's objective whatever the leaves are.
 enum class TermScale {
@@ -55,6 +56,7 @@ class Recorder {
     RoutingLog* routing_log = nullptr;                 // written, or replayed; null: neither
     std::function<absl::Status(BlockId)> before_read;  // awaits a parameter that may be on its way; empty: all are there
     KvCache* cache = nullptr;                          // the batch continues its begun sequences; null: batches are whole sequences
+    TokenTravel* travel = nullptr;                     // tokens stay with their experts: rows change from layer to layer; needs the cache
   };
   explicit Recorder(const Options& options);
 
@@ -76,6 +78,7 @@ class Recorder {
   std::span<const float> buffer(int index) const;
   RoutingLog* routing_log() const { return options_.routing_log; }
   KvCache* cache() const { return options_.cache; }
+  TokenTravel* travel() const { return options_.travel; }
   // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width +
   // column.
   RngKey Noise(uint32_t site) const;

@@ -4,7 +4,12 @@
 #include <cmath>
 #include <numeric>
 
-#include "models/kv_cache.h"
+#include "base/strings.h"
+#include "base/system_memory.h"
+#include "comm/ledger.h"
+#include "models/token_travel.h"
+#include "trainer/agreement.h"
+#include "trainer/shared_context.h"
 
 namespace conclave {
 namespace {
@@ -26,53 +31,88 @@ int32_t SampleToken(const std::vector<double>& logits, const GenerateOptions& op
   return order.back();
 }
 
-// One text in the making. Every rank knows all of them, as far as their lengths go; the owner alone has the tokens after the prompt.
+// One text in the making. Every rank knows all of them, as far as their lengths go; the tokens after the prompt are the owner's, or with a
+// shared context, those of its whole data column.
 struct TextRequest {
   int index = 0, owner = 0;
-  int slot = 0;  // in the owner's cache
+  int slot = -1;  // in the cache; -1: not in this rank's
   std::vector<int32_t> tokens;
   int64_t length = 0;  // tokens so far
   std::string text;
 };
 
+// Contexts that every rank of a data column knows.
+struct CoherentParts {
+  CoherentDispatch dispatch;
+  TokenTravel travel;
+  SharedContext context;
+  std::vector<int32_t> sampled;  // by slot
+  std::vector<int> at;           // by slot: the rank of its newest token
+  CoherentParts(const Assembly& a, KvCache* cache)
+      : dispatch(a.mesh.get(), a.placement.get(), a.dispatch_setup.get(), static_cast<int>(a.config.model().moe_lm().moe().top_k())),
+        travel(&dispatch, cache),
+        context(&a.mesh->dispatch(), cache),
+        sampled(cache->slots()),
+        at(cache->slots()) {}
+};
+
 class Generation {
  public:
-  Generation(Assembly& assembly, const GenerateOptions& options, std::vector<TextRequest> requests)
+  // cache: without layers: none is kept.
+  Generation(Assembly& assembly, const GenerateOptions& options, const KvCache::Options& cache, std::vector<TextRequest> requests)
       : a_(assembly),
         options_(options),
         requests_(std::move(requests)),
         rank_(assembly.mesh->rank()),
         tape_(&arena_, /*gradients=*/false),
         logits_(requests_.size()) {
-    const CacheShape shape = a_.model->cache_shape();
-    std::vector<int> held(a_.mesh->ranks(), 0);
-    for (TextRequest& request : requests_) request.slot = held[request.owner]++;
-    if (options.cache && shape.layers > 0) {
-      cache_.emplace(KvCache::Options{.shape = shape, .slots = std::max(1, held[rank_]), .capacity = context(), .dtype = a_.dtype()});
+    if (cache.shape.layers > 0) cache_.emplace(cache);
+    if (options.coherent) coherent_.emplace(a_, &*cache_);
+    for (const TextRequest& request : requests_) {
+      if (coherent_ && request.slot >= 0) coherent_->at[request.slot] = request.owner % a_.mesh->shape().expert;
     }
-    const Recorder::Options base{.parameters = &a_.model->parameters(),
+    const Recorder::Options base{.tape = &tape_,
+                                 .parameters = &a_.model->parameters(),
                                  .terms = &a_.model->terms(),
                                  .dispatch = &*a_.dispatch,
                                  .counters = a_.model->counters(),
                                  .buffers = &a_.field->buffers()};
-    Recorder::Options whole = base, continued = base;
-    whole.tape = continued.tape = &tape_;
-    if (cache_) continued.cache = &*cache_;
-    whole_.emplace(whole);
+    Recorder::Options continued = base, travelling = base;
+    if (cache_) continued.cache = travelling.cache = &*cache_;
+    if (coherent_) travelling.travel = &coherent_->travel;
+    whole_.emplace(base);
     continued_.emplace(continued);
+    travelling_.emplace(travelling);
   }
 
   // The next token of every request.
   absl::Status Step(int64_t step, const std::function<void(const std::string&)>& on_text);
   std::vector<TextRequest>& requests() { return requests_; }
+  // Tokens a mixture was entered with, and those that left for another rank.
+  std::pair<int64_t, int64_t> moves() const {
+    return coherent_ ? std::pair(coherent_->dispatch.moves(), coherent_->dispatch.hops()) : std::pair<int64_t, int64_t>();
+  }
 
  private:
+  using Requests = std::vector<const TextRequest*>;
   int64_t context() const { return a_.model->context(); }
   bool mine(const TextRequest& request) const { return request.owner == rank_; }
+  // Whether this rank has the logits of the request's last position.
+  bool here(const TextRequest& request) const {
+    return coherent_ ? request.slot >= 0 && coherent_->at[request.slot] == a_.mesh->expert_coordinate() : mine(request);
+  }
   // Runs one forward pass for this rank's `batch` (requests of equally many new tokens, perhaps none) and keeps their last logits.
-  absl::Status Forward(Recorder& recorder, const std::vector<const TextRequest*>& batch, int64_t added);
+  absl::Status Forward(Recorder& recorder, const Requests& batch, int64_t added);
   // Every request of `which` by itself, over its last `window` tokens; ranks take turns of equal number.
-  absl::Status EachAlone(Recorder& recorder, const std::vector<const TextRequest*>& which);
+  absl::Status EachAlone(Recorder& recorder, const Requests& which);
+  // The contexts of `begun`, all of them prompts, on every rank.
+  absl::Status SharePrompts(const Requests& begun);
+  // One token of each of these, all ranks of the column together.
+  absl::Status Travel(const Requests& going);
+  // Logits of the rows of `value`, every `stride`-th, to the requests.
+  void KeepLogits(const Tensor& value, int64_t stride, const Requests& batch);
+  // Adds the sampled token to its request.
+  void Append(int32_t token, TextRequest* request, const std::function<void(const std::string&)>& on_text);
 
   Assembly& a_;
   GenerateOptions options_;
@@ -81,12 +121,24 @@ class Generation {
   Arena arena_;
   Tape tape_;
   std::optional<KvCache> cache_;
-  std::optional<Recorder> whole_, continued_;
+  std::optional<CoherentParts> coherent_;
+  std::optional<Recorder> whole_, continued_, travelling_;
   std::vector<std::vector<double>> logits_;  // by request: of its last position
   std::vector<int32_t> ids_;
 };
 
-absl::Status Generation::Forward(Recorder& recorder, const std::vector<const TextRequest*>& batch, int64_t added) {
+void Generation::KeepLogits(const Tensor& value, int64_t stride, const Requests& batch) {
+  for (size_t s = 0; s < batch.size(); ++s) {
+    std::vector<double>& last = logits_[batch[s]->index];
+    last.resize(value.dim(1));
+    DispatchFloat(value.dtype(), [&](auto t) {
+      const auto* row = value.data<decltype(t)>() + ((static_cast<int64_t>(s) + 1) * stride - 1) * value.dim(1);
+      std::copy_n(row, value.dim(1), last.begin());
+    });
+  }
+}
+
+absl::Status Generation::Forward(Recorder& recorder, const Requests& batch, int64_t added) {
   tape_.Reset();
   arena_.Reset();
   ids_.clear();
@@ -99,26 +151,53 @@ absl::Status Generation::Forward(Recorder& recorder, const std::vector<const Tex
   Batch rows;
   rows.tokens = Tensor(ids_.data(), {sequences, added}, DType::kI32);
   rows.sequences = sequences;
-  if (recorder.cache() != nullptr) cache_->Begin(slots);
+  if (recorder.travel() != nullptr) {
+    recorder.travel()->Begin(slots);
+  } else if (recorder.cache() != nullptr) {
+    cache_->Begin(slots);
+  }
   recorder.BeginEvaluation();
   recorder.Begin(&a_.scheme->point(), &rows, sequences > 0);
   ASSIGN_OR_RETURN(const Var logits, a_.model->Logits(recorder));
   RETURN_IF_ERROR(recorder.poison());
-  if (recorder.cache() != nullptr) cache_->Commit(added);
-  const Tensor value = tape_.value(logits);
-  for (int64_t s = 0; s < sequences; ++s) {
-    std::vector<double>& last = logits_[batch[s]->index];
-    last.resize(value.dim(1));
-    DispatchFloat(value.dtype(), [&](auto t) {
-      const auto* row = value.data<decltype(t)>() + ((s + 1) * added - 1) * value.dim(1);
-      std::copy_n(row, value.dim(1), last.begin());
-    });
+  if (recorder.travel() == nullptr) {
+    if (recorder.cache() != nullptr) cache_->Commit(added);
+    KeepLogits(tape_.value(logits), added, batch);
+    return absl::OkStatus();
   }
+  Requests ended;  // by row: where a token ends, its text goes on
+  for (const int slot : recorder.travel()->here()) {
+    const auto of_slot = [&](const TextRequest& request) { return request.slot == slot; };
+    ended.push_back(&*std::ranges::find_if(requests_, of_slot));
+    coherent_->at[slot] = a_.mesh->expert_coordinate();
+  }
+  KeepLogits(tape_.value(logits), 1, ended);
   return absl::OkStatus();
 }
 
-absl::Status Generation::EachAlone(Recorder& recorder, const std::vector<const TextRequest*>& which) {
-  std::vector<const TextRequest*> left;  // mine
+absl::Status Generation::SharePrompts(const Requests& begun) {
+  std::vector<SharedContext::Prompt> prompts;
+  for (const TextRequest* request : begun) {
+    if (request->slot >= 0) prompts.push_back({request->slot, coherent_->at[request->slot], request->length});
+  }
+  return prompts.empty() ? absl::OkStatus() : coherent_->context.SharePrompts(prompts);
+}
+
+absl::Status Generation::Travel(const Requests& going) {
+  Requests start;
+  std::vector<int> slots;
+  for (const TextRequest* request : going) {
+    if (request->slot < 0) continue;
+    slots.push_back(request->slot);
+    if (here(*request)) start.push_back(request);
+  }
+  for (const int slot : slots) coherent_->at[slot] = -1;
+  RETURN_IF_ERROR(Forward(*travelling_, start, 1));
+  return slots.empty() ? absl::OkStatus() : coherent_->context.ShareStep(slots, coherent_->travel.visited());
+}
+
+absl::Status Generation::EachAlone(Recorder& recorder, const Requests& which) {
+  Requests left;  // mine
   std::vector<int64_t> turns(a_.mesh->ranks(), 0);
   for (const TextRequest* request : which) {
     ++turns[request->owner];
@@ -126,7 +205,7 @@ absl::Status Generation::EachAlone(Recorder& recorder, const std::vector<const T
   }
   const int64_t most = std::ranges::max(turns);
   for (int64_t turn = 0; turn < most; ++turn) {
-    std::vector<const TextRequest*> batch;
+    Requests batch;
     if (turn < static_cast<int64_t>(left.size())) batch.push_back(left[turn]);
     const int64_t window = batch.empty() ? 1 : std::min(batch[0]->length, context());
     RETURN_IF_ERROR(Forward(recorder, batch, window));
@@ -134,35 +213,53 @@ absl::Status Generation::EachAlone(Recorder& recorder, const std::vector<const T
   return absl::OkStatus();
 }
 
+void Generation::Append(int32_t token, TextRequest* request, const std::function<void(const std::string&)>& on_text) {
+  request->tokens.push_back(token);
+  if (!mine(*request)) return;
+  std::string longer = a_.data.tokenizer->Decode(request->tokens);
+  // Bytes of an unfinished character may be held back by the tokenizer: show what is new once it extends the old text.
+  if (request->index == 0 && longer.size() >= request->text.size() && on_text) on_text(longer.substr(request->text.size()));
+  request->text = std::move(longer);
+}
+
 absl::Status Generation::Step(int64_t step, const std::function<void(const std::string&)>& on_text) {
   // Which way each request goes depends on its length alone, so all ranks record equally often.
-  std::vector<const TextRequest*> begins, goes_on, over;
+  Requests begins, goes_on, over;
   bool continues = false;
   for (const TextRequest& request : requests_) {
     if (!cache_ || request.length > context()) {
       over.push_back(&request);
+      if (coherent_ && request.slot >= 0) coherent_->at[request.slot] = request.owner % a_.mesh->shape().expert;
     } else if (step == 0) {
       begins.push_back(&request);
     } else {
       continues = true;
-      if (mine(request)) goes_on.push_back(&request);
+      if (coherent_ || mine(request)) goes_on.push_back(&request);
     }
   }
   RETURN_IF_ERROR(EachAlone(*continued_, begins));
-  if (continues) RETURN_IF_ERROR(Forward(*continued_, goes_on, 1));
+  if (coherent_ && step == 0) RETURN_IF_ERROR(SharePrompts(begins));
+  if (continues) RETURN_IF_ERROR(coherent_ ? Travel(goes_on) : Forward(*continued_, goes_on, 1));
   RETURN_IF_ERROR(EachAlone(*whole_, over));
-  const Tokenizer& tokenizer = *a_.data.tokenizer;
+  if (coherent_) std::ranges::fill(coherent_->sampled, -1);
   for (TextRequest& request : requests_) {
     ++request.length;
-    if (!mine(request)) continue;
+    if (!here(request)) continue;
     std::vector<double>& logits = logits_[request.index];
-    logits.resize(tokenizer.vocab_size());  // ids the tokenizer does not know are never drawn
+    logits.resize(a_.data.tokenizer->vocab_size());  // ids the tokenizer does not know are never drawn
+    if (options_.on_logits) options_.on_logits(request.index, step, logits);
     const RngKey key{.seed = options_.seed, .worker = static_cast<uint32_t>(request.index), .kind = RngKind::kSample};
-    request.tokens.push_back(SampleToken(logits, options_, key.UniformDouble(static_cast<uint64_t>(step))));
-    std::string longer = tokenizer.Decode(request.tokens);
-    // Bytes of an unfinished character may be held back by the tokenizer: show what is new once it extends the old text.
-    if (request.index == 0 && longer.size() >= request.text.size() && on_text) on_text(longer.substr(request.text.size()));
-    request.text = std::move(longer);
+    const int32_t token = SampleToken(logits, options_, key.UniformDouble(static_cast<uint64_t>(step)));
+    if (coherent_) {
+      coherent_->sampled[request.slot] = token;
+    } else {
+      Append(token, &request, on_text);
+    }
+  }
+  if (!coherent_) return absl::OkStatus();
+  RETURN_IF_ERROR(coherent_->context.ShareTokens(coherent_->sampled, coherent_->at));
+  for (TextRequest& request : requests_) {
+    if (request.slot >= 0) Append(coherent_->sampled[request.slot], &request, on_text);
   }
   return absl::OkStatus();
 }
@@ -176,13 +273,56 @@ absl::Status Share(Communicator& control, TextRequest* request) {
   return control.Broadcast("generated text", Tensor(request->text.data(), {size}, DType::kU8), request->owner);
 }
 
+absl::Status CheckCoherent(const Assembly& a, const GenerateOptions& options) {
+  if (a.model->experts().empty())
+    return FailedPrecondition("generate: the model has no experts for tokens to stay with; leave the coherent mode out");
+  if (!options.cache || a.model->cache_shape().layers == 0) {
+    return FailedPrecondition("generate: tokens that stay with their experts need keys and values kept, and this model or call keeps none");
+  }
+  if (a.dispatch_setup->lossy()) {
+    return FailedPrecondition(
+        "generate: tokens that stay with their experts travel as they are; set the formats of parallel.dispatch to EXACT");
+  }
+  return absl::OkStatus();
+}
+
+// Ranks of this rank's machine.
+int RanksBeside(const Communicator& control) {
+  int beside = 0;
+  for (int r = 0; r < control.size(); ++r) beside += control.Node(r) == control.Node(control.rank()) ? 1 : 0;
+  return beside;
+}
+
+// Slots and lengths of this rank's cache; gives requests their slots.
+absl::StatusOr<KvCache::Options> PlanCache(const Assembly& a, const GenerateOptions& options, std::vector<TextRequest>* requests) {
+  const CacheShape shape = a.model->cache_shape();
+  if (!options.cache || shape.layers == 0) return KvCache::Options{};
+  KvCache::Options cache{.shape = shape, .slots = 0, .capacity = 1, .dtype = a.dtype()};
+  for (TextRequest& request : *requests) {
+    const bool column = request.owner / a.mesh->shape().expert == a.mesh->data_coordinate();
+    if (options.coherent ? column : request.owner == a.mesh->rank()) request.slot = cache.slots++;
+    cache.capacity = std::max(cache.capacity, std::min(a.model->context(), request.length + options.tokens));
+  }
+  cache.slots = std::max(cache.slots, 1);
+  const int beside = RanksBeside(a.mesh->control());
+  const int64_t limit = options.memory_bytes > 0 ? options.memory_bytes : AvailableMemory() / beside, needed = KvCache::BytesOf(cache);
+  if (limit > 0 && needed > limit) {
+    return FailedPrecondition(
+        "generate: keys and values of %d texts of up to %d tokens take %s on %s, and a rank may take %s; give fewer prompts or tokens%s",
+        cache.slots, cache.capacity, HumanBytes(needed), options.coherent ? "each rank" : "this rank", HumanBytes(limit),
+        options.coherent ? ", or leave the coherent mode out: then a rank keeps its own texts only" : "");
+  }
+  return cache;
+}
+
 }  // namespace
 
-absl::StatusOr<std::vector<std::string>> Generate(Assembly& a, std::span<const std::string> prompts, const GenerateOptions& options,
-                                                  const std::function<void(const std::string&)>& on_text) {
+absl::StatusOr<Generated> Generate(Assembly& a, std::span<const std::string> prompts, const GenerateOptions& options,
+                                   const std::function<void(const std::string&)>& on_text) {
   if (a.model->context() == 0 || a.data.tokenizer == nullptr) {
     return FailedPrecondition("generate: the run's model is no language model; only models with a tokenizer generate text");
   }
+  if (options.coherent) RETURN_IF_ERROR(CheckCoherent(a, options));
   std::vector<TextRequest> requests;
   for (const std::string& prompt : prompts) {
     TextRequest& request = requests.emplace_back();
@@ -197,14 +337,20 @@ absl::StatusOr<std::vector<std::string>> Generate(Assembly& a, std::span<const s
     request.text = a.data.tokenizer->Decode(request.tokens);
     if (request.index == 0 && a.mesh->rank() == 0 && on_text) on_text(request.text);
   }
-  Generation generation(a, options, std::move(requests));
+  Communicator& control = a.mesh->control();
+  const absl::StatusOr<KvCache::Options> cache = PlanCache(a, options, &requests);
+  RETURN_IF_ERROR(AgreeOn(control, cache.status(), "planning the memory of keys and values"));
+  if (control.ledger() != nullptr) control.ledger()->Take();
+  Generation generation(a, options, *cache, std::move(requests));
   for (int64_t step = 0; step < options.tokens; ++step) RETURN_IF_ERROR(generation.Step(step, on_text));
-  std::vector<std::string> texts;
+  Generated generated;
+  const WireReport report = control.ledger() != nullptr ? control.ledger()->Take() : WireReport{};
+  ASSIGN_OR_RETURN(generated.traffic, SumTraffic(control, report, generation.moves()));
   for (TextRequest& request : generation.requests()) {
-    RETURN_IF_ERROR(Share(a.mesh->control(), &request));
-    texts.push_back(request.text);
+    RETURN_IF_ERROR(Share(control, &request));
+    generated.texts.push_back(request.text);
   }
-  return texts;
+  return generated;
 }
 
 }  // namespace conclave

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "models/kv_cache.h"
+#include "models/token_travel.h"
 
 namespace conclave {
 
@@ -66,6 +67,7 @@ Var AttentionLayer::Record(Recorder& r, Var x, int64_t sequences) const {
   AttentionOptions shape{.sequences = std::max<int64_t>(sequences, 1), .heads = options.heads, .kv_heads = options.kv_heads};
   const KvCache* cache = r.cache();
   if (cache != nullptr) shape.first = cache->first();
+  if (r.travel() != nullptr) r.travel()->Visit(options.layer);
   Var projected = qkv.Record(r, x);
   if (options.qk_norm != MoeLmConfig::NO_QK_NORM) projected = Normalized(r, projected);
   if (options.rope_theta > 0) projected = Rotary(r.tape(), projected, shape, options.rope_theta);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/trace.h"
+#include "models/token_travel.h"
 
 namespace conclave {
 
@@ -82,6 +83,25 @@ Var MixtureLayer::RecordShared(Recorder& r, Var x) const {
   const Tensor ones = r.tape().arena().New({1, options_.expert.width}, r.dtype());
   ones.Fill(1);
   return Mul(r.tape(), y, MatMul(r.tape(), gate, r.tape().Constant(ones)));
+}
+
+absl::StatusOr<Var> MixtureLayer::RecordTravelling(Recorder& r, Var x, const NormLayer& norm) const {
+  Tape& tape = r.tape();
+  TokenTravel& travel = *r.travel();
+  ASSIGN_OR_RETURN(const Routing routing,
+                   RecordRouter(r, router_.Record(r, norm.Record(r, x)), options_.router, options_.layer, r.buffer(options_.bias_buffer)));
+  TravellingArrival arrival;
+  RETURN_IF_ERROR(travel.dispatch().Move(tape.arena(), {tape.value(x), routing.ids, tape.value(routing.weights)}, travel.here(),
+                                         options_.layer, &arrival));
+  const Tensor sequences = tape.arena().New({arrival.tokens.dim(0)}, DType::kI32);
+  for (int64_t t = 0; t < sequences.elements(); ++t) sequences.data<int32_t>()[t] = arrival.sequence[arrival.own[t]];
+  travel.Arrive(sequences.span<int32_t>());
+  ASSIGN_OR_RETURN(const Var out, RecordExperts(r, norm.Record(r, tape.Constant(arrival.copies)), arrival.plan));
+  ASSIGN_OR_RETURN(const Tensor settled, travel.dispatch().Settle(tape.arena(), arrival, tape.value(out), options_.layer));
+  const Var tokens = tape.Constant(arrival.tokens);
+  Var update = tape.Constant(settled);
+  if (options_.shared_hidden > 0) update = Add(tape, update, RecordShared(r, norm.Record(r, tokens)));
+  return Add(tape, tokens, update);
 }
 
 absl::StatusOr<Var> MixtureLayer::Record(Recorder& r, Var x, int64_t sequences) const {

@@ -29,6 +29,9 @@ class MixtureLayer {
   static MixtureLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
   // x: [n, width], n = sequences * length; returns [n, width].
   absl::StatusOr<Var> Record(Recorder& r, Var x, int64_t sequences) const;
+  // The same where tokens stay with their experts. x: [n, width] the stream before `norm`, of the travel's tokens; returns the stream after
+  // the layer, [t, width], of the tokens that the travel holds then. Forward only. The bits of x + Record(norm(x)).
+  absl::StatusOr<Var> RecordTravelling(Recorder& r, Var x, const NormLayer& norm) const;
   const Options& options() const { return options_; }
 
  private:

@@ -9,6 +9,7 @@
 #include "models/model.h"
 #include "models/modules/layers.h"
 #include "models/modules/mixture.h"
+#include "models/token_travel.h"
 
 namespace conclave {
 namespace {
@@ -50,7 +51,8 @@ class MoeLm : public Model {
   // Experts that choose tokens, or have no room for more, see a leaf's tokens together.
   CacheShape cache_shape() const override {
     if (config_.has_moe() && (config_.moe().router() == MoeConfig::EXPERT_CHOICE || config_.moe().has_capacity())) return {};
-    return {.layers = static_cast<int>(blocks_.size()), .row = blocks_[0].attention.cache_row()};
+    return {
+        .layers = static_cast<int>(blocks_.size()), .row = blocks_[0].attention.cache_row(), .own = blocks_[0].attention.query_columns()};
   }
 
   absl::Status Record(Recorder& r) const override {
@@ -78,7 +80,9 @@ class MoeLm : public Model {
  private:
   static absl::StatusOr<Var> RecordBlock(Recorder& r, const Block& block, Var x, int64_t sequences) {
     Tape& tape = r.tape();
+    if (r.travel() != nullptr) sequences = static_cast<int64_t>(r.travel()->here().size());
     x = Add(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
+    if (block.mixture && r.travel() != nullptr) return block.mixture->RecordTravelling(r, x, block.mlp_norm);
     const Var normed = block.mlp_norm.Record(r, x);
     Var update;
     if (block.mixture) {

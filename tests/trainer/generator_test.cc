@@ -43,8 +43,8 @@ class GeneratorTest : public testing::Test {
       RETURN_IF_ERROR(Assemble(config, world, RealFileSystem(), &assembly));
       std::function<void(const std::string&)> on_text;
       if (pieces != nullptr && world.rank() == 0) on_text = [&](const std::string& piece) { *pieces += piece; };
-      ASSIGN_OR_RETURN(const std::vector<std::string> all, Generate(assembly, std::span(&prompt, 1), options, on_text));
-      texts[world.rank()] = all[0];
+      ASSIGN_OR_RETURN(const conclave::Generated all, Generate(assembly, std::span(&prompt, 1), options, on_text));
+      texts[world.rank()] = all.texts[0];
       return absl::OkStatus();
     }));
     return texts;
@@ -127,8 +127,8 @@ TEST_F(GeneratorTest, ManyPromptsOnManyRanks) {
     const absl::Status status = RunRanks(ranks, [&](Communicator& world) -> absl::Status {
       Assembly assembly;
       RETURN_IF_ERROR(Assemble(config, world, RealFileSystem(), &assembly));
-      ASSIGN_OR_RETURN(const std::vector<std::string> mine, Generate(assembly, asked, options, nullptr));
-      if (world.rank() == ranks - 1) texts = mine;
+      ASSIGN_OR_RETURN(const conclave::Generated mine, Generate(assembly, asked, options, nullptr));
+      if (world.rank() == ranks - 1) texts = mine.texts;
       return absl::OkStatus();
     });
     EXPECT_TRUE(status.ok()) << status;
