@@ -31,9 +31,11 @@ const std::vector<std::string> kMoves = {"parallel.rebalance.every=2", "parallel
 // A folder of its own: token shards are mapped, so the files must be real.
 class MovingFolder {
  public:
-  MovingFolder() {
-    static int number = 0;
-    path_ = absl::StrFormat("%s/rebalancer.%d.%d", testing::TempDir(), static_cast<int>(getpid()), number++);
+  MovingFolder() : MovingFolder(std::to_string(Next())) {}
+  // In the process of a death test: the folder of that name of the test that started it.
+  explicit MovingFolder(const std::string& name) {
+    const int process = static_cast<int>(testing::internal::InDeathTestChild() ? getppid() : getpid());
+    path_ = absl::StrFormat("%s/rebalancer.%d.%s", testing::TempDir(), process, name);
     std::filesystem::create_directories(path_);
   }
   ~MovingFolder() { std::filesystem::remove_all(path_); }
@@ -41,7 +43,44 @@ class MovingFolder {
   std::string Read(const std::string& name) const { return *RealFileSystem().ReadAll(At(name)); }
 
  private:
+  static int Next() {
+    static int number = 0;
+    return number++;
+  }
   std::string path_;
+};
+
+// Forwards to another communicator until so many layers of experts went over the wire; then the process is gone before it can say anything
+// else.
+class DyingCommunicator : public Communicator {
+ public:
+  DyingCommunicator(Communicator* inner, std::unique_ptr<Communicator> owned, std::shared_ptr<int> left)
+      : Communicator(inner->name(), inner->rank(), inner->size()), inner_(inner), owned_(std::move(owned)), left_(std::move(left)) {}
+  int GlobalRank(int member) const override { return inner_->GlobalRank(member); }
+  int Node(int member) const override { return inner_->Node(member); }
+  void Reserve(int more) override { inner_->Reserve(more); }
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<Communicator> part, inner_->Split(color, key, std::move(name)));
+    Communicator* const raw = part.get();
+    return std::make_unique<DyingCommunicator>(raw, std::move(part), left_);
+  }
+
+ protected:
+  absl::StatusOr<Request> StartImpl(const Collective& op, int64_t) override {
+    if (*left_ == 0) _exit(kDead);
+    if (op.label != "migration") return inner_->Start(op);
+    RETURN_IF_ERROR(inner_->AllToAllV(op));
+    --*left_;
+    return Request();
+  }
+
+ public:
+  static constexpr int kDead = 9;
+
+ private:
+  Communicator* inner_;
+  std::unique_ptr<Communicator> owned_;
+  std::shared_ptr<int> left_;
 };
 
 struct MovingRun {
@@ -50,7 +89,8 @@ struct MovingRun {
   int ranks = 2;
   bool resume = false;
   int64_t stop_after = 0;
-  std::vector<int> nodes;  // by rank; empty: one
+  std::vector<int> nodes;     // by rank; empty: one
+  int dies_after_layers = 0;  // the process ends once rank 1 has exchanged the experts of so many layers; 0: it lives
 };
 
 std::vector<std::string> Joined(std::vector<std::string> a, const std::vector<std::string>& b) {
@@ -75,7 +115,9 @@ absl::StatusOr<std::pair<std::map<std::string, std::string>, std::string>> Train
   std::mutex mutex;
   RETURN_IF_ERROR(RunRanks(
       run.ranks,
-      [&](Communicator& world) -> absl::Status {
+      [&](Communicator& communicator) -> absl::Status {
+        DyingCommunicator dying(&communicator, nullptr, std::make_shared<int>(run.dies_after_layers));
+        Communicator& world = run.dies_after_layers > 0 && communicator.rank() == 1 ? dying : communicator;
         Assembly assembly;
         RETURN_IF_ERROR(Assemble(loaded.config, world, RealFileSystem(), &assembly));
         ASSIGN_OR_RETURN(
@@ -105,6 +147,16 @@ std::vector<int> SavedCoordinates(const MovingFolder& files, int step) {
   for (const SavedPlacement& layer : found->manifest.state().placement())
     all.insert(all.end(), layer.coordinate().begin(), layer.coordinate().end());
   return all;
+}
+
+// A number of the metrics line of `step`.
+double MetricOf(const std::string& metrics, int step, const std::string& name) {
+  for (const std::string& line : SplitString(metrics, '\n')) {
+    if (!line.starts_with(absl::StrFormat("{\"step\":%d,", step))) continue;
+    const size_t at = line.find("\"" + name + "\":");
+    return at == std::string::npos ? -1 : std::stod(line.substr(at + name.size() + 3));
+  }
+  return -1;
 }
 
 TEST(Rebalancer, MovingExpertsChangesNoMetricAndNoWeight) {
@@ -143,6 +195,26 @@ TEST(Rebalancer, AMovedRunResumesWhereItsExpertsWere) {
   EXPECT_EQ(other->first, straight->first);
 }
 
+// Experts were sent and received, and the process dies before the vote: the files know nothing of it, and the run goes on to the same bits.
+TEST(Rebalancer, DeathBetweenSendAndCommitLosesNothing) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // another process starts this test anew, up to the line that kills it
+  const std::vector<std::string> overrides = Joined(kMoves, {"parallel.expert=2"});
+  const MovingFolder killed_files("killed");
+  EXPECT_EXIT((void)TrainMoving({.files = &killed_files, .overrides = overrides, .dies_after_layers = 4}),
+              testing::ExitedWithCode(DyingCommunicator::kDead), "");
+  const MovingFolder straight_files;
+  const auto straight = TrainMoving({.files = &straight_files, .overrides = overrides});
+  ASSERT_TRUE(straight.ok()) << straight.status();
+  EXPECT_EQ(MetricOf(killed_files.Read("run/metrics.jsonl"), 3, "step"), 3);
+  EXPECT_EQ(MetricOf(killed_files.Read("run/metrics.jsonl"), 4, "step"), -1);  // two layers of the second move, behind step 4
+  const auto resumed = TrainMoving({.files = &killed_files, .overrides = overrides, .resume = true});
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_EQ(resumed->first, straight->first);
+  EXPECT_EQ(resumed->second, straight->second);
+  const std::string shard = "run/checkpoints/step-9/rank-1.safetensors";
+  EXPECT_EQ(killed_files.Read(shard), straight_files.Read(shard));
+}
+
 TEST(Rebalancer, RecordsTheSameRoutingOnEveryRankCount) {
   std::vector<std::string> traces;
   for (const auto& [ranks, expert] : {std::pair{1, 1}, {2, 2}, {4, 2}}) {
@@ -179,16 +251,6 @@ TEST(Rebalancer, MovesOnlyWhatPays) {
     EXPECT_NE(metrics.find("\"predicted_saved_bytes\":"), std::string::npos);
     EXPECT_EQ(metrics.find("\"moved_experts\":") != std::string::npos, moves) << hysteresis;
   }
-}
-
-// A number of the metrics line of `step`.
-double MetricOf(const std::string& metrics, int step, const std::string& name) {
-  for (const std::string& line : SplitString(metrics, '\n')) {
-    if (!line.starts_with(absl::StrFormat("{\"step\":%d,", step))) continue;
-    const size_t at = line.find("\"" + name + "\":");
-    return at == std::string::npos ? -1 : std::stod(line.substr(at + name.size() + 3));
-  }
-  return -1;
 }
 
 // The trace of a whole step says which rows it sent: the ledger's bytes are those rows, by route, with experts that have moved.
