@@ -25,8 +25,10 @@ absl::StatusOr<BenchReport> BenchCodecs();
 absl::StatusOr<BenchReport> BenchPlacement(const RoutingTrace* trace = nullptr);
 
 // The exact exchange and the communicator's all-reduce over all ranks, one worker a rank, on f32 vectors of 4 KiB, 64 KiB, ...: bytes of
-// the vector a second; what crossed between ranks, by the ledger. A call's time is that of the slowest rank. Collective.
+// the vector a second; under MPI also MPI_Allreduce, in turn with ours; what crossed between ranks, by the ledger. A call's time is that of
+// the slowest rank. Collective.
 struct CollectiveBenchOptions {
+  int64_t smallest_bytes = 4096;
   int64_t largest_bytes = int64_t{16} << 20;
   int samples = 9;
 };

@@ -25,6 +25,11 @@ int CollectiveTag(const Collective& op, int64_t sequence) {
   return static_cast<int>(sequence % kNumbers) + kNumbers * static_cast<int>(kind % (kCollectiveTags / kNumbers));
 }
 
+// A long all-reduce goes in pieces of this size, kPiecesInFlight of them at a time: while one piece's sums travel the next one's parts do,
+// so that links never wait for an addition or for the slowest of a phase, and what is added is still in the cache.
+constexpr int64_t kReducedPieceBytes = int64_t{512} << 10;
+constexpr int kPiecesInFlight = 4;
+
 Part PartOf(int64_t elements, int index, int parts) { return {elements * index / parts, elements * (index + 1) / parts}; }
 
 }  // namespace
@@ -42,12 +47,15 @@ class MessageOperation final : public Request::Impl {
     status_ = absl::OkStatus();
     done_ = false;
     comm_.engine_->Add(this);
+    in_pieces_ = op.kind == CollectiveKind::kAllReduce && comm_.size() > 1 && op.recv.bytes() > kSmallAllReduceBytes;
+    if (in_pieces_) return BeginPieces();
     PostPhases();
   }
 
   // Takes the next step if all messages of the current phase arrived.
   void Advance() {
     if (done_) return;
+    if (in_pieces_) return AdvancePieces();
     const absl::StatusOr<bool> arrived = messages_->TestAll();
     if (!arrived.ok()) return Finish(arrived.status());
     if (*arrived) PostPhases();
@@ -80,7 +88,10 @@ class MessageOperation final : public Request::Impl {
   }
 
   void Finish(const absl::Status& status) {
-    if (!status.ok()) messages_->Cancel();
+    if (!status.ok()) {
+      messages_->Cancel();
+      for (const Stage& stage : stages_) stage.parts->Cancel(), stage.sums->Cancel();
+    }
     status_ = status;
     done_ = true;
     comm_.engine_->Remove(this);
@@ -165,35 +176,104 @@ class MessageOperation final : public Request::Impl {
     return false;
   }
 
+  // Of a short vector: everyone adds everything.
   absl::StatusOr<bool> PostAllReduce(int phase) {
     const int me = comm_.rank(), size = comm_.size();
     const std::span<std::byte> data = op_.recv.AsBytes();
-    const int64_t elements = op_.recv.elements(), width = SizeOf(op_.recv.dtype());
     if (size == 1) return false;
-    if (static_cast<int64_t>(data.size()) <= kSmallAllReduceBytes) {
-      if (phase == 0) {
-        RETURN_IF_ERROR(ReceiveParts(static_cast<int64_t>(data.size())));
-        for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, data));
-        return true;
-      }
-      AddInRankOrder(data.data(), data.data(), elements);
-      return false;
-    }
-    const auto bytes_of = [&](int index) {
-      const Part part = PartOf(elements, index, size);
-      return data.subspan(part.begin * width, part.size() * width);
-    };
-    const std::span<std::byte> mine = bytes_of(me);
     if (phase == 0) {
-      RETURN_IF_ERROR(ReceiveParts(static_cast<int64_t>(mine.size())));
-      for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, bytes_of((me + hop) % size)));
+      RETURN_IF_ERROR(ReceiveParts(static_cast<int64_t>(data.size())));
+      for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, data));
       return true;
     }
-    if (phase > 1) return false;
-    AddInRankOrder(mine.data(), mine.data(), static_cast<int64_t>(mine.size()) / width);
-    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Receive((me + hop) % size, bytes_of((me + hop) % size)));
-    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send((me + hop) % size, mine));
+    AddInRankOrder(data.data(), data.data(), op_.recv.elements());
+    return false;
+  }
+
+  // The part of a long all-reduce's piece that `owner` adds, in bytes of the vector.
+  std::span<std::byte> PartOfPiece(int64_t piece, int owner) const {
+    const int64_t width = SizeOf(op_.recv.dtype()), most = kReducedPieceBytes / width;
+    const int64_t begin = piece * most;
+    const Part part = PartOf(std::min(most, op_.recv.elements() - begin), owner, comm_.size());
+    return op_.recv.AsBytes().subspan((begin + part.begin) * width, part.size() * width);
+  }
+  // Where rank `from`'s contribution to this rank's part of a piece arrives.
+  std::byte* Arrival(int64_t piece, int from) {
+    const int64_t most = kReducedPieceBytes / comm_.size() + SizeOf(op_.recv.dtype());
+    return scratch_.data() + (piece % kPiecesInFlight * comm_.size() + from) * most;
+  }
+
+  void BeginPieces() {
+    pieces_ = (op_.recv.bytes() + kReducedPieceBytes - 1) / kReducedPieceBytes;
+    summed_ = 0;
+    const int64_t most = Arrival(kPiecesInFlight - 1, comm_.size()) - scratch_.data();
+    if (scratch_.bytes() < most) scratch_ = Buffer(most);
+    while (static_cast<int64_t>(stages_.size()) < kPiecesInFlight) stages_.push_back({comm_.NewMessageSet(), comm_.NewMessageSet()});
+    for (int64_t piece = 0; piece < std::min<int64_t>(pieces_, kPiecesInFlight); ++piece) {
+      const absl::Status posted = PostParts(piece);
+      if (!posted.ok()) return Finish(posted);
+    }
+    AdvancePieces();
+  }
+
+  void AdvancePieces() {
+    const absl::StatusOr<bool> complete = TakePieces();
+    if (!complete.ok() || *complete) Finish(complete.status());
+  }
+
+  // All ranks post in one order, whatever arrives first: the sums of a piece, then the parts of the one kPiecesInFlight after it. Between
+  // two ranks, sums of a piece therefore come just before the parts of the piece kPiecesInFlight after it, and are looked for in this
+  // order.
+  absl::StatusOr<bool> TakePieces() {
+    for (; summed_ < pieces_; ++summed_) {
+      const Stage& stage = stages_[summed_ % kPiecesInFlight];
+      ASSIGN_OR_RETURN(const bool earlier_sums, stage.sums->TestAll());
+      ASSIGN_OR_RETURN(const bool parts, stage.parts->TestAll());
+      if (!earlier_sums || !parts) return false;
+      AddPart(summed_);
+      RETURN_IF_ERROR(PostSums(summed_));
+      if (summed_ + kPiecesInFlight < pieces_) RETURN_IF_ERROR(PostParts(summed_ + kPiecesInFlight));
+    }
+    for (int64_t piece = std::max<int64_t>(pieces_ - kPiecesInFlight, 0); piece < pieces_; ++piece) {
+      ASSIGN_OR_RETURN(const bool sums, stages_[piece % kPiecesInFlight].sums->TestAll());
+      if (!sums) return false;
+    }
     return true;
+  }
+
+  absl::Status PostParts(int64_t piece) {
+    const int me = comm_.rank(), size = comm_.size();
+    MessageSet& messages = *stages_[piece % kPiecesInFlight].parts;
+    const size_t bytes = PartOfPiece(piece, me).size();
+    for (int hop = 1; hop < size; ++hop) {
+      const int from = (me + size - hop) % size;
+      RETURN_IF_ERROR(Receive(messages, from, {Arrival(piece, from), bytes}));
+    }
+    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send(messages, (me + hop) % size, PartOfPiece(piece, (me + hop) % size)));
+    return absl::OkStatus();
+  }
+
+  absl::Status PostSums(int64_t piece) {
+    const int me = comm_.rank(), size = comm_.size();
+    MessageSet& messages = *stages_[piece % kPiecesInFlight].sums;
+    for (int hop = 1; hop < size; ++hop) {
+      const int from = (me + size - hop) % size;
+      RETURN_IF_ERROR(Receive(messages, from, PartOfPiece(piece, from)));
+    }
+    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send(messages, (me + hop) % size, PartOfPiece(piece, me)));
+    return absl::OkStatus();
+  }
+
+  // In rank order, into the vector itself: what lower ranks sent is added up first. Only this rank forms this sum, so it may take its own
+  // part as the second operand.
+  void AddPart(int64_t piece) {
+    const std::span<std::byte> mine = PartOfPiece(piece, comm_.rank());
+    const DType dtype = op_.recv.dtype();
+    const int64_t elements = static_cast<int64_t>(mine.size()) / SizeOf(dtype);
+    const int me = comm_.rank();
+    for (int r = 1; r < me; ++r) ReduceInto(dtype, op_.op, Arrival(piece, r), Arrival(piece, 0), elements);
+    if (me > 0) ReduceInto(dtype, op_.op, Arrival(piece, 0), mine.data(), elements);
+    for (int r = me + 1; r < comm_.size(); ++r) ReduceInto(dtype, op_.op, Arrival(piece, r), mine.data(), elements);
   }
 
   absl::StatusOr<bool> PostBroadcast(int phase) {
@@ -249,20 +329,23 @@ class MessageOperation final : public Request::Impl {
     std::memcpy(result, sum, bytes);
   }
 
-  absl::Status Send(int peer, std::span<const std::byte> data) {
+  absl::Status Send(int peer, std::span<const std::byte> data) { return Send(*messages_, peer, data); }
+  absl::Status Receive(int peer, std::span<std::byte> data) { return Receive(*messages_, peer, data); }
+
+  absl::Status Send(MessageSet& messages, int peer, std::span<const std::byte> data) {
     if (data.empty() || peer == comm_.rank()) return absl::OkStatus();
     if (comm_.ledger() != nullptr) {
       comm_.ledger()->BookSend(op_.label, op_.kind, LinkTo(peer), static_cast<int64_t>(data.size()));
     }
-    return messages_->PostSend(peer, tag_, data);
+    return messages.PostSend(peer, tag_, data);
   }
 
-  absl::Status Receive(int peer, std::span<std::byte> data) {
+  absl::Status Receive(MessageSet& messages, int peer, std::span<std::byte> data) {
     if (data.empty() || peer == comm_.rank()) return absl::OkStatus();
     if (comm_.ledger() != nullptr) {
       comm_.ledger()->BookReceive(op_.label, op_.kind, LinkTo(peer), static_cast<int64_t>(data.size()));
     }
-    return messages_->PostReceive(peer, tag_, data);
+    return messages.PostReceive(peer, tag_, data);
   }
 
   void CopyToSelf(const std::byte* from, std::byte* to, int64_t bytes) {
@@ -276,8 +359,16 @@ class MessageOperation final : public Request::Impl {
 
   LinkClass LinkTo(int peer) const { return comm_.Node(peer) == comm_.Node(comm_.rank()) ? LinkClass::kIntraNode : LinkClass::kInterNode; }
 
+  // A long all-reduce has kPiecesInFlight of them; piece i takes number i % kPiecesInFlight.
+  struct Stage {
+    std::unique_ptr<MessageSet> parts, sums;
+  };
+
   MessageCommunicator& comm_;
   std::unique_ptr<MessageSet> messages_;
+  bool in_pieces_ = false;
+  std::vector<Stage> stages_;
+  int64_t pieces_ = 0, summed_ = 0;
   Collective op_;
   int tag_ = 0;
   int phase_ = 0;

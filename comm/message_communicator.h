@@ -4,8 +4,8 @@
 //   all-to-all-v    what the counts say, without the part to itself           broadcast     binomial tree: P - 1 messages of n in all
 //   all-gather      (P - 1) n, n the own part                                 barrier       ceil(log2 P) messages of one byte
 //   reduce-scatter  n - n / P, parts added by their receiver in rank order    send, recv    n
-//   all-reduce      (P - 1) n up to kSmallAllReduceBytes (everyone adds everything), else reduce-scatter and all-gather of parts
-//                   [n i / P, n (i + 1) / P): about 2 n (P - 1) / P
+//   all-reduce      (P - 1) n up to kSmallAllReduceBytes (everyone adds everything), else in pieces of 512 KiB, each of them reduced and
+//                   gathered in parts [p i / P, p (i + 1) / P) of its p elements: about 2 n (P - 1) / P
 #ifndef CONCLAVE_COMM_MESSAGE_COMMUNICATOR_H_
 #define CONCLAVE_COMM_MESSAGE_COMMUNICATOR_H_
 

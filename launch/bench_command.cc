@@ -45,6 +45,14 @@ int RunTraining(const Arguments& arguments) {
   });
 }
 
+int RunCollectives(const Arguments& arguments) {
+  const absl::StatusOr<int64_t> kib = arguments.Integer("--kib", 0);
+  if (!kib.ok() || *kib < 0) return PrintsForAll() ? Fail(InvalidArgument("--kib: a number from 1 on is needed")) : kExitUsage;
+  CollectiveBenchOptions options;
+  if (*kib > 0) options.smallest_bytes = options.largest_bytes = *kib * 1024;
+  return RunOnRanks(arguments, nullptr, [&](Communicator& world) { return BenchCollectives(world, options); });
+}
+
 int RunPlacement(const Arguments& arguments) {
   const std::string& path = arguments.positional(1);
   if (path.empty()) return Print(BenchPlacement(), arguments.Has("--json"));
@@ -63,7 +71,7 @@ int RunBench(const Arguments& arguments, const std::vector<std::string>&) {
   if (what == "kernels") return Print(BenchKernels(), arguments.Has("--json"));
   if (what == "codecs") return Print(BenchCodecs(), arguments.Has("--json"));
   if (what == "placement") return RunPlacement(arguments);
-  if (what == "collectives") return RunOnRanks(arguments, nullptr, [](Communicator& world) { return BenchCollectives(world); });
+  if (what == "collectives") return RunCollectives(arguments);
   if (what == "train") return RunTraining(arguments);
   const std::string closest = ClosestName(what, std::vector<std::string>{"kernels", "collectives", "codecs", "placement", "train"});
   if (!PrintsForAll()) return kExitUsage;
@@ -83,6 +91,7 @@ Command BenchCommand() {
                "INPUT, by default configs/quickstart/moe_kjv.textproto).",
            .options = {{"--json", "", "print one JSON object"},
                        {"--ranks", "N", "collectives, train: ranks as threads, without a launcher (default 1)"},
+                       {"--kib", "N", "collectives: vectors of N KiB alone (default 4 to 16384)"},
                        {"--steps", "N", "train: measured steps (default 20)"},
                        {"--set", "PATH=VALUE", "train: override a field", true}}},
           RunBench};

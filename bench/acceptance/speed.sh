@@ -115,8 +115,46 @@ absent "<= 2 %" "loss of bf16 beside f32 after 500 steps"
 absent ">= 1.85" "times one rank, two ranks with forced-balanced routing"
 absent ">= 90 %" "gradient communication hidden on a link of 1 Gbit/s"
 absent "0" "heap allocations in a steady-state step: moe_lm, linear_vae, bilinear_game"
-absent ">= 0.90" "bus bandwidth of an all-reduce of 16 MiB, 4 hosts at 1 Gbit/s, of the rate"
-absent ">= 1" "times Open MPI's all-reduce in shared memory from 256 KiB on"
-absent "<= share" "cost of two busy processes beside a run"
 absent "<= 10 %" "peak memory of a step beside the memory report"
+
+# -- collectives ---------------------------------------------------------------------------------------------------------------------------
+on_the_wire() {
+  CONCLAVE_BIN_DIR=$bin_dir bash tests/cluster/all_reduce_test.sh > "$scratch/wire" 2>&1 || tail -n 5 "$scratch/wire" >&2
+  at_least "$(sed -n 's/.*: all-reduce \([0-9.]*\),.*/\1/p' "$scratch/wire")" 0.90 "" \
+    "bus bandwidth of an all-reduce of 16 MiB, 4 hosts at 1 Gbit/s, of the rate ($(sed -n 's/.*, \(MPI_Allreduce.*\)/\1/p' "$scratch/wire"))"
+}
+# of_open_mpi FROM TO: the worst of our all-reduce's rates to MPI_Allreduce's of the same run over these sizes in KiB, two ranks of one host.
+of_open_mpi() {
+  tr '{' '\n' < "$scratch/bench" | awk -F'[" ,:]+' -v from="$1" -v to="$2" '
+    /"name": "(all-reduce|MPI_Allreduce) / { rate = $0; sub(/.*"rate": /, "", rate); kib = $4; if (kib >= from && kib <= to) v[$3, kib] = rate + 0 }
+    END { for (k = from; k <= to; k *= 4) if (v["MPI_Allreduce", k] > 0) { r = v["all-reduce", k] / v["MPI_Allreduce", k]; if (worst == "" || r < worst) worst = r }
+          if (worst != "") printf "%.2f", worst }'
+}
+in_shared_memory() {
+  launch/mpirun.sh -n 2 "$conclave" bench collectives --json > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
+  at_least "$(of_open_mpi 256 16384)" 1 "" "times Open MPI's all-reduce in shared memory, worst size from 256 KiB on"
+  at_least "$(of_open_mpi 4 64)" 0.67 "" "times Open MPI's all-reduce in shared memory, worst size below"
+}
+# The rate of two ranks beside two processes that never rest, of their rate without, in turn. Four that want two cores get half each.
+beside_busy() {
+  local with=() without=() round busy
+  for round in 1 2 3; do
+    ranks_rate; without+=("$(fact rate)")
+    busy=()
+    for _ in 1 2; do (while :; do :; done) & busy+=($!); done
+    ranks_rate; with+=("$(fact rate)")
+    kill "${busy[@]}"; wait "${busy[@]}" 2> /dev/null
+  done
+  at_least "$(awk -v a="${with[*]}" -v b="${without[*]}" 'BEGIN { n = split(a, x); m = split(b, y); for (i in x) s += x[i]; for (i in y) t += y[i]
+    if (n == 3 && m == 3 && t > 0) printf "%.2f", s / t }')" 0.5 "" "of the rate of two ranks is left beside two busy processes (their share of two cores: half)"
+}
+ranks_rate() {
+  launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps 6 --set trainer.workers=2 \
+    --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
+}
+if ! $quick; then
+  on_the_wire
+  beside_busy
+fi
+in_shared_memory
 summary

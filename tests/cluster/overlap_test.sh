@@ -13,8 +13,8 @@ unshare --net true 2> /dev/null && ip netns add cvxhprobe 2> /dev/null || skip "
 ip netns del cvxhprobe
 
 rate=${OVERLAP_RATE:-1gbit} steps=${OVERLAP_STEPS:-4}
-cleanups+=("tests/cluster/netns.sh down")
 tests/cluster/netns.sh up 2 "$rate"
+cleanups+=("tests/cluster/netns.sh down")
 for ((i = 0; i < 6000; ++i)); do echo "line $((i * 7919 % 6007)) of a text that is long enough to train on"; done > "$scratch/text"
 cat > "$scratch/run.textproto" << CONFIG
 name: "overlap"

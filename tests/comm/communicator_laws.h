@@ -10,19 +10,10 @@
 
 #include "base/rng.h"
 #include "comm/communicator.h"
+#include "tests/comm/long_all_reduce_law.h"
 #include "tests/comm/test_vectors.h"
 
 namespace conclave {
-
-template <typename T>
-std::vector<T> SumInRankOrder(int ranks, int64_t n, uint32_t site) {
-  std::vector<T> sum = TestVector<T>(0, n, site);
-  for (int r = 1; r < ranks; ++r) {
-    const std::vector<T> v = TestVector<T>(r, n, site);
-    for (int64_t i = 0; i < n; ++i) sum[i] += v[i];
-  }
-  return sum;
-}
 
 template <typename T>
 absl::Status AllReduceLaw(Communicator& comm, int64_t n) {
@@ -220,6 +211,7 @@ inline absl::Status AllCommunicatorLaws(Communicator& world) {
     RETURN_IF_ERROR(AllReduceLaw<double>(world, n));
     RETURN_IF_ERROR(GatherAndScatterLaw(world, n));
   }
+  RETURN_IF_ERROR(LongAllReduceLaw(world));
   TestAllToAll exchange(world);
   RETURN_IF_ERROR(world.AllToAllV(exchange.op));
   exchange.Check(world);

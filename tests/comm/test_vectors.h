@@ -21,6 +21,16 @@ std::vector<T> TestVector(int rank, int64_t n, uint32_t site = 0) {
 }
 
 template <typename T>
+std::vector<T> SumInRankOrder(int ranks, int64_t n, uint32_t site) {
+  std::vector<T> sum = TestVector<T>(0, n, site);
+  for (int r = 1; r < ranks; ++r) {
+    const std::vector<T> v = TestVector<T>(r, n, site);
+    for (int64_t i = 0; i < n; ++i) sum[i] += v[i];
+  }
+  return sum;
+}
+
+template <typename T>
 Tensor TensorOf(std::vector<T>& v) {
   return Tensor(v.data(), {static_cast<int64_t>(v.size())}, DTypeOf<T>());
 }
