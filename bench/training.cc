@@ -108,12 +108,13 @@ class StepBench {
     return slowest;
   }
 
-  // The products of the last warm-up step are those whose rates are measured. Doubles have no library.
+  // The products of the last warm-up step are those whose rates are measured. Only those of f32 have libraries to be compared with.
   void ChooseProducts() {
     std::vector<LibraryProduct> chosen;
+    const bool full = PrecisionOf(assembly_.config.model()).products == ProductPrecision::kFull;
     for (const auto& [shape, total] : tally_.totals()) {
       const LibraryProduct mean{shape.kind, (total.rows + total.calls / 2) / total.calls, shape.in, shape.out};
-      if (mean.rows == 0 || assembly_.scheme->point().dtype() != DType::kF32) continue;
+      if (mean.rows == 0 || !full || assembly_.scheme->point().dtype() != DType::kF32) continue;
       products_[shape] = {.mean = mean};
     }
     for (const auto& [shape, product] : products_) chosen.push_back(product.mean);

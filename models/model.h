@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Model>> MakeDiracGan(const DiracGanConfig& config
 absl::StatusOr<std::unique_ptr<Model>> MakeGaussianWgan(const GaussianWganConfig& config, const ModelContext& context);
 
 DType ComputeDType(const ModelConfig& config);
+ModelPrecision PrecisionOf(const ModelConfig& config);
 
 }  // namespace conclave
 

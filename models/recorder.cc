@@ -13,6 +13,7 @@ Recorder::Recorder(const Options& options)
       running_(options.counters),
       dropped_(options.counters),
       scales_(options.terms->size()) {
+  if (options.tape != nullptr) options.tape->UseProducts(options.precision.products);
   recorded_.reserve(64);
   seeds_.reserve(64);
   inner_seeds_.reserve(64);

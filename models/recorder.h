@@ -20,6 +20,10 @@ class KvCache;
 class RoutingLog;
 class TokenTravel;
 
+struct ModelPrecision {
+  ProductPrecision products = ProductPrecision::kFull, router = ProductPrecision::kFull;
+};
+
 // How a term of f_m is weighed, so that sum_m f_m is the step's objective whatever the leaves are.
 enum class TermScale {
   kPerSample,  // the recorded value is a sum over samples (tokens): divided by T_step
@@ -50,6 +54,7 @@ class Recorder {
     const std::vector<TermSpec>* terms = nullptr;
     const ExpertDispatch* dispatch = nullptr;  // null: a model without experts
     GradientSlots* slots = nullptr;            // null: forward only
+    ModelPrecision precision;                  // of the tape's products from now on
     uint64_t seed = 0;
     int64_t counters = 0;
     const ModelBuffers* buffers = nullptr;             // null: a model without buffers
@@ -76,6 +81,7 @@ class Recorder {
   DType dtype() const { return point_->dtype(); }
   // Values of a model buffer; -1: none.
   std::span<const float> buffer(int index) const;
+  ProductPrecision router_products() const { return options_.precision.router; }
   RoutingLog* routing_log() const { return options_.routing_log; }
   KvCache* cache() const { return options_.cache; }
   TokenTravel* travel() const { return options_.travel; }

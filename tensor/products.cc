@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/trace.h"
+#include "tensor/kernels/bf16.h"
 #include "tensor/kernels/linear_blocks.h"
 #include "tensor/kernels/linear_rows.h"
 #include "tensor/product_tally.h"
@@ -33,10 +34,18 @@ int64_t TailHeight(int64_t rows) {
 struct Cut {
   int64_t rows, height;
 };
-Cut NextTile(int64_t left, int64_t tallest = kTall) {
-  if (left < kTile) return {left, TailHeight(left)};
+Cut NextTile(int64_t left, ProductPrecision precision, int64_t tallest = kTall) {
+  // For lower tiles of bf16 the library takes vectors instead of AMX, whose sums are rounded in another order.
+  if (left < kTile) return {left, precision == ProductPrecision::kBf16 ? kTile : TailHeight(left)};
   const int64_t rows = std::min(tallest, left / kTile * kTile);
   return {rows, rows};
+}
+
+// For few columns of bf16 the library's choice hangs on the height: then all tiles have one.
+int64_t Tallest(ProductPrecision precision, int64_t columns, const ProductOptions& options) {
+  constexpr int64_t kFewColumns = 16;
+  if (precision == ProductPrecision::kBf16 && columns < kFewColumns) return kTile;
+  return options.done == nullptr ? kTall : ProductOptions::kRowsAtOnce;
 }
 
 // Space for a tile of rows filled up with zeros. Two: a product has at most two sides that are cut.
@@ -52,6 +61,16 @@ float* FilledUp(int side, const float* x, const Cut& cut, int64_t width) {
   std::memcpy(space, x, cut.rows * width * sizeof(float));
   std::memset(space + cut.rows * width, 0, (cut.height - cut.rows) * width * sizeof(float));
   return space;
+}
+
+// The operand of a tile: the rows as they lie where they fill the tile, filled up otherwise, rounded with kBf16.
+const void* TileOperand(ProductPrecision precision, int side, const float* x, const Cut& cut, int64_t width) {
+  if (precision == ProductPrecision::kFull) return cut.rows == cut.height ? x : FilledUp(side, x, cut, width);
+  const int64_t real = cut.rows * width, all = cut.height * width;
+  auto* const rounded = reinterpret_cast<uint16_t*>(TailSpace(side, (all + 1) / 2));
+  cpu::RoundToBf16(x, rounded, real);
+  std::memset(rounded + real, 0, (all - real) * sizeof(uint16_t));
+  return rounded;
 }
 
 struct ProductShape {
@@ -84,23 +103,30 @@ class TalliedProduct {
   double began_;
 };
 
+struct RowOperands {
+  const float* x;
+  const float* w;
+  const float* bias;
+  float* y;
+};
+
 // kNT or kNN: x: [n, wide_x], y: [n, wide_y]. Weights are packed once a call.
-void TiledRows(TileShape shape, const TileData& data, const ProductOptions& options, TalliedProduct& product) {
+void TiledRows(TileShape shape, const RowOperands& data, const ProductOptions& options, TalliedProduct& product) {
   const int64_t n = product.rows();
-  const int64_t tallest = options.done == nullptr ? kTall : ProductOptions::kRowsAtOnce;
-  const float* const packed = PackWeights(shape.kind, shape.in, shape.out, data.w);
+  const void* const packed = PackWeights(shape, data.w);
   const int64_t wide_x = shape.kind == ProductKind::kNT ? shape.in : shape.out;
   const int64_t wide_y = shape.kind == ProductKind::kNT ? shape.out : shape.in;
+  const int64_t tallest = Tallest(shape.precision, wide_y, options);
   for (int64_t r = 0; r < n;) {
-    const Cut cut = NextTile(n - r, tallest);
+    const Cut cut = NextTile(n - r, shape.precision, tallest);
     shape.rows = cut.height;
-    const float* x = data.x + r * wide_x;
+    const void* const x = TileOperand(shape.precision, 0, data.x + r * wide_x, cut, wide_x);
     float* y = data.y + r * wide_y;
     if (cut.rows == cut.height) {
       RunTile(shape, {x, packed, data.bias, y});
     } else {
       float* out = shape.accumulate ? FilledUp(1, y, cut, wide_y) : TailSpace(1, cut.height * wide_y);
-      RunTile(shape, {FilledUp(0, x, cut, wide_x), packed, data.bias, out});
+      RunTile(shape, {x, packed, data.bias, out});
       std::memcpy(y, out, cut.rows * wide_y * sizeof(float));
     }
     product.Done(options, r, cut.rows);
@@ -108,17 +134,13 @@ void TiledRows(TileShape shape, const TileData& data, const ProductOptions& opti
   }
 }
 
-// kTN: d: [n, out], x: [n, in], w: [out, in]; tiles are added in order.
-void TiledSum(TileShape shape, const TileData& data, int64_t n) {
+// kTN: x: [n, out], w: [n, in], y: [out, in]; tiles are added in order.
+void TiledSum(TileShape shape, const RowOperands& data, int64_t n) {
   for (int64_t r = 0; r < n;) {
-    const Cut cut = NextTile(n - r);
+    const Cut cut = NextTile(n - r, shape.precision);
     shape.rows = cut.height;
-    const float* d = data.x + r * shape.out;
-    const float* x = data.w + r * shape.in;
-    if (cut.rows != cut.height) {
-      d = FilledUp(0, d, cut, shape.out);
-      x = FilledUp(1, x, cut, shape.in);
-    }
+    const void* const d = TileOperand(shape.precision, 0, data.x + r * shape.out, cut, shape.out);
+    const void* const x = TileOperand(shape.precision, 1, data.w + r * shape.in, cut, shape.in);
     RunTile(shape, {d, x, nullptr, data.y});
     shape.accumulate = true;
     r += cut.rows;
@@ -145,11 +167,13 @@ void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Ten
   TalliedProduct tallied(s);
   CHECK(x.dtype() == w.dtype() && y.dtype() == w.dtype()) << NameOf(x.dtype()) << ' ' << NameOf(w.dtype()) << ' ' << NameOf(y.dtype());
   const bool whole = s.n > 0 && s.in > 0 && s.out > 0;
-  if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent()) {
-    const TileShape shape{.kind = s.kind, .accumulate = options.accumulate, .bias = bias.defined(), .in = s.in, .out = s.out};
-    const TileData data{x.data<float>(), w.data<float>(), bias.defined() ? bias.data<float>() : nullptr, y.data<float>()};
+  if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent(options.precision)) {
+    const TileShape shape{
+        .kind = s.kind, .accumulate = options.accumulate, .bias = bias.defined(), .in = s.in, .out = s.out, .precision = options.precision};
+    const RowOperands data{x.data<float>(), w.data<float>(), bias.defined() ? bias.data<float>() : nullptr, y.data<float>()};
     return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, options, tallied);
   }
+  CHECK(options.precision == ProductPrecision::kFull || w.dtype() == DType::kF64 || !whole) << "no bf16 products on this CPU";
   DispatchFloat(w.dtype(), [&](auto t) {
     using T = decltype(t);
     Blocks<T>(s, x, w, y, options.accumulate);
@@ -164,6 +188,8 @@ void UseOneComputeThread() {
   omp_set_num_threads(1);
   openblas_set_num_threads(1);
 }
+
+bool Bf16ProductsWork() { return TilesAreRowIndependent(ProductPrecision::kBf16); }
 
 void ProductNT(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options) {
   const int64_t n = x.dim(0), in = w.dim(1), out = w.dim(0);

@@ -1,10 +1,11 @@
-// Dense matrix products: oneDNN for f32 (row tiles, so that a row's bits do not depend on its neighbours), blocks of our own for f64 (a
-// BLAS chooses its kernels by the number of rows).
+// Dense matrix products: oneDNN for f32 and bf16 (row tiles, so that a row's bits do not depend on its neighbours), blocks of our own for
+// f64 (a BLAS chooses its kernels by the number of rows).
 #ifndef CONCLAVE_TENSOR_PRODUCTS_H_
 #define CONCLAVE_TENSOR_PRODUCTS_H_
 
 #include <cstdint>
 
+#include "tensor/precision.h"
 #include "tensor/tensor.h"
 
 namespace conclave {
@@ -13,11 +14,16 @@ namespace conclave {
 // product; the first f32 product of a thread does it otherwise.
 void UseOneComputeThread();
 
+// Whether this CPU makes bf16 products with the bits that ProductNT promises: AVX-512 BF16 or AMX is needed. Products of kBf16 must not be
+// asked for where it does not.
+bool Bf16ProductsWork();
+
 // y = x w^T (+ bias), or y += with accumulate. x: [n, in], w: [out, in], bias: [out] or undefined; y: [n, out]. f32 or f64. n may be 0.
 // Every row of y has the same bits whatever n is and wherever the row stands. Cost: 2 n in out FLOP; in f32 the first product of a shape
 // makes its kernels (0.1 to 0.3 ms each, at most 16 a shape and thread).
 struct ProductOptions {
   bool accumulate = false;
+  ProductPrecision precision = ProductPrecision::kFull;
   // Called as done(context, begin, rows) as soon as rows [begin, begin + rows) of y are final, in order, while they are in the cache; with
   // it tiles are at most kRowsAtOnce high. Products over rows (ProductNT, ProductNN) only. Null: never.
   void (*done)(void* context, int64_t begin, int64_t rows) = nullptr;
@@ -26,8 +32,10 @@ struct ProductOptions {
 };
 // For a callable that outlives the product: options.done(begin, rows).
 template <typename F>
-ProductOptions AfterRows(const F& done) {
-  return {.done = [](void* f, int64_t begin, int64_t rows) { (*static_cast<const F*>(f))(begin, rows); }, .context = const_cast<F*>(&done)};
+ProductOptions AfterRows(const F& done, ProductPrecision precision = ProductPrecision::kFull) {
+  return {.precision = precision,
+          .done = [](void* f, int64_t begin, int64_t rows) { (*static_cast<const F*>(f))(begin, rows); },
+          .context = const_cast<F*>(&done)};
 }
 void ProductNT(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options = {});
 

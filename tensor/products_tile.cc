@@ -8,6 +8,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "base/check.h"
+#include "tensor/kernels/bf16.h"
 #include "tensor/products.h"
 #include "tensor/tensor.h"
 
@@ -15,6 +16,10 @@ namespace conclave {
 namespace {
 
 using Memory = dnnl::memory;
+
+Memory::data_type TypeOf(ProductPrecision precision) {
+  return precision == ProductPrecision::kBf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
+}
 
 Memory::desc Plain(const Memory::dims& dims, const Memory::dims& strides) { return Memory::desc(dims, Memory::data_type::f32, strides); }
 
@@ -24,13 +29,15 @@ struct TileOperands {
 };
 
 TileOperands OperandsOf(const TileShape& s) {
+  const Memory::data_type type = TypeOf(s.precision);
+  const auto operand = [type](const Memory::dims& dims, const Memory::dims& strides) { return Memory::desc(dims, type, strides); };
   switch (s.kind) {
     case ProductKind::kNT:  // [rows, in] [in, out]
-      return {Plain({s.rows, s.in}, {s.in, 1}), Plain({s.in, s.out}, {1, s.in}), Plain({s.rows, s.out}, {s.out, 1})};
+      return {operand({s.rows, s.in}, {s.in, 1}), operand({s.in, s.out}, {1, s.in}), Plain({s.rows, s.out}, {s.out, 1})};
     case ProductKind::kNN:  // [rows, out] [out, in]
-      return {Plain({s.rows, s.out}, {s.out, 1}), Plain({s.out, s.in}, {s.in, 1}), Plain({s.rows, s.in}, {s.in, 1})};
+      return {operand({s.rows, s.out}, {s.out, 1}), operand({s.out, s.in}, {s.in, 1}), Plain({s.rows, s.in}, {s.in, 1})};
     case ProductKind::kTN:  // [out, rows] [rows, in]
-      return {Plain({s.out, s.rows}, {1, s.out}), Plain({s.rows, s.in}, {s.in, 1}), Plain({s.out, s.in}, {s.in, 1})};
+      return {operand({s.out, s.rows}, {1, s.out}), operand({s.rows, s.in}, {s.in, 1}), Plain({s.out, s.in}, {s.in, 1})};
   }
   return {};
 }
@@ -64,9 +71,9 @@ class TilePrimitive {
   }
 
   dnnl_status_t Run(const TileData& data, const dnnl::stream& stream) {
-    const std::array<const float*, 4> addresses = {data.x, data.w, data.y, data.bias};
+    const std::array<const void*, 4> addresses = {data.x, data.w, data.y, data.bias};
     for (int i = 0; i < count_; ++i) {
-      const dnnl_status_t status = dnnl_memory_set_data_handle(memories_[i].get(), const_cast<float*>(addresses[i]));
+      const dnnl_status_t status = dnnl_memory_set_data_handle(memories_[i].get(), const_cast<void*>(addresses[i]));
       if (status != dnnl_success) return status;
     }
     return dnnl_primitive_execute(primitive_.get(), stream.get(), count_, arguments_.data());
@@ -88,7 +95,7 @@ class Packing {
   Packing(TileShape shape, const dnnl::engine& engine) {
     shape.rows = kPackedRows;
     const auto [x, w, y] = OperandsOf(shape);
-    const Memory::desc any(w.dims(), Memory::data_type::f32, Memory::format_tag::any);
+    const Memory::desc any(w.dims(), TypeOf(shape.precision), Memory::format_tag::any);
     packed_ = dnnl::matmul::primitive_desc(dnnl::matmul::desc(x, any, y), engine).weights_desc();
     memories_ = {Memory(w, engine, nullptr), Memory(packed_, engine, nullptr)};
     reorder_ = dnnl::reorder(memories_[0], memories_[1]);
@@ -97,8 +104,8 @@ class Packing {
   const Memory::desc& packed() const { return packed_; }
   int64_t bytes() const { return static_cast<int64_t>(packed_.get_size()); }
 
-  void Run(const float* w, std::byte* to, dnnl::stream& stream) {
-    memories_[0].set_data_handle(const_cast<float*>(w));
+  void Run(const void* w, std::byte* to, dnnl::stream& stream) {
+    memories_[0].set_data_handle(const_cast<void*>(w));
     memories_[1].set_data_handle(to);
     dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, memories_[0].get()}, {DNNL_ARG_TO, memories_[1].get()}};
     const dnnl_status_t status = dnnl_primitive_execute(reorder_.get(), stream.get(), 2, arguments);
@@ -125,19 +132,25 @@ class TileCache {
     if (last_ != nullptr && last_->first == shape) return *last_->second;
     auto it = primitives_.find(shape);
     if (it == primitives_.end()) {
-      const Memory::desc weights =
-          shape.kind == ProductKind::kTN ? OperandsOf(shape).w : PackingOf(shape.kind, shape.in, shape.out).packed();
+      const Memory::desc weights = shape.kind == ProductKind::kTN ? OperandsOf(shape).w : PackingOf(shape).packed();
       it = primitives_.emplace(shape, std::make_unique<TilePrimitive>(shape, weights, engine_)).first;
     }
     last_ = &*it;
     return *it->second;
   }
 
-  const float* Pack(ProductKind kind, int64_t in, int64_t out, const float* w) {
-    Packing& packing = PackingOf(kind, in, out);
+  const void* Pack(const TileShape& shape, const float* w) {
+    Packing& packing = PackingOf(shape);
     if (packed_.bytes() < packing.bytes()) packed_ = Buffer(packing.bytes());
-    packing.Run(w, packed_.data(), stream_);
-    return reinterpret_cast<const float*>(packed_.data());
+    const void* from = w;
+    if (shape.precision == ProductPrecision::kBf16) {
+      const int64_t elements = shape.in * shape.out, bytes = elements * static_cast<int64_t>(sizeof(uint16_t));
+      if (rounded_.bytes() < bytes) rounded_ = Buffer(bytes);
+      cpu::RoundToBf16(w, reinterpret_cast<uint16_t*>(rounded_.data()), elements);
+      from = rounded_.data();
+    }
+    packing.Run(from, packed_.data(), stream_);
+    return packed_.data();
   }
 
   const dnnl::stream& stream() const { return stream_; }
@@ -148,8 +161,8 @@ class TileCache {
   }
 
  private:
-  Packing& PackingOf(ProductKind kind, int64_t in, int64_t out) {
-    const TileShape key{.kind = kind, .in = in, .out = out};
+  Packing& PackingOf(const TileShape& shape) {
+    const TileShape key{.kind = shape.kind, .in = shape.in, .out = shape.out, .precision = shape.precision};
     auto it = packings_.find(key);
     if (it == packings_.end()) it = packings_.emplace(key, std::make_unique<Packing>(key, engine_)).first;
     return *it->second;
@@ -161,7 +174,7 @@ class TileCache {
   Map primitives_;
   Map::value_type* last_ = nullptr;
   std::map<TileShape, std::unique_ptr<Packing>> packings_;  // by kind and size
-  Buffer packed_;
+  Buffer packed_, rounded_;
 };
 
 // The library's C++ layer throws; with valid shapes only lack of memory makes it do so.
@@ -186,16 +199,21 @@ void RunTile(const TileShape& shape, const TileData& data) {
   });
 }
 
-const float* PackWeights(ProductKind kind, int64_t in, int64_t out, const float* w) {
-  return WithoutExceptions([&] { return TileCache::OfThread().Pack(kind, in, out, w); });
+const void* PackWeights(const TileShape& shape, const float* w) {
+  return WithoutExceptions([&] { return TileCache::OfThread().Pack(shape, w); });
 }
 
-bool TilesAreRowIndependent() {
-  static const bool independent = WithoutExceptions([] {
-    const TileShape probe{.kind = ProductKind::kNT, .rows = 64, .in = 64, .out = 64};
-    return TileCache::OfThread().Get(probe).name().starts_with("brg");
-  });
-  return independent;
+bool TilesAreRowIndependent(ProductPrecision precision) {
+  const auto batch_reduce = [](ProductPrecision of) {
+    try {
+      const TileShape probe{.kind = ProductKind::kNT, .rows = 64, .in = 64, .out = 64, .precision = of};
+      return TileCache::OfThread().Get(probe).name().starts_with("brg");
+    } catch (const dnnl::error&) {
+      return false;  // no kernel at all
+    }
+  };
+  static const bool full = batch_reduce(ProductPrecision::kFull), bf16 = batch_reduce(ProductPrecision::kBf16);
+  return precision == ProductPrecision::kFull ? full : bf16;
 }
 
 }  // namespace conclave

@@ -1,9 +1,11 @@
-// f32 products of one row tile: oneDNN primitives made once a shape and thread.
+// Products of one row tile, of f32 or bf16 operands, summed in f32: oneDNN primitives made once a shape and thread.
 #ifndef CONCLAVE_TENSOR_PRODUCTS_TILE_H_
 #define CONCLAVE_TENSOR_PRODUCTS_TILE_H_
 
 #include <compare>
 #include <cstdint>
+
+#include "tensor/precision.h"
 
 namespace conclave {
 
@@ -19,12 +21,14 @@ struct TileShape {
   bool accumulate = false;  // y += instead of y =
   bool bias = false;        // kNT only
   int64_t rows = 0, in = 0, out = 0;
+  ProductPrecision precision = ProductPrecision::kFull;
   auto operator<=>(const TileShape&) const = default;
 };
 
+// x and w are f32, or bf16 with kBf16.
 struct TileData {
-  const float* x;
-  const float* w;
+  const void* x;
+  const void* w;
   const float* bias;
   float* y;
 };
@@ -33,13 +37,14 @@ struct TileData {
 // wrote.
 void RunTile(const TileShape& shape, const TileData& data);
 
-// The weights of a kNT or kNN product in the order in which the library's kernel reads them; it does not depend on the tile's rows.
-// Cost: 0.1 to 0.2 ns an element, about what ten rows cost. The memory is this thread's, valid until its next call.
-const float* PackWeights(ProductKind kind, int64_t in, int64_t out, const float* w);
+// The weights of a kNT or kNN product, f32, in the order in which the library's kernel reads them, rounded where the precision says so; it
+// does not depend on the tile's rows. Cost: 0.1 to 0.2 ns an element, about what ten rows of f32 cost. The memory is this thread's, valid
+// until its next call. shape: kind, precision, in and out are used.
+const void* PackWeights(const TileShape& shape, const float* w);
 
 // Whether this CPU's kernel of choice gives every row of a tile the same bits in a tile of any height. It does where oneDNN has its
-// batch-reduce kernels (AVX-512); older CPUs get a packed GEMM that promises nothing.
-bool TilesAreRowIndependent();
+// batch-reduce kernels (AVX-512; with kBf16, AVX-512 BF16 or AMX); older CPUs get a packed GEMM that promises nothing.
+bool TilesAreRowIndependent(ProductPrecision precision = ProductPrecision::kFull);
 
 }  // namespace conclave
 

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "tensor/arena.h"
 #include "tensor/ids.h"
+#include "tensor/precision.h"
 #include "tensor/tensor.h"
 
 namespace conclave {
@@ -48,6 +49,9 @@ class Tape {
       : arena_(arena), main_(arena), segments_(segments), gradients_(gradients) {}
 
   Arena& arena() { return *arena_; }
+  // The precision of the products of ops (Linear, GroupedLinear, GroupedMlp), forward and backward, unless an op is told otherwise.
+  ProductPrecision products() const { return products_; }
+  void UseProducts(ProductPrecision precision) { products_ = precision; }
   void Reset();  // forgets all nodes, keeps capacity; does not reset the arena
 
   Var Constant(const Tensor& value);
@@ -140,6 +144,7 @@ class Tape {
   Arena* main_;
   Arena* segments_;
   bool gradients_;
+  ProductPrecision products_ = ProductPrecision::kFull;
   std::vector<Node> nodes_;
   int32_t segment_begin_ = 0;        // first node of the open segment; 0: none is open
   bool first_pass_ = false;          // of the open segment: nothing is noted for backward

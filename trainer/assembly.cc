@@ -7,6 +7,7 @@
 #include "optim/schemes.h"
 #include "parallel/shard_owners.h"
 #include "tensor/device.h"
+#include "tensor/products.h"
 #include "trainer/agreement.h"
 #include "trainer/step_tuning.h"
 
@@ -36,6 +37,13 @@ absl::Status CheckDevice(const ParallelConfig& config) {
     return FailedPrecondition("parallel.device: %s", usable.message());
   }
   return Unimplemented("parallel.device: CUDA: this version trains on the CPU only; set CPU");
+}
+
+absl::Status CheckProducts(const ModelConfig& config) {
+  if (PrecisionOf(config).products != ProductPrecision::kBf16 || Bf16ProductsWork()) return absl::OkStatus();
+  return FailedPrecondition(
+      "model.precision.compute: BF16 needs a processor with AVX-512 BF16 or AMX, and this one has neither; set F32 (the checkpoint is the "
+      "same: masters are F32 in both)");
 }
 
 absl::Status OpenDataInTurn(const Experiment& config, Communicator& control, const FileSystem& files, DataSet* data) {
@@ -85,6 +93,7 @@ absl::Status BuildModel(Assembly* a) {
   const ModelContext context{.seed = config.seed(),
                              .workers = static_cast<int>(config.trainer().workers()),
                              .vocabulary = a->data.tokenizer == nullptr ? 0 : a->data.tokenizer->vocab_size()};
+  RETURN_IF_ERROR(CheckProducts(config.model()));
   ASSIGN_OR_RETURN(a->model, MakeModel(config.model(), context));
   if (config.model().recompute() != ModelConfig::NONE && a->model->context() == 0) {
     return InvalidArgument("model.recompute: only language models are made of blocks; set it to NONE");
@@ -123,6 +132,7 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
                                                                     .micro_batches = trainer.micro_batches(),
                                                                     .seed = config.seed(),
                                                                     .dtype = a->dtype(),
+                                                                    .precision = PrecisionOf(config.model()),
                                                                     .recompute = config.model().recompute() == ModelConfig::BLOCKS});
   const SchemeContext context{.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = trainer.steps()};
   RETURN_IF_ERROR(FindStep(context, *a->field, a->config.mutable_optim()));

@@ -41,6 +41,7 @@ class ChoiceEvaluator {
                    .parameters = &a_.model->parameters(),
                    .terms = &a_.model->terms(),
                    .dispatch = &*a_.dispatch,
+                   .precision = PrecisionOf(a_.config.model()),
                    .counters = a_.model->counters(),
                    .buffers = &a_.field->buffers()}) {}
 

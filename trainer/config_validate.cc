@@ -167,6 +167,15 @@ std::vector<SourceConfig::KindCase> UsableSources(ModelConfig::KindCase model) {
   }
 }
 
+void CheckPrecision(const Experiment& config, ConfigRules* rules) {
+  const PrecisionConfig& precision = config.model().precision();
+  const bool rounds = precision.router() == PrecisionConfig::BF16 && precision.compute() == PrecisionConfig::BF16;
+  rules->Require(precision.router() == PrecisionConfig::F32 || rounds, {"model.precision.router", "model.precision.compute"},
+                 "router says how routers are computed where compute is BF16; set F32, or BF16 with compute: BF16");
+  rules->Require(!IsGame(config.model().kind_case()) || precision.compute() != PrecisionConfig::BF16, {"model.precision.compute"},
+                 "BF16 would round the numbers that a game is made of; set F32 or F64");
+}
+
 void CheckSources(const Experiment& config, ConfigRules* rules) {
   const ModelConfig::KindCase model = config.model().kind_case();
   if (model == ModelConfig::KIND_NOT_SET) return;
@@ -315,6 +324,7 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
   }
   rules->Require(!IsGame(config.model().kind_case()) || config.parallel().expert() == 1, {"parallel.expert"},
                  "an expert axis needs a model with experts; a game has none");
+  CheckPrecision(config, rules);
   CheckStrategies(config, rules);
   CheckSources(config, rules);
   CheckTokenizer(config, rules);

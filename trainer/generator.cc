@@ -75,6 +75,7 @@ class Generation {
                                  .parameters = &a_.model->parameters(),
                                  .terms = &a_.model->terms(),
                                  .dispatch = &*a_.dispatch,
+                                 .precision = PrecisionOf(a_.config.model()),
                                  .counters = a_.model->counters(),
                                  .buffers = &a_.field->buffers()};
     Recorder::Options continued = base, travelling = base;

@@ -21,6 +21,7 @@ Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, G
           .terms = &o.model->terms(),
           .dispatch = o.dispatch,
           .slots = slots,
+          .precision = o.precision,
           .seed = o.seed,
           .counters = o.model->counters(),
           .buffers = buffers};

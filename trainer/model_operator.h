@@ -33,6 +33,7 @@ class ModelOperator : public Operator {
     int64_t micro_batches = 1;
     uint64_t seed = 1;
     DType dtype = DType::kF32;
+    ModelPrecision precision;
     bool recompute = false;  // keep only the results of the model's blocks
   };
   explicit ModelOperator(const Options& options);

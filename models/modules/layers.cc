@@ -14,8 +14,8 @@ LinearLayer LinearLayer::Register(ParameterSet& parameters, const std::string& n
   return layer;
 }
 
-Var LinearLayer::Record(Recorder& r, Var x) const {
-  return Linear(r.tape(), x, r.Parameter(weight), bias.value >= 0 ? r.Parameter(bias) : Var{});
+Var LinearLayer::Record(Recorder& r, Var x, std::optional<ProductPrecision> products) const {
+  return Linear(r.tape(), x, r.Parameter(weight), bias.value >= 0 ? r.Parameter(bias) : Var{}, products);
 }
 
 NormLayer NormLayer::Register(ParameterSet& parameters, const std::string& name, const Options& o) {

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_MODELS_MODULES_LAYERS_H_
 #define CONCLAVE_MODELS_MODULES_LAYERS_H_
 
+#include <optional>
 #include <string>
 
 #include "models/recorder.h"
@@ -19,7 +20,8 @@ struct LinearLayer {
     double std = 0.02;
   };
   static LinearLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
-  Var Record(Recorder& r, Var x) const;  // x: [n, in]; returns [n, out]
+  // x: [n, in]; returns [n, out]. products: unset: the model's.
+  Var Record(Recorder& r, Var x, std::optional<ProductPrecision> products = {}) const;
 };
 
 // Layer or RMS norm over the last dim.

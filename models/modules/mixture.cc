@@ -105,8 +105,8 @@ absl::StatusOr<Var> MixtureLayer::RecordTravelling(Recorder& r, Var x, const Nor
 }
 
 absl::StatusOr<Var> MixtureLayer::Record(Recorder& r, Var x, int64_t sequences) const {
-  ASSIGN_OR_RETURN(const Routing routing,
-                   RecordRouter(r, router_.Record(r, x), options_.router, options_.layer, r.buffer(options_.bias_buffer)));
+  ASSIGN_OR_RETURN(const Routing routing, RecordRouter(r, router_.Record(r, x, r.router_products()), options_.router, options_.layer,
+                                                       r.buffer(options_.bias_buffer)));
   RETURN_IF_ERROR(RecordLosses(r, routing, sequences));
   DispatchPlan plan;
   ASSIGN_OR_RETURN(const Var rows, r.dispatch().Dispatch(r.tape(), x, routing.ids, options_.layer, &plan));

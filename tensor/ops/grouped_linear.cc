@@ -36,7 +36,7 @@ void ParameterGradients(Tape& tape, const Grouped& g, int expert, const Tensor& 
   const bool split_w = tape.wants_gradient(w) && tape.lanes(w) > 1, split_bias = tape.wants_gradient(bias) && tape.lanes(bias) > 1;
   if (tape.wants_gradient(w) && !split_w) {
     const Tape::GradientTarget dw = tape.gradient_target(w);
-    ProductTN(dy, x, dw.tensor, {.accumulate = dw.accumulate});
+    ProductTN(dy, x, dw.tensor, {.accumulate = dw.accumulate, .precision = tape.products()});
   }
   if (tape.wants_gradient(bias) && !split_bias) AddBiasGradient(dy, tape.gradient(bias));
   CHECK(!split_w || tape.lanes(w) == g.groups.lanes) << tape.lanes(w) << " gradient lanes for " << g.groups.lanes;
@@ -49,7 +49,7 @@ void ParameterGradients(Tape& tape, const Grouped& g, int expert, const Tensor& 
     if (rows == 0) continue;
     if (split_w) {
       const Tape::GradientTarget dw = tape.gradient_target(w, l);
-      ProductTN(dy_lane, x_lane, dw.tensor, {.accumulate = dw.accumulate});
+      ProductTN(dy_lane, x_lane, dw.tensor, {.accumulate = dw.accumulate, .precision = tape.products()});
     }
     if (split_bias) AddBiasGradient(dy_lane, tape.gradient(bias, l));
   }
@@ -65,7 +65,8 @@ void Backward(Tape& tape, const Grouped& g) {
     const int64_t rows = RowsOf(g.groups, e);
     if (rows == 0) continue;
     const Tensor dy_rows = dy.Slice(begin, rows);
-    if (wanted) ProductNN(dy_rows, tape.value(g.w[e]), dx.tensor.Slice(begin, rows), {.accumulate = dx.accumulate});
+    if (wanted)
+      ProductNN(dy_rows, tape.value(g.w[e]), dx.tensor.Slice(begin, rows), {.accumulate = dx.accumulate, .precision = tape.products()});
     ParameterGradients(tape, g, e, dy_rows, x.Slice(begin, rows));
     begin += rows;
   }
@@ -86,7 +87,9 @@ Var GroupedLinear(Tape& tape, Var x, std::span<const Var> w, std::span<const Var
     const int64_t rows = RowsOf(groups, e);
     const Tensor& weight = tape.value(w[e]);
     CHECK(weight.dim(0) == width && weight.dim(1) == in.dim(1)) << weight.shape().ToString() << " for " << in.shape().ToString();
-    if (rows > 0) ProductNT(in.Slice(begin, rows), weight, bias.empty() ? Tensor() : tape.value(bias[e]), out.Slice(begin, rows));
+    if (rows > 0)
+      ProductNT(in.Slice(begin, rows), weight, bias.empty() ? Tensor() : tape.value(bias[e]), out.Slice(begin, rows),
+                {.precision = tape.products()});
     begin += rows;
   }
   CHECK_EQ(begin, in.dim(0)) << "rows in groups";

@@ -83,7 +83,7 @@ void AddLayerGradients(Tape& tape, Var w, Var bias, const Tensor& d, const Tenso
   const auto lane_of = [&](Var v) { return tape.lanes(v) > 1 ? lane : 0; };
   if (tape.wants_gradient(w)) {
     const Tape::GradientTarget dw = tape.gradient_target(w, lane_of(w));
-    ProductTN(d, x, dw.tensor, {.accumulate = dw.accumulate});
+    ProductTN(d, x, dw.tensor, {.accumulate = dw.accumulate, .precision = tape.products()});
   }
   if (!tape.wants_gradient(bias)) return;
   const Tensor db = tape.gradient(bias, lane_of(bias));
@@ -122,11 +122,13 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
       ActivateBackward(m.activation, m.hidden.Slice(p.begin + begin, rows), d_active.Slice(begin, rows), active.Slice(begin, rows),
                        d_hidden.Slice(begin, rows));
     };
-    ProductNN(dy_rows, tape.value(m.down[p.expert]), d_active, AfterRows(activate));
+    ProductNN(dy_rows, tape.value(m.down[p.expert]), d_active, AfterRows(activate, tape.products()));
     const auto bias = [&](const Var* biases) { return biases == nullptr ? Var{} : biases[p.expert]; };
     AddLayerGradients(tape, m.down[p.expert], bias(m.down_bias), dy_rows, active, p.lane);
     AddLayerGradients(tape, m.up[p.expert], bias(m.up_bias), d_hidden, x_rows, p.lane);
-    if (wanted) ProductNN(d_hidden, tape.value(m.up[p.expert]), dx.tensor.Slice(p.begin, p.rows), {.accumulate = dx.accumulate});
+    if (wanted)
+      ProductNN(d_hidden, tape.value(m.up[p.expert]), dx.tensor.Slice(p.begin, p.rows),
+                {.accumulate = dx.accumulate, .precision = tape.products()});
   });
   tape.arena().Rewind(mark);
 }
@@ -164,8 +166,10 @@ Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activati
   ForEachPiece(groups, false, [&](const MlpPiece& p) {
     const Tensor hidden = m.hidden.Slice(p.begin, p.rows), active = space.Slice(0, p.rows);
     const auto activate = [&](int64_t begin, int64_t rows) { Activate(activation, hidden.Slice(begin, rows), active.Slice(begin, rows)); };
-    ProductNT(in.Slice(p.begin, p.rows), tape.value(m.up[p.expert]), BiasOf(tape, m.up_bias, p.expert), hidden, AfterRows(activate));
-    ProductNT(active, tape.value(m.down[p.expert]), BiasOf(tape, m.down_bias, p.expert), out.Slice(p.begin, p.rows));
+    ProductNT(in.Slice(p.begin, p.rows), tape.value(m.up[p.expert]), BiasOf(tape, m.up_bias, p.expert), hidden,
+              AfterRows(activate, tape.products()));
+    ProductNT(active, tape.value(m.down[p.expert]), BiasOf(tape, m.down_bias, p.expert), out.Slice(p.begin, p.rows),
+              {.precision = tape.products()});
   });
   tape.arena().Rewind(mark);
   m.y = tape.Record(out, std::span<const Var>(inputs, count));

@@ -5,6 +5,7 @@
 #ifndef CONCLAVE_TENSOR_OPS_OPS_H_
 #define CONCLAVE_TENSOR_OPS_OPS_H_
 
+#include <optional>
 #include <span>
 
 #include "tensor/tape.h"
@@ -14,7 +15,8 @@ namespace conclave {
 // ---- products (tensor/products.h) ----
 
 // y = x w^T + bias. x: [n, in], w: [out, in], bias: [out] or none; returns [n, out]. Row i of y depends on row i of x only, bit for bit.
-Var Linear(Tape& tape, Var x, Var w, Var bias = {});
+// products: unset: the tape's.
+Var Linear(Tape& tape, Var x, Var w, Var bias = {}, std::optional<ProductPrecision> products = {});
 
 // Rows grouped by expert, and inside an expert by lane (source rank): rows[e * lanes + l] rows each, in that order; they sum to dim 0 of x.
 struct RowGroups {

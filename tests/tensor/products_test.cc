@@ -1,7 +1,10 @@
 #include "tensor/products.h"
 
+#include <bit>
+#include <cmath>
 #include <thread>
 
+#include "base/float16.h"
 #include "tensor/kernels/linear_blocks.h"
 #include "tensor/product_tally.h"
 #include "tests/tensor/naive_oracle.h"
@@ -129,6 +132,66 @@ TEST_P(Products, SameBitsInAnyThreadAndAlignment) {
     std::thread([&] { ProductTN(d2, x2, w2); }).join();
     EXPECT_TRUE(SameBits(w2, *w));
   }
+}
+
+// Products of bf16 operands, where the CPU makes them.
+class Bf16Products : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!Bf16ProductsWork()) GTEST_SKIP() << "no bf16 products on this CPU";
+  }
+  static OwnedTensor Rounded(const Tensor& x) {
+    OwnedTensor y(x.shape(), DType::kF32);
+    for (int64_t i = 0; i < x.elements(); ++i) y->data<float>()[i] = Bf16ToFloat(FloatToBf16(x.data<float>()[i]));
+    return y;
+  }
+  static constexpr ProductOptions kBf16{.precision = ProductPrecision::kBf16},
+      kMore{.accumulate = true, .precision = ProductPrecision::kBf16};
+};
+
+// Operands are rounded to nearest, and the exact products of what is left are summed in f32.
+TEST_F(Bf16Products, AreThoseOfRoundedOperands) {
+  for (const Sizes s : {Sizes{1, 1, 1}, {7, 3, 5}, {64, 128, 65}, {65, 33, 100}, {130, 17, 1}, {300, 270, 40}, {5, 300, 7}}) {
+    const OwnedTensor x = RandomTensor({s.n, s.in}, DType::kF32, 1), w = RandomTensor({s.out, s.in}, DType::kF32, 2);
+    const OwnedTensor bias = RandomTensor({s.out}, DType::kF32, 3), d = RandomTensor({s.n, s.out}, DType::kF32, 4);
+    const OwnedTensor y({s.n, s.out}, DType::kF32), dx({s.n, s.in}, DType::kF32), dw = RandomTensor({s.out, s.in}, DType::kF32, 5);
+    const std::vector<double> vx = Values(*Rounded(*x)), vw = Values(*Rounded(*w)), vd = Values(*Rounded(*d)), before = Values(*dw);
+    std::vector<double> biased = NaiveProduct(vx, vw, {s.n, s.out, s.in, false, true});
+    for (int64_t i = 0; i < s.n * s.out; ++i) biased[i] += bias->data<float>()[i % s.out];
+    ProductNT(*x, *w, *bias, *y, kBf16);
+    EXPECT_TRUE(Near(*y, biased, Tolerance(DType::kF32, s.in)));
+    ProductNN(*d, *w, *dx, kBf16);
+    EXPECT_TRUE(Near(*dx, NaiveProduct(vd, vw, {s.n, s.in, s.out}), Tolerance(DType::kF32, s.out)));
+    ProductTN(*d, *x, *dw, kMore);
+    EXPECT_TRUE(Near(*dw, Plus(before, NaiveProduct(vd, vx, {s.out, s.in, s.n, true, false})), Tolerance(DType::kF32, s.n)));
+  }
+}
+
+TEST_F(Bf16Products, RowsDoNotDependOnTheirNeighbours) {
+  constexpr int64_t kRows = 320;
+  for (const Sizes s : {Sizes{0, 128, 96}, {0, 33, 65}, {0, 300, 3}, {0, 512, 256}, {0, 300, 1}}) {
+    const OwnedTensor x = RandomTensor({kRows, s.in}, DType::kF32, 1), w = RandomTensor({s.out, s.in}, DType::kF32, 2);
+    const OwnedTensor d = RandomTensor({kRows, s.out}, DType::kF32, 3), bias = RandomTensor({s.out}, DType::kF32, 4);
+    const OwnedTensor y({kRows, s.out}, DType::kF32), dx = RandomTensor({kRows, s.in}, DType::kF32, 5);
+    ProductNT(*x, *w, *bias, *y, kBf16);
+    ProductNN(*d, *w, *dx, kMore);
+    for (int64_t n = 1; n <= 300; n += n < 10 ? 1 : 17) {
+      const int64_t first = n * 37 % (kRows - n);
+      const OwnedTensor part({n, s.out}, DType::kF32), part_dx = RandomTensor({kRows, s.in}, DType::kF32, 5);
+      ProductNT(x->Slice(first, n), *w, *bias, *part, kBf16);
+      ASSERT_TRUE(SameBits(*part, y->Slice(first, n))) << "n " << n << " from row " << first << " in " << s.in << " out " << s.out;
+      ProductNN(d->Slice(first, n), *w, part_dx->Slice(first, n), kMore);
+      ASSERT_TRUE(SameBits(part_dx->Slice(first, n), dx->Slice(first, n)))
+          << "n " << n << " from row " << first << " in " << s.in << " out " << s.out;
+    }
+  }
+}
+
+TEST_F(Bf16Products, KeepNaN) {
+  const OwnedTensor x = RandomTensor({3, 40}, DType::kF32, 1), w = RandomTensor({8, 40}, DType::kF32, 2), y({3, 8}, DType::kF32);
+  x->data<float>()[40] = std::bit_cast<float>(0x7FFFFFFFu);  // the payload that would round to -0
+  ProductNT(*x, *w, {}, *y, kBf16);
+  for (int64_t i = 0; i < 24; ++i) EXPECT_EQ(std::isnan(y->data<float>()[i]), i / 8 == 1) << i;
 }
 
 TEST_P(Products, PanelsAgreeWithBlocksWithinTheirBand) {

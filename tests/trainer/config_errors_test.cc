@@ -221,6 +221,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{Without("model", "model { moe_lm { width: 130 heads: 4 } }"), {"5:29: error: width 130 is not divisible by 4 heads"}},
         BadConfig{Without("model", "model { moe_lm { width: 12 heads: 4 position: ROTARY } }"),
                   {"5:37: error: ROTARY turns pairs of coordinates, but a head has 3"}},
+        BadConfig{Without("model", "model { precision { router: BF16 } moe_lm { } }"),
+                  {"5:21: error: router says how routers are computed where compute is BF16; set F32, or BF16 with compute: BF16"}},
         BadConfig{Without("model", "model { moe_lm { moe { experts: 4 top_k: 5 } } }"),
                   {"5:35: error: top_k 5 is more than the 4 experts there are"}},
         BadConfig{Without("model", "model { moe_lm { layers: 2 moe { experts: 4 every: 3 } } }"),

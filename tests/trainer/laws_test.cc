@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tensor/products.h"
+
 namespace conclave {
 namespace {
 
@@ -44,6 +46,22 @@ TEST(WorldSizeInvariant, AlsoForTheOtherRouters) {
     run.steps = 3;
     ExpectSameOnEverySplit(run, {2, 4}, 8);
   }
+}
+
+TEST(WorldSizeInvariant, AlsoWithBf16Products) {
+  if (!Bf16ProductsWork()) GTEST_SKIP() << "no bf16 products on this CPU";
+  const std::string bf16 = std::string(kInvariant) + " model { precision { compute: BF16 } }";
+  ModelRun run = SmallMixture(bf16);
+  run.steps = 3;
+  ExpectSameOnEverySplit(run, {2, 4}, 8);
+  const auto rounded = RunModel(run);
+  ModelRun full = SmallMixture(kInvariant), router = SmallMixture(bf16 + " model { precision { router: BF16 } }");
+  full.steps = router.steps = run.steps;
+  const auto exact = RunModel(full), all = RunModel(router);
+  ASSERT_TRUE(rounded.ok() && exact.ok() && all.ok());
+  EXPECT_NEAR(rounded->loss(), exact->loss(), 0.02 * exact->loss());
+  EXPECT_NE(rounded->loss(), exact->loss());
+  EXPECT_NE(rounded->loss(), all->loss());
 }
 
 // The way of rows, and what is rounded on it, are no matter of the mesh.

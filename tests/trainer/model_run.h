@@ -127,6 +127,7 @@ inline absl::Status BuildRun(const ModelRun& run, Communicator& world, Assembly*
                                                                     .micro_batches = trainer.micro_batches(),
                                                                     .seed = a->config.seed(),
                                                                     .dtype = a->dtype(),
+                                                                    .precision = PrecisionOf(a->config.model()),
                                                                     .recompute = a->config.model().recompute() == ModelConfig::BLOCKS});
   a->guard = MakeGuard(a->config.optim().guard(), world.rank());
   const ParameterSet& parameters = a->model->parameters();
