@@ -20,6 +20,9 @@ void CheckGroups(const MoeConfig& moe, ConfigRules* rules) {
   rules->Require(moe.group_score_top() <= size || moe.experts() == 0, {"model.moe_lm.moe.group_score_top", "model.moe_lm.moe.groups"},
                  absl::StrFormat("a group's score sums its %d largest scores, but it has %d experts", moe.group_score_top(), size));
   const bool chooses = moe.router() == MoeConfig::EXPERT_CHOICE;
+  rules->Require(moe.selection() == MoeConfig::BY_SCORE || (!chooses && moe.groups() == 1 && moe.bias_rate() == 0),
+                 {"model.moe_lm.moe.selection", "model.moe_lm.moe.router", "model.moe_lm.moe.groups", "model.moe_lm.moe.bias_rate"},
+                 "ROUND_ROBIN does not look at scores: EXPERT_CHOICE, groups and bias_rate have no meaning beside it");
   rules->Require(!chooses || moe.groups() == 1, {"model.moe_lm.moe.groups", "model.moe_lm.moe.router"},
                  "with EXPERT_CHOICE experts choose tokens: groups have no meaning");
   rules->Require(!chooses || moe.bias_rate() == 0, {"model.moe_lm.moe.bias_rate", "model.moe_lm.moe.router"},

@@ -55,6 +55,12 @@ Tensor Select(Arena& arena, Tensor scores, const RouterOptions& o, std::span<con
     return ChooseTokens(arena, scores, capacity.Rows(scores.dim(0), o.top_k, o.experts));
   }
   const Tensor ids = arena.New({scores.dim(0), o.top_k}, DType::kI32);
+  if (o.in_turn) {
+    for (int64_t i = 0; i < ids.elements(); ++i) {
+      ids.data<int32_t>()[i] = static_cast<int32_t>((i / o.top_k + i % o.top_k * o.experts / o.top_k) % o.experts);
+    }
+    return ids;
+  }
   if (!bias.empty() || o.groups > o.group_top_k) scores = Biased(arena, scores, bias);
   if (o.groups > o.group_top_k) LimitToGroups(arena, scores, o);
   TopK(scores, o.top_k, ids);

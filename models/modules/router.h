@@ -25,6 +25,7 @@ struct RouterOptions {
   // A token's experts come from the group_top_k groups of largest score; experts of a group are consecutive.
   int groups = 1, group_top_k = 1;
   int group_score_top = 1;  // a group's score: the sum of so many of its largest selection scores
+  bool in_turn = false;     // token t of a leaf goes to experts t, t + E / k, t + 2 E / k, ... modulo E, whatever the scores are
   CapacityOptions capacity;
   MoeConfig::BalanceScope scope = MoeConfig::WORKER;
 };

@@ -175,6 +175,7 @@ class MoeLm : public Model {
                                .groups = static_cast<int>(moe.groups()),
                                .group_top_k = static_cast<int>(moe.group_top_k()),
                                .group_score_top = static_cast<int>(moe.group_score_top()),
+                               .in_turn = moe.selection() == MoeConfig::ROUND_ROBIN,
                                .capacity = CapacityOf(moe),
                                .scope = moe.balance_scope()};
     MixtureLayer::Options options{.router = router, .expert = expert, .layer = moe_layers_, .terms = router_terms_};

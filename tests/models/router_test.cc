@@ -54,6 +54,17 @@ std::vector<RouterOptions> AllKinds(int experts, int top_k) {
   return kinds;
 }
 
+// Every expert gets as many slots as any other, a token's experts are different ones and far apart, and weights are still the scores'.
+TEST(Router, InTurnLoadsAreEqual) {
+  for (RouterOptions options : AllKinds(4, 2)) {
+    options.in_turn = true;
+    RouterRun run;
+    const Routing routing = run.Route({9, 0, 0, 0, 9, 0, 0, 0, 9, 0, 0, 0, 9, 0, 0, 0}, options);
+    EXPECT_EQ(run.Ids(routing), (std::vector<int>{0, 2, 1, 3, 2, 0, 3, 1}));
+    EXPECT_GT(run.Values(routing.weights)[0], run.Values(routing.weights)[1]);
+  }
+}
+
 TEST(Router, EqualScoresGoToTheLowerExpert) {
   for (const RouterOptions& options : AllKinds(4, 3)) {
     RouterRun run;
