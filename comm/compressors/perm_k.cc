@@ -37,35 +37,39 @@ class PermKCodec final : public Compressor {
       const T* const values = x.data<T>();
       T* const out = kept_.values().data<T>();
       const T scale = static_cast<T>(workers_);
-      ForOwn(key, [&](int64_t stratum, int64_t i) { out[stratum] = i < d_ ? values[i] * scale : T{0}; });
+      ForOwn(
+          key, [](int64_t, int64_t) {}, [&](int64_t stratum, int64_t i) { out[stratum] = i < d_ ? values[i] * scale : T{0}; });
     });
     return kept_.Encode(key, wire);
   }
 
   absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const override {
     RETURN_IF_ERROR(kept_.Decode(wire, key));
-    x.Zero();
     DispatchFloat(dtype_, [&](auto t) {
       using T = decltype(t);
       T* const values = x.data<T>();
       const T* const in = kept_.values().data<T>();
-      ForOwn(key, [&](int64_t stratum, int64_t i) {
-        if (i < d_) values[i] = in[stratum];
-      });
+      ForOwn(
+          key, [&](int64_t first, int64_t end) { std::fill(values + first, values + end, T{0}); },
+          [&](int64_t stratum, int64_t i) {
+            if (i < d_) values[i] = in[stratum];
+          });
     });
     return absl::OkStatus();
   }
 
  private:
-  // Calls f(stratum, coordinate) for the worker's coordinate of every stratum; in the last one it may be d or more.
-  template <typename F>
-  void ForOwn(const CodecKey& key, F&& f) const {
+  // Calls f(stratum, coordinate) for the worker's coordinate of every stratum; in the last one it may be d or more. Before those of a
+  // stretch of coordinates it calls begin(first, end).
+  template <typename B, typename F>
+  void ForOwn(const CodecKey& key, B&& begin, F&& f) const {
     CHECK(key.worker.value >= 0 && key.worker.value < workers_) << key.worker.value;
     const RngKey draws = SharedMaskDraws(key);
     const int64_t strata = (d_ + workers_ - 1) / workers_;
     std::array<uint32_t, 1024> words;
     for (int64_t first = 0; first < strata; first += static_cast<int64_t>(words.size())) {
       const int64_t n = std::min<int64_t>(static_cast<int64_t>(words.size()), strata - first);
+      begin(first * workers_, std::min(d_, (first + n) * workers_));
       FillDraws(draws, static_cast<uint64_t>(key.first + first), std::span(words).first(static_cast<size_t>(n)));
       for (int64_t s = 0; s < n; ++s) {
         const int64_t shift = static_cast<int64_t>((uint64_t{words[s]} * static_cast<uint64_t>(workers_)) >> 32);

@@ -41,18 +41,20 @@ __attribute__((target("avx512f"))) int64_t BelowAvx512(const uint32_t* words, ui
   return count;
 }
 
-// Calls f(coordinate) for the k chosen ones, ascending. Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, Algorithm S):
+// Calls f(coordinate) for the k chosen ones, ascending, and before those of a stretch of coordinates begin(first, end); all d are in one
+// stretch or another. Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, Algorithm S):
 // coordinate i is taken with probability (still to take) / (still to come), from one 32-bit word of its own: every subset has the same
 // chance but for 2^-32 d.
-template <typename F>
-void ForChosen(const RngKey& key, int64_t first_word, int64_t k, int64_t d, F&& f) {
+template <typename B, typename F>
+void ForChosen(const RngKey& key, int64_t first_word, int64_t k, int64_t d, B&& begin, F&& f) {
   constexpr int64_t kChunk = 1024;
   std::array<uint32_t, kChunk> words;
   std::array<int32_t, kChunk + 16> chosen;
   static const bool kAvx512 = __builtin_cpu_supports("avx512f") != 0;
-  int64_t left = k;
-  for (int64_t first = 0; first < d && left > 0; first += kChunk) {
+  int64_t left = k, first = 0;
+  for (; first < d && left > 0; first += kChunk) {
     const int64_t n = std::min(kChunk, d - first);
+    begin(first, first + n);
     FillDraws(key, static_cast<uint64_t>(first_word + first), std::span(words).first(static_cast<size_t>(n)));
     PlaceWords(words.data(), static_cast<uint64_t>(d - first), n);
     // Whoever is taken is below `left` as it is before the chunk: few stay, and only they are looked at one after the other.
@@ -67,6 +69,7 @@ void ForChosen(const RngKey& key, int64_t first_word, int64_t k, int64_t d, F&& 
     left -= count;
     for (int64_t j = 0; j < count; ++j) f(first + chosen[static_cast<size_t>(j)]);
   }
+  if (first < d) begin(first, d);
 }
 
 class RandKCodec final : public Compressor {
@@ -91,19 +94,21 @@ class RandKCodec final : public Compressor {
       const T* const values = x.data<T>();
       const T scale = static_cast<T>(static_cast<double>(d_) / static_cast<double>(k_));
       T* out = kept_.values().data<T>();
-      ForChosen(Mask(key), key.first, k_, d_, [&](int64_t i) { *out++ = values[i] * scale; });
+      ForChosen(
+          Mask(key), key.first, k_, d_, [](int64_t, int64_t) {}, [&](int64_t i) { *out++ = values[i] * scale; });
     });
     return kept_.Encode(key, wire);
   }
 
   absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const override {
     RETURN_IF_ERROR(kept_.Decode(wire, key));
-    x.Zero();
     DispatchFloat(dtype_, [&](auto t) {
       using T = decltype(t);
       T* const values = x.data<T>();
       const T* in = kept_.values().data<T>();
-      ForChosen(Mask(key), key.first, k_, d_, [&](int64_t i) { values[i] = *in++; });
+      ForChosen(
+          Mask(key), key.first, k_, d_, [&](int64_t first, int64_t end) { std::fill(values + first, values + end, T{0}); },
+          [&](int64_t i) { values[i] = *in++; });
     });
     return absl::OkStatus();
   }
