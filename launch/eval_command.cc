@@ -6,7 +6,9 @@
 #include "launch/commands.h"
 #include "launch/job.h"
 #include "launch/loading.h"
+#include "parallel/trace_files.h"
 #include "trainer/choice_evaluation.h"
+#include "trainer/routing_replay.h"
 #include "trainer/stop_signal.h"
 
 namespace conclave {
@@ -35,10 +37,33 @@ void PrintChoices(const ChoiceScore& score, bool json) {
               static_cast<long long>(score.questions), by_mean, by_sum, static_cast<long long>(score.cut));
 }
 
+// Evaluates, recording or replaying routing where asked for.
+absl::StatusOr<Evaluation> Evaluate(Assembly& a, const Arguments& arguments, int64_t batches) {
+  RoutingLog log;
+  RoutingLog* used = nullptr;
+  const std::string record = arguments.Get("--record-routing"), replay = arguments.Get("--replay-routing");
+  if (!record.empty()) used = &log;
+  if (!replay.empty()) {
+    ASSIGN_OR_RETURN(const RoutingTrace trace, ReadTrace(RealFileSystem(), replay));
+    ASSIGN_OR_RETURN(log, HeldOutRouting(a, trace, batches));
+    used = &log;
+  }
+  ASSIGN_OR_RETURN(const Evaluation result, a.field->EvaluateHeldOut(a.scheme->point(), batches, a.held_out_rows, used));
+  if (!record.empty()) {
+    ASSIGN_OR_RETURN(const RoutingTrace trace, GatherRouting(a, log));
+    absl::Status written;
+    if (a.mesh->rank() == 0) written = WriteTrace(RealFileSystem(), record, trace);
+    RETURN_IF_ERROR(AgreeOn(a.mesh->control(), written, "writing the routing"));
+  }
+  return result;
+}
+
 int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
   const RunFolder folder(&RealFileSystem(), arguments.positional());
   const absl::StatusOr<int64_t> batches = arguments.Integer("--batches", 0);
   if (!batches.ok() || *batches < 0) return Fail(InvalidArgument("--batches: a number from 0 on is needed"));
+  if (arguments.Has("--record-routing") && arguments.Has("--replay-routing"))
+    return Fail(InvalidArgument("--record-routing and --replay-routing: give one of them"));
   return RunJob({}, [&](Communicator& world) -> absl::StatusOr<int> {
     ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
     Assembly assembly;
@@ -49,7 +74,7 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
       if (world.rank() == 0) PrintChoices(score, arguments.Has("--json"));
       return kExitFinished;
     }
-    ASSIGN_OR_RETURN(const Evaluation result, assembly.field->EvaluateHeldOut(assembly.scheme->point(), *batches, assembly.held_out_rows));
+    ASSIGN_OR_RETURN(const Evaluation result, Evaluate(assembly, arguments, *batches));
     if (world.rank() == 0) Print(result, assembly.data, arguments.Has("--json"));
     return kExitFinished;
   });
@@ -63,6 +88,8 @@ Command EvalCommand() {
            .summary = "Evaluates the newest checkpoint of a run on its held-out data.",
            .options = {{"--batches", "N", "held-out batches to use (default: all)"},
                        {"--choices", "FILE", "accuracy on multiple-choice questions (llm.c's format) instead"},
+                       {"--record-routing", "FILE.npy", "write which experts every token chose, as a trace for 'conclave place'"},
+                       {"--replay-routing", "FILE.npy", "send tokens where a record of the same batches sent them"},
                        {"--json", "", "print one JSON object"}}},
           RunEval};
 }

@@ -7,7 +7,9 @@
 #include "launch/job.h"
 #include "launch/loading.h"
 #include "launch/placement_file.h"
+#include "parallel/trace_files.h"
 #include "trainer/generator.h"
+#include "trainer/routing_replay.h"
 #include "trainer/stop_signal.h"
 
 namespace conclave {
@@ -77,7 +79,16 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
         std::fflush(stdout);
       };
     }
-    ASSIGN_OR_RETURN(const Generated generated, Generate(assembly, *prompts, *options, print));
+    RoutingLog log;
+    GenerateOptions here = *options;
+    if (arguments.Has("--trace")) here.routing_log = &log;
+    ASSIGN_OR_RETURN(const Generated generated, Generate(assembly, *prompts, here, print));
+    if (arguments.Has("--trace")) {
+      ASSIGN_OR_RETURN(const RoutingTrace trace, GatherRouting(assembly, log));
+      absl::Status written;
+      if (world.rank() == 0) written = WriteTrace(RealFileSystem(), arguments.Get("--trace"), trace);
+      RETURN_IF_ERROR(AgreeOn(world, written, "writing the trace"));
+    }
     if (world.rank() != 0) return kExitFinished;
     for (size_t i = 1; i < generated.texts.size(); ++i) std::printf("\n---\n%s", generated.texts[i].c_str());
     std::puts("");
@@ -98,6 +109,7 @@ Command GenerateCommand() {
                        {"--coherent", "", "tokens stay with their experts and every rank keeps all contexts: fewer rows, the same text"},
                        {"--placement", "FILE", "where the experts are, as 'conclave place --out' writes it (default: consecutive)"},
                        {"--memory-gib", "G", "what keys and values may take on a rank (default: what the machine has left)"},
+                       {"--trace", "FILE.npy", "write which experts every token chose, prompts included, for 'conclave place'"},
                        {"--traffic", "", "print what the ranks sent each other"},
                        {"--tokens", "N", "tokens to add (default 100)"},
                        {"--temperature", "T", "0 takes the likeliest token (default 0.8)"},

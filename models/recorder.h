@@ -83,6 +83,7 @@ class Recorder {
   std::span<const float> buffer(int index) const;
   ProductPrecision router_products() const { return options_.precision.router; }
   RoutingLog* routing_log() const { return options_.routing_log; }
+  void UseRoutingLog(RoutingLog* log) { options_.routing_log = log; }
   KvCache* cache() const { return options_.cache; }
   TokenTravel* travel() const { return options_.travel; }
   // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width +

@@ -38,6 +38,50 @@ absl::StatusOr<Tensor> RoutingLog::Next(Arena& arena, int layer, int64_t tokens,
   return ids;
 }
 
+absl::StatusOr<RoutingLog::Passes> RoutingLog::ToPasses(int layers, int slots) const {
+  Passes passes;
+  if (entries() % layers != 0) return FailedPrecondition("routing record: %d entries are no passes of %d MoE layers", entries(), layers);
+  for (size_t first = 0; first < entries_.size(); first += layers) {
+    const int64_t tokens = entries_[first].tokens;
+    const size_t begin = passes.ids.size();
+    passes.tokens.push_back(tokens);
+    passes.ids.resize(begin + tokens * layers * slots);
+    for (int layer = 0; layer < layers; ++layer) {
+      const Entry& entry = entries_[first + layer];
+      if (entry.layer != layer || entry.tokens != tokens || entry.slots != slots) {
+        return FailedPrecondition(
+            "routing record, entry %d: expected MoE layer %d with %d tokens of %d experts each, got layer %d with %d of %d",
+            static_cast<int64_t>(first) + layer, layer, tokens, slots, entry.layer, entry.tokens, entry.slots);
+      }
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int s = 0; s < slots; ++s) {
+          const int32_t id = ids_[entry.begin + t * slots + s];
+          if (id < 0) return FailedPrecondition("routing record: token %d of MoE layer %d has fewer than %d experts", t, layer, slots);
+          passes.ids[begin + (t * layers + layer) * slots + s] = id;
+        }
+      }
+    }
+  }
+  return passes;
+}
+
+RoutingLog RoutingLog::OfPasses(const Passes& passes, int layers, int slots) {
+  RoutingLog log;
+  int64_t first = 0;  // token
+  for (const int64_t tokens : passes.tokens) {
+    for (int layer = 0; layer < layers; ++layer) {
+      log.entries_.push_back({.layer = layer, .tokens = tokens, .slots = slots, .begin = log.ids_.size()});
+      for (int64_t t = first; t < first + tokens; ++t) {
+        const auto from = passes.ids.begin() + (t * layers + layer) * slots;
+        log.ids_.insert(log.ids_.end(), from, from + slots);
+      }
+    }
+    first += tokens;
+  }
+  log.Rewind();
+  return log;
+}
+
 absl::Status RoutingLog::ExpectEnd() const {
   if (next_ == entries_.size()) return absl::OkStatus();
   return FailedPrecondition("routing record: %d of %d entries were replayed", static_cast<int64_t>(next_), entries());

@@ -24,6 +24,16 @@ class RoutingLog {
 
   // ids: i32 [n, k], -1 for no expert.
   void Append(int layer, const Tensor& ids);
+  // The record as passes of `layers` entries each: tokens of each pass, and all ids, [tokens, layers, slots]. Errors: FailedPrecondition
+  // for entries that do not form such passes, of slots that differ, or with empty slots.
+  struct Passes {
+    std::vector<int64_t> tokens;
+    std::vector<int32_t> ids;
+  };
+  absl::StatusOr<Passes> ToPasses(int layers, int slots) const;
+  // A log to be replayed, of passes of these numbers of tokens. ids: [sum of tokens, layers, slots].
+  static RoutingLog OfPasses(const Passes& passes, int layers, int slots);
+
   // The next entry, in memory of the arena. Errors: FailedPrecondition where it is of another layer, of another number of tokens, names an
   // expert outside 0..experts-1, or where there is none.
   absl::StatusOr<Tensor> Next(Arena& arena, int layer, int64_t tokens, int experts);

@@ -77,7 +77,8 @@ class Generation {
                                  .dispatch = &*a_.dispatch,
                                  .precision = PrecisionOf(a_.config.model()),
                                  .counters = a_.model->counters(),
-                                 .buffers = &a_.field->buffers()};
+                                 .buffers = &a_.field->buffers(),
+                                 .routing_log = options.routing_log};
     Recorder::Options continued = base, travelling = base;
     if (cache_) continued.cache = travelling.cache = &*cache_;
     if (coherent_) travelling.travel = &coherent_->travel;
@@ -275,6 +276,7 @@ absl::Status Share(Communicator& control, TextRequest* request) {
 }
 
 absl::Status CheckCoherent(const Assembly& a, const GenerateOptions& options) {
+  if (options.routing_log != nullptr) return InvalidArgument("generate: routing is recorded without the coherent mode only");
   if (a.model->experts().empty())
     return FailedPrecondition("generate: the model has no experts for tokens to stay with; leave the coherent mode out");
   if (!options.cache || a.model->cache_shape().layers == 0) {

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/trace.h"
+#include "models/routing_log.h"
 
 namespace conclave {
 namespace {
@@ -224,7 +225,7 @@ void ModelOperator::ReserveActivations(int64_t bytes) {
   if (options_.recompute) segments_.Reserve(bytes);
 }
 
-absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows) {
+absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows, RoutingLog* log) {
   const int64_t available = options_.held_out == nullptr ? 0 : options_.held_out->batches(rows);
   if (available == 0) return FailedPrecondition("evaluation: no samples are held out; set data.validation_fraction above 0");
   const int64_t count = batches == 0 ? available : std::min(batches, available);
@@ -233,6 +234,7 @@ absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& poin
   LeafTable table(static_cast<int64_t>(terms.size()) + 1, 0);  // last column: samples
   table.Begin(count);
   forward_recorder_.BeginEvaluation();
+  forward_recorder_.UseRoutingLog(log);
   for (int64_t i = 0; i < (count + ranks - 1) / ranks; ++i) {
     const int64_t index = i * ranks + rank;
     if (index < count) {
@@ -252,6 +254,8 @@ absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& poin
     }
     table.At(index, terms.size()) = samples;
   }
+  forward_recorder_.UseRoutingLog(nullptr);
+  if (log != nullptr && log->replays()) RETURN_IF_ERROR(log->ExpectEnd());
   RETURN_IF_ERROR(table.Gather(options_.mesh->control(), 1));
   const double samples = table.Sum(terms.size());
   Evaluation evaluation{.samples = static_cast<int64_t>(samples)};

@@ -47,7 +47,8 @@ class ModelOperator : public Operator {
   // Means of the terms over the first `batches` held-out batches of `rows` samples (0: all), weighted by tokens; counters are zero. Does
   // not depend on the number of ranks but for the rounding of expert products. Collective. Errors: FailedPrecondition if nothing is held
   // out.
-  absl::StatusOr<Evaluation> EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows);
+  // log: written, or replayed to its end; null: neither.
+  absl::StatusOr<Evaluation> EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows, RoutingLog* log = nullptr);
 
   // Moves the model's buffers after a step that was accepted. evaluation: the step's first. Equal on every rank.
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }

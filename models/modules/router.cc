@@ -218,11 +218,15 @@ void CountExperts(const Tensor& ids, std::span<int64_t> counts) {
   }
 }
 
-void UpdateRouterBias(std::span<const int64_t> load, double rate, std::span<float> bias) {
+void UpdateRouterBias(std::span<const int64_t> load, const BiasStepOptions& step, std::span<float> bias) {
   const int64_t total = std::accumulate(load.begin(), load.end(), int64_t{0}), experts = static_cast<int64_t>(load.size());
   for (size_t i = 0; i < load.size(); ++i) {
     const int64_t excess = load[i] * experts - total;
-    if (excess != 0) bias[i] += static_cast<float>(excess < 0 ? rate : -rate);
+    if (excess == 0) continue;
+    const double relative = step.kind == MoeConfig::PROPORTIONAL ? static_cast<double>(excess) / static_cast<double>(total)
+                            : excess < 0                         ? -1
+                                                                 : 1;
+    bias[i] -= static_cast<float>(step.rate * relative);
   }
 }
 

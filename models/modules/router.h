@@ -76,7 +76,12 @@ Var RouterZSum(Tape& tape, Var logits);
 void CountExperts(const Tensor& ids, std::span<int64_t> counts);
 
 // bias[i] += rate * sign(mean load - load[i]), the comparison in integers. Source: Wang et al., 2024, auxiliary-loss-free load balancing.
-void UpdateRouterBias(std::span<const int64_t> load, double rate, std::span<float> bias);
+// PROPORTIONAL: rate * (1 - load[i] / mean load).
+struct BiasStepOptions {
+  double rate = 0;
+  MoeConfig::BiasStep kind = MoeConfig::SIGN;
+};
+void UpdateRouterBias(std::span<const int64_t> load, const BiasStepOptions& step, std::span<float> bias);
 
 }  // namespace conclave
 

@@ -43,7 +43,7 @@ class MoeLm : public Model {
   void UpdateBuffers(std::span<const int64_t> counters, ModelBuffers* buffers) const override {
     const int64_t experts = config_.moe().experts();
     for (int i = 0; i < buffers->size(); ++i) {
-      UpdateRouterBias(counters.subspan(i * experts, experts), config_.moe().bias_rate(), buffers->values(i));
+      UpdateRouterBias(counters.subspan(i * experts, experts), {config_.moe().bias_rate(), config_.moe().bias_step()}, buffers->values(i));
     }
   }
   int64_t context() const override { return config_.context(); }

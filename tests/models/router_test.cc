@@ -145,8 +145,10 @@ TEST(Router, BiasEntersTheSelectionOnly) {
 TEST(Router, BiasMovesAgainstTheLoad) {
   std::vector<float> bias = {1, 1, 1, 1};
   const std::vector<int64_t> load = {10, 5, 0, 5};
-  UpdateRouterBias(load, 0.25, bias);
+  UpdateRouterBias(load, {.rate = 0.25}, bias);
   EXPECT_EQ(bias, (std::vector<float>{0.75f, 1, 1.25f, 1}));
+  UpdateRouterBias(std::vector<int64_t>{15, 4, 0, 1}, {.rate = 0.5, .kind = MoeConfig::PROPORTIONAL}, bias);  // mean 5
+  EXPECT_EQ(bias, (std::vector<float>{-0.25f, 1.1f, 1.75f, 1.4f}));
 }
 
 // Groups {0, 1}, {2, 3}, {4, 5}: the best two by the score asked for; equal groups: the lower one.

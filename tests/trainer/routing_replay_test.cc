@@ -1,0 +1,101 @@
+// Routing of an evaluation, recorded as a trace: the same on any number of ranks; replayed it gives the bits of the recorded loss.
+#include "trainer/routing_replay.h"
+
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "comm/loopback.h"
+#include "tests/trainer/config_fixture.h"
+
+namespace conclave {
+namespace {
+
+constexpr char kReplayRun[] = R"(name: "replay"
+trainer { workers: 2 global_batch: 4 }
+optim { first_order { lr: 0.01 rule { sgd {} } } }
+data { sources { text { path: "text.txt" } } tokenizer { bytes {} } validation_fraction: 0.3 }
+model { moe_lm { layers: 2 width: 8 heads: 2 context: 8 init_std: 0.4 moe { experts: 4 top_k: 2 } } }
+)";
+
+class RoutingReplayTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = JoinPath(testing::TempDir(), absl::StrFormat("replay-%d", getpid()));
+    ASSERT_TRUE(RealFileSystem().CreateDirs(folder_).ok());
+    std::string text;
+    for (int i = 0; i < 60; ++i) text += absl::StrFormat("line %d\n", i * i);
+    ASSERT_TRUE(RealFileSystem().WriteAtomically(JoinPath(folder_, "text.txt"), text).ok());
+  }
+  void TearDown() override { RealFileSystem().RemoveTree(folder_).IgnoreError(); }
+
+  struct Outcome {
+    absl::Status status;
+    double loss = 0;
+    std::optional<RoutingTrace> trace;
+  };
+  // Evaluates `batches`, replaying `trace` or, without one, recording.
+  Outcome Evaluate(int ranks, const RoutingTrace* trace, int64_t batches, const std::vector<std::string>& more = {}) const {
+    Outcome outcome;
+    std::vector<std::string> overrides{"data.sources[0].text.path=\"" + JoinPath(folder_, "text.txt") + "\"",
+                                       "data.cache_dir=\"" + JoinPath(folder_, "cache") + "\"",
+                                       absl::StrFormat("parallel.expert=%d", ranks)};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    const absl::StatusOr<LoadedConfig> loaded = LoadText(kReplayRun, overrides);
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    absl::Status first;
+    outcome.status = RunRanks(ranks, [&](Communicator& world) -> absl::Status {
+      Assembly a;
+      RETURN_IF_ERROR(Assemble(loaded->config, world, RealFileSystem(), &a));
+      const auto run = [&]() -> absl::Status {
+        RoutingLog log;
+        if (trace != nullptr) {
+          ASSIGN_OR_RETURN(log, HeldOutRouting(a, *trace, batches));
+        }
+        ASSIGN_OR_RETURN(const Evaluation result, a.field->EvaluateHeldOut(a.scheme->point(), batches, a.held_out_rows, &log));
+        absl::StatusOr<RoutingTrace> gathered = absl::UnknownError("not recorded");
+        if (trace == nullptr) gathered = GatherRouting(a, log);
+        if (trace == nullptr) RETURN_IF_ERROR(gathered.status());
+        if (world.rank() != 0) return absl::OkStatus();
+        outcome.loss = result.terms[0].value;
+        if (trace == nullptr) outcome.trace = *std::move(gathered);
+        return absl::OkStatus();
+      };
+      const absl::Status status = run();
+      if (world.rank() == 0) first = status;
+      return absl::OkStatus();  // all ranks agree
+    });
+    if (!first.ok()) outcome.status = first;
+    return outcome;
+  }
+
+  std::string folder_;
+};
+
+TEST_F(RoutingReplayTest, GivesTheRecordedLossOnAnyNumberOfRanks) {
+  const Outcome recorded = Evaluate(1, nullptr, 0), split = Evaluate(2, nullptr, 0);
+  ASSERT_TRUE(recorded.status.ok() && split.status.ok()) << recorded.status << split.status;
+  EXPECT_EQ(std::vector(split.trace->ids().begin(), split.trace->ids().end()),
+            std::vector(recorded.trace->ids().begin(), recorded.trace->ids().end()));
+  EXPECT_EQ(Evaluate(1, &*recorded.trace, 0).loss, recorded.loss);
+  EXPECT_EQ(Evaluate(2, &*recorded.trace, 0).loss, split.loss);
+  // Other experts for the same tokens: another loss.
+  std::vector<int32_t> turned(recorded.trace->ids().begin(), recorded.trace->ids().end());
+  for (int32_t& id : turned) id = (id + 1) % 4;
+  const absl::StatusOr<RoutingTrace> other = RoutingTrace::Make(recorded.trace->header(), std::move(turned));
+  ASSERT_TRUE(other.ok());
+  EXPECT_NE(Evaluate(1, &*other, 0).loss, recorded.loss);
+}
+
+TEST_F(RoutingReplayTest, RefusesRecordsOfSomethingElse) {
+  const Outcome three = Evaluate(1, nullptr, 3);
+  ASSERT_TRUE(three.status.ok()) << three.status;
+  const absl::Status longer = Evaluate(2, &*three.trace, 4).status;
+  EXPECT_EQ(longer.code(), absl::StatusCode::kInvalidArgument) << longer;
+  EXPECT_NE(longer.message().find("the trace holds 48 tokens, 4 held-out batches have 64"), std::string::npos) << longer;
+  EXPECT_EQ(Evaluate(1, &*three.trace, 3, {"model.moe_lm.layers=3"}).status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Evaluate(1, nullptr, 3, {"model.moe_lm.moe.router=EXPERT_CHOICE"}).status.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,89 @@
+#include "trainer/routing_replay.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace conclave {
+namespace {
+
+// What traces of this model look like.
+absl::StatusOr<TraceHeader> HeaderOf(const Assembly& a) {
+  const std::vector<int> experts = a.model->experts();
+  if (experts.empty()) return FailedPrecondition("routing: the model has no experts");
+  const MoeConfig& moe = a.config.model().moe_lm().moe();
+  if (moe.router() == MoeConfig::EXPERT_CHOICE) {
+    return FailedPrecondition("routing: with EXPERT_CHOICE tokens have no fixed number of experts, and a trace cannot hold them");
+  }
+  TraceHeader header{.experts = experts[0],
+                     .layers = static_cast<int>(experts.size()),
+                     .top_k = static_cast<int>(moe.top_k()),
+                     .seed = static_cast<uint64_t>(a.config.seed())};
+  for (const SourceConfig& source : a.config.data().sources()) {
+    if (source.has_text()) header.corpus = source.text().path();
+  }
+  return header;
+}
+
+}  // namespace
+
+absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& log) {
+  ASSIGN_OR_RETURN(const TraceHeader header, HeaderOf(a));
+  ASSIGN_OR_RETURN(RoutingLog::Passes mine, log.ToPasses(header.layers, header.top_k));
+  Communicator& control = a.mesh->control();
+  std::vector<RoutingLog::Passes> all(control.size());
+  for (int r = 0; r < control.size(); ++r) {
+    RoutingLog::Passes& passes = all[r];
+    if (r == control.rank()) passes = std::move(mine);
+    int64_t sizes[2] = {static_cast<int64_t>(passes.tokens.size()), static_cast<int64_t>(passes.ids.size())};
+    RETURN_IF_ERROR(control.Broadcast("routing sizes", Tensor(sizes, {2}, DType::kI64), r));
+    passes.tokens.resize(sizes[0]);
+    passes.ids.resize(sizes[1]);
+    if (sizes[0] > 0) RETURN_IF_ERROR(control.Broadcast("routing passes", Tensor(passes.tokens.data(), {sizes[0]}, DType::kI64), r));
+    if (sizes[1] > 0) RETURN_IF_ERROR(control.Broadcast("routing ids", Tensor(passes.ids.data(), {sizes[1]}, DType::kI32), r));
+  }
+  std::vector<int32_t> ids;
+  std::vector<int64_t> at(all.size(), 0);
+  const int64_t row = int64_t{header.layers} * header.top_k;
+  for (size_t pass = 0, left = 1; left > 0; ++pass) {
+    left = 0;
+    for (size_t r = 0; r < all.size(); ++r) {
+      if (pass >= all[r].tokens.size()) continue;
+      ++left;
+      const auto from = all[r].ids.begin() + at[r];
+      at[r] += all[r].tokens[pass] * row;
+      ids.insert(ids.end(), from, all[r].ids.begin() + at[r]);
+    }
+  }
+  return RoutingTrace::Make(header, std::move(ids));
+}
+
+absl::StatusOr<RoutingLog> HeldOutRouting(const Assembly& a, const RoutingTrace& trace, int64_t batches) {
+  ASSIGN_OR_RETURN(const TraceHeader header, HeaderOf(a));
+  if (trace.layers() != header.layers || trace.experts() != header.experts || trace.top_k() != header.top_k) {
+    return InvalidArgument("routing: the trace has %d MoE layers of %d experts, %d a token; the model has %d of %d, %d a token",
+                           trace.layers(), trace.experts(), trace.top_k(), header.layers, header.experts, header.top_k);
+  }
+  const int64_t rows = a.held_out_rows, available = a.data.evaluation.batches(rows), context = a.model->context();
+  const int64_t count = batches == 0 ? available : std::min(batches, available);
+  const auto tokens_of = [&](int64_t batch) { return std::min(rows, a.data.evaluation.size() - batch * rows) * context; };
+  RoutingLog::Passes mine;
+  int64_t first = 0;
+  const int64_t row = int64_t{header.layers} * header.top_k, ranks = a.mesh->ranks();
+  for (int64_t batch = 0; batch < (count + ranks - 1) / ranks * ranks; ++batch) {
+    const int64_t tokens = batch < count ? tokens_of(batch) : 0;
+    if (batch % ranks == a.mesh->rank() && first + tokens <= trace.tokens()) {
+      mine.tokens.push_back(tokens);  // a turn without a batch is a pass without tokens
+      const auto from = trace.ids().begin() + first * row;
+      mine.ids.insert(mine.ids.end(), from, from + tokens * row);
+    }
+    first += tokens;
+  }
+  if (first != trace.tokens()) {
+    return InvalidArgument(
+        "routing: the trace holds %d tokens, %d held-out batches have %d; give the number of batches it was recorded with", trace.tokens(),
+        count, first);
+  }
+  return RoutingLog::OfPasses(mine, header.layers, header.top_k);
+}
+
+}  // namespace conclave

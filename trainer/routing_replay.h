@@ -1,0 +1,23 @@
+// Routing of whole evaluations, as traces: recorded, and replayed.
+#ifndef CONCLAVE_TRAINER_ROUTING_REPLAY_H_
+#define CONCLAVE_TRAINER_ROUTING_REPLAY_H_
+
+#include <span>
+
+#include "models/routing_log.h"
+#include "parallel/routing_trace.h"
+#include "trainer/assembly.h"
+
+namespace conclave {
+
+// The trace that the ranks recorded together: pass i of rank 0, of rank 1, ..., then pass i + 1. Collective; on every rank. Errors: a model
+// without experts, or whose tokens have no fixed number of them.
+absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& assembly, const RoutingLog& log);
+
+// This rank's part of a trace of `batches` (0: all) held-out batches, to be replayed. Errors: a trace of another number of tokens, layers,
+// experts or experts a token.
+absl::StatusOr<RoutingLog> HeldOutRouting(const Assembly& assembly, const RoutingTrace& trace, int64_t batches);
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_TRAINER_ROUTING_REPLAY_H_
