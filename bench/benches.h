@@ -3,6 +3,7 @@
 #define CONCLAVE_BENCH_BENCHES_H_
 
 #include <cstdint>
+#include <string>
 
 #include "base/status.h"
 #include "bench/measure.h"
@@ -33,6 +34,12 @@ struct CollectiveBenchOptions {
   int samples = 9;
 };
 absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const CollectiveBenchOptions& options = {});
+
+// The exchange of a vector of 8 MiB between two ranks (threads) through `codec` (proto text, unbiased) against the exact one: the link rate
+// below which it is faster ("modelled_mbit": bytes saved / seconds lost without a link), and where it really is on throttled links
+// ("measured_mbit": between links of 2/3 and of 3/2 of the modelled rate), "apart": |measured / modelled - 1|. The rate is the vector's
+// bytes by the seconds lost. Errors: InvalidArgument for a text that is no codec; FailedPrecondition where there is no crossover.
+absl::StatusOr<BenchReport> BenchCrossover(const std::string& codec, int samples = 9);
 
 // Training steps of a config (data, checkpoints and evaluation left out): tokens or samples a second (steps, where the model has no data),
 // bytes between ranks a step. Collective.

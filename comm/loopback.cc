@@ -1,8 +1,10 @@
 #include "comm/loopback.h"
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -10,6 +12,7 @@
 #include <tuple>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "comm/message_communicator.h"
 #include "tensor/products.h"
 
@@ -27,11 +30,13 @@ struct Letter {
   int tag = 0;
   std::span<const std::byte> data;
   LoopbackMessages* sender = nullptr;
+  double arrival = 0;  // on RealClock; 0: at once
 };
 
 // What all ranks share. Everything below the mutex is guarded by it.
 struct Hub {
-  Hub(int ranks, const std::vector<int>& nodes) : nodes(nodes.empty() ? std::vector<int>(ranks, 0) : nodes), desks(ranks) {
+  Hub(int ranks, const LoopbackOptions& options)
+      : nodes(options.nodes.empty() ? std::vector<int>(ranks, 0) : options.nodes), link_rate(options.link_rate), desks(ranks) {
     // How many letters wait depends on how fast ranks are: room for all that usually can.
     for (Desk& desk : desks) desk.letters.reserve(kUsualLetters * static_cast<size_t>(ranks));
   }
@@ -39,9 +44,22 @@ struct Hub {
   struct Desk {
     std::vector<Letter> letters;
     std::condition_variable happened;
-    int64_t events = 0;  // grows whenever something happened that may let the rank go on
-    bool gone = false;   // the rank has returned
+    int64_t events = 0;                // grows whenever something happened that may let the rank go on
+    bool gone = false;                 // the rank has returned
+    double out_free = 0, in_free = 0;  // when its links have passed all that was sent so far
   };
+
+  // When a message that is sent now arrives.
+  double Arrival(int from, int to, size_t bytes) {
+    const double rate = link_rate != nullptr ? link_rate->load() : 0;
+    if (rate == 0 || nodes[from] == nodes[to]) return 0;
+    const double seconds = static_cast<double>(bytes) / rate;
+    double& out_free = desks[from].out_free;
+    double& in_free = desks[to].in_free;
+    out_free = std::max(RealClock().Seconds(), out_free) + seconds;
+    in_free = std::max(out_free, in_free + seconds);
+    return in_free;
+  }
 
   void Notify(int rank) {
     ++desks[rank].events;
@@ -60,6 +78,7 @@ struct Hub {
   }
 
   const std::vector<int> nodes;
+  const std::atomic<double>* const link_rate;
   std::mutex mutex;
   std::vector<Desk> desks;
   absl::Status first_error;
@@ -83,8 +102,17 @@ class LoopbackEngine final : public ProgressEngine {
   int rank() const { return rank_; }
   void Pause(int) override {
     std::unique_lock lock(hub_.mutex);
-    hub_.desks[rank_].happened.wait(lock, [&] { return hub_.desks[rank_].events != seen_; });
+    Hub::Desk& desk = hub_.desks[rank_];
+    const auto happened = [&] { return desk.events != seen_; };
+    if (hub_.link_rate == nullptr) return desk.happened.wait(lock, happened);
+    double next = std::numeric_limits<double>::infinity();  // arrival of what was still under way when it was looked for
+    for (const Letter& letter : desk.letters) {
+      if (letter.arrival > looked_) next = std::min(next, letter.arrival);
+    }
+    if (next == std::numeric_limits<double>::infinity()) return desk.happened.wait(lock, happened);
+    desk.happened.wait_for(lock, std::chrono::duration<double>(next - RealClock().Seconds()), happened);
   }
+  double looked() const { return looked_; }
   // Of all operations of the rank, in the order of posting: messages of one stream go to receives in this order.
   std::vector<Expected>& expected() { return expected_; }
 
@@ -92,19 +120,21 @@ class LoopbackEngine final : public ProgressEngine {
   void BeforeProgress() override {
     const std::lock_guard lock(hub_.mutex);
     seen_ = hub_.desks[rank_].events;
+    if (hub_.link_rate != nullptr) looked_ = RealClock().Seconds();
   }
 
  private:
   Hub& hub_;
   int rank_;
   int64_t seen_ = 0;
+  double looked_ = 0;  // when Progress began: what arrives later is not there yet
   std::vector<Expected> expected_;
 };
 
 class LoopbackMessages final : public MessageSet {
  public:
   LoopbackMessages(Hub* hub, LoopbackEngine* engine, int64_t group, const std::vector<int>* members)
-      : hub_(*hub), group_(group), rank_(engine->rank()), members_(*members), expected_(engine->expected()) {
+      : hub_(*hub), engine_(*engine), group_(group), rank_(engine->rank()), members_(*members), expected_(engine->expected()) {
     destinations_.reserve(members_.size());
   }
 
@@ -112,7 +142,8 @@ class LoopbackMessages final : public MessageSet {
     const int to = members_[peer];
     const std::lock_guard lock(hub_.mutex);
     if (hub_.desks[to].gone) return Gone(to);
-    hub_.desks[to].letters.push_back({.source = rank_, .group = group_, .tag = tag, .data = data, .sender = this});
+    hub_.desks[to].letters.push_back(
+        {.source = rank_, .group = group_, .tag = tag, .data = data, .sender = this, .arrival = hub_.Arrival(rank_, to, data.size())});
     destinations_.push_back(to);
     ++unread_;
     hub_.Notify(to);
@@ -192,6 +223,7 @@ class LoopbackMessages final : public MessageSet {
     std::vector<Letter>& letters = hub_.desks[rank_].letters;
     for (size_t i = 0; i < letters.size(); ++i) {
       if (letters[i].source != slot.source || letters[i].group != group_ || letters[i].tag != slot.tag) continue;
+      if (letters[i].arrival > engine_.looked()) return false;  // still under way, and those after it too
       letter = letters[i];
       letters.erase(letters.begin() + static_cast<std::ptrdiff_t>(i));
       return true;
@@ -220,6 +252,7 @@ class LoopbackMessages final : public MessageSet {
   }
 
   Hub& hub_;
+  const LoopbackEngine& engine_;
   int64_t group_;
   int rank_;
   const std::vector<int>& members_;
@@ -307,7 +340,7 @@ absl::Status RunRank(Hub& hub, int rank, const std::function<absl::Status(Commun
 absl::Status RunRanks(int ranks, const std::function<absl::Status(Communicator& world)>& fn, const LoopbackOptions& options) {
   CHECK_GE(ranks, 1);
   CHECK(options.nodes.empty() || static_cast<int>(options.nodes.size()) == ranks);
-  Hub hub(ranks, options.nodes);
+  Hub hub(ranks, options);
   std::vector<std::thread> threads;
   threads.reserve(ranks);
   for (int r = 0; r < ranks; ++r) {

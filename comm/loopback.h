@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_COMM_LOOPBACK_H_
 #define CONCLAVE_COMM_LOOPBACK_H_
 
+#include <atomic>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -13,7 +14,10 @@
 namespace conclave {
 
 struct LoopbackOptions {
-  std::vector<int> nodes;                   // the node each rank pretends to run on; empty: all on one
+  std::vector<int> nodes;  // the node each rank pretends to run on; empty: all on one
+  // Bytes a second that a rank can send to, and as many that it can receive from, ranks of other nodes: a message is there when its last
+  // byte has passed both links. 0, or null: at once. It may change while ranks run: what is sent later obeys.
+  const std::atomic<double>* link_rate = nullptr;
   std::optional<WatchdogOptions> watchdog;  // each rank's; its rank and ranks are filled in. None: no watchdog
 };
 

@@ -60,22 +60,29 @@ int RunPlacement(const Arguments& arguments) {
   return trace.ok() ? Print(BenchPlacement(&*trace), arguments.Has("--json")) : Fail(trace.status());
 }
 
+int RunCrossover(const Arguments& arguments) {
+  const std::string& codec = arguments.positional(1);
+  return Print(BenchCrossover(codec.empty() ? "natural {}" : codec), arguments.Has("--json"));
+}
+
 int RunBench(const Arguments& arguments, const std::vector<std::string>&) {
   const std::string& what = arguments.positional();
-  const bool has_argument = !arguments.positional(1).empty() && what != "placement";
+  const bool has_argument = !arguments.positional(1).empty() && what != "placement" && what != "crossover";
   if (what != "train" && (has_argument || arguments.Has("--set") || arguments.Has("--steps"))) {
     return PrintsForAll() ? Fail(InvalidArgument("bench %s: CONFIG, --set and --steps go with bench train only", what)) : kExitUsage;
   }
-  const bool alone = what == "kernels" || what == "codecs" || what == "placement";
+  const bool alone = what == "kernels" || what == "codecs" || what == "placement" || what == "crossover";
   if (alone && !PrintsForAll()) return kExitFinished;  // one process measures
   if (what == "kernels") return Print(BenchKernels(), arguments.Has("--json"));
   if (what == "codecs") return Print(BenchCodecs(), arguments.Has("--json"));
   if (what == "placement") return RunPlacement(arguments);
+  if (what == "crossover") return RunCrossover(arguments);
   if (what == "collectives") return RunCollectives(arguments);
   if (what == "train") return RunTraining(arguments);
-  const std::string closest = ClosestName(what, std::vector<std::string>{"kernels", "collectives", "codecs", "placement", "train"});
+  const std::string closest =
+      ClosestName(what, std::vector<std::string>{"kernels", "collectives", "codecs", "placement", "crossover", "train"});
   if (!PrintsForAll()) return kExitUsage;
-  return Fail(InvalidArgument("unknown bench '%s'%s; known: kernels, collectives, codecs, placement, train", what,
+  return Fail(InvalidArgument("unknown bench '%s'%s; known: kernels, collectives, codecs, placement, crossover, train", what,
                               closest.empty() ? "" : "; did you mean '" + closest + "'?"));
 }
 
@@ -84,11 +91,11 @@ int RunBench(const Arguments& arguments, const std::vector<std::string>&) {
 Command BenchCommand() {
   return {{.name = "bench",
            .positional = "WHAT [INPUT]",
-           .summary =
-               "Measures on this machine: medians and quartiles over repeated runs.\n"
-               "WHAT is kernels (compute kernels, one thread), codecs (compression), placement (expert placement of the routing\n"
-               "trace INPUT, by default of Markov chains), collectives (exchanges between the job's ranks) or train (steps of the config\n"
-               "INPUT, by default configs/quickstart/moe_kjv.textproto).",
+           .summary = "Measures on this machine: medians and quartiles over repeated runs.\n"
+                      "WHAT is kernels (compute kernels, one thread), codecs (compression), placement (expert placement of the routing\n"
+                      "trace INPUT, by default of Markov chains), crossover (the link rate below which the codec INPUT pays), collectives "
+                      "(exchanges between the job's ranks) or train (steps of the config\n"
+                      "INPUT, by default configs/quickstart/moe_kjv.textproto).",
            .options = {{"--json", "", "print one JSON object"},
                        {"--ranks", "N", "collectives, train: ranks as threads, without a launcher (default 1)"},
                        {"--kib", "N", "collectives: vectors of N KiB alone (default 4 to 16384)"},

@@ -116,6 +116,15 @@ const EntrantResult& BaselineOf(const std::vector<EntrantResult>& results, doubl
   return *best;
 }
 
+// Mbit/s of a link below which the entrant arrives before the baseline: where the bytes it saves take as long as its work takes longer, by
+// the seconds of this run plus bytes / rate. Infinite where it is faster without a link too, 0 where it saves no bytes or does not arrive.
+double Crossover(const EntrantResult& baseline, const EntrantResult& entrant) {
+  const double bytes = baseline.Median(&RaceCosts::two_way_bytes) - entrant.Median(&RaceCosts::two_way_bytes);
+  const double seconds = entrant.MedianTime() - baseline.MedianTime();
+  if (!(bytes > 0) || !std::isfinite(seconds)) return 0;
+  return seconds > 0 ? 8e-6 * bytes / seconds : INFINITY;
+}
+
 std::string Amount(double value) { return std::isfinite(value) ? HumanCount(std::llround(value)) : "-"; }
 
 void PrintTable(const std::vector<EntrantResult>& results) {
@@ -132,6 +141,15 @@ void PrintTable(const std::vector<EntrantResult>& results) {
                 Amount(r.Median(&RaceCosts::two_way_bytes)).c_str(), MedianGain(both, r, &RaceCosts::two_way_bytes),
                 Amount(r.Median(&RaceCosts::header_bytes)).c_str(), Amount(r.Median(&RaceCosts::evaluations)).c_str(),
                 Amount(r.Median(&RaceCosts::rounds)).c_str(), r.MedianTime(), JoinStrings(r.settings, " ").c_str(), r.at_edge ? " *" : "");
+  }
+  for (const EntrantResult& r : results) {
+    const double below = Crossover(both, r);
+    if (&r == &both || r.exact || below == 0) continue;
+    if (std::isfinite(below)) {
+      std::printf("%s: modelled to arrive before %s on links below %.4g Mbit/s\n", r.name.c_str(), both.name.c_str(), below);
+    } else {
+      std::printf("%s: modelled to arrive before %s on any link\n", r.name.c_str(), both.name.c_str());
+    }
   }
   for (const EntrantResult& r : results) {
     std::map<std::string, int> ends;
@@ -166,6 +184,7 @@ void PrintJson(const std::vector<EntrantResult>& results) {
     AppendMember("evaluations_of_fewest", 1 / MedianGain(thrifty, r, &RaceCosts::evaluations), &line);
     AppendMember("rounds", r.Median(&RaceCosts::rounds), &line);
     AppendMember("seconds", r.MedianTime(), &line);
+    AppendMember("crossover_mbit", Crossover(both, r), &line);
     AppendMember("candidates", r.candidates, &line);
     absl::StrAppendFormat(&line, ",\"at_edge\":%s,\"worst_measure\":", r.at_edge ? "true" : "false");
     double worst = 0;

@@ -63,6 +63,20 @@ TEST(Collectives, TheLedgerCountsWhatTheExchangeMoves) {
   }
 }
 
+// Exactly, half of the vector goes up and half of it comes back: 8 MiB a rank. QSGD takes about 2 bits a value. What saves no
+// bytes has no crossover.
+TEST(Crossover, CountsTheBytesOfBothWays) {
+  const absl::StatusOr<BenchReport> report = BenchCrossover("qsgd { levels: 1024 }", 1);
+  ASSERT_TRUE(report.ok()) << report.status();
+  const BenchResult& result = report->results.at(0);
+  EXPECT_GT(result.facts.at(0).second, 0);
+  EXPECT_EQ(result.facts.at(3), (std::pair<std::string, double>{"bytes_exact", 8 << 20}));
+  EXPECT_EQ(result.facts.at(4).first, "bytes_coded");
+  EXPECT_LT(result.facts.at(4).second, (8 << 20) / 8.0);
+  EXPECT_EQ(BenchCrossover("no codec").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(BenchCrossover("identity {}", 1).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 // One extragradient step of a game is two exchanges of one vector (and the small sums that all models share): more than 2 * 2 * 16 * 8
 // bytes between two ranks, and none where one rank has all workers.
 TEST(Training, AGameIsMeasuredInSteps) {
