@@ -137,7 +137,7 @@ fi
 equals_program 4 4 2 1
 equals_program 4 6 2 2
 if ! $quick; then
-  equals_program 4 6 3 1
+  equals_program 3 6 3 1
   equals_program 4 8 2 1
   other_domain
 fi
