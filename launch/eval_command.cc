@@ -7,6 +7,7 @@
 #include "launch/job.h"
 #include "launch/loading.h"
 #include "parallel/trace_files.h"
+#include "trainer/agreement.h"
 #include "trainer/choice_evaluation.h"
 #include "trainer/routing_replay.h"
 #include "trainer/stop_signal.h"

@@ -8,6 +8,7 @@
 #include "launch/loading.h"
 #include "launch/placement_file.h"
 #include "parallel/trace_files.h"
+#include "trainer/agreement.h"
 #include "trainer/generator.h"
 #include "trainer/routing_replay.h"
 #include "trainer/stop_signal.h"
