@@ -87,37 +87,56 @@ all_peers() {
   done
 }
 
-# -- two ranks -----------------------------------------------------------------------------------------------------------------------------
-# Wall time, as it has to be: the other processes of the machine count.
-two_ranks() {
-  local one
-  step "$1" reference --set trainer.workers=2
-  one=$(fact rate)
-  launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps "$1" --set trainer.workers=2 \
-    --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
-  at_least "$(awk -v a="$one" -v b="$(fact rate)" 'BEGIN { if (a > 0 && b != "") printf "%.2f", b / a }')" 1.85 "" \
-    "times one rank, two ranks with the experts between them, real routing"
+# -- bf16 ----------------------------------------------------------------------------------------------------------------------------------
+# Processor time of a step in f32 over that in bf16, a run of each.
+bf16_speed() {
+  local steps=$1 full
+  step "$steps" reference
+  full=$(fact cpu_seconds)
+  : > "$scratch/bench"
+  step "$steps" reference --set model.precision.compute=BF16
+  at_least "$(awk -v a="$full" -v b="$(fact cpu_seconds)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b }')" 1.5 "" \
+    "times our f32, bf16 products with f32 masters, reference shape"
+}
+# last_loss PRECISION: mean loss of the last 50 of 500 steps.
+last_loss() {
+  "$conclave" train configs/bench/bf16.textproto --run-dir "$scratch/run-$1" --set "data.cache_dir=\"$scratch/cache\"" \
+    --set model.precision.compute="$1" --set observe.progress=NONE > "$scratch/log" 2>&1 || { tail -n 5 "$scratch/log" >&2; return; }
+  tail -n 50 "$scratch/run-$1/metrics.jsonl" | sed -n 's/.*"loss": *\([0-9.]*\).*/\1/p' | awk '{ sum += $1 } END { if (NR == 50) print sum / NR }'
+}
+bf16_loss() {
+  local full rounded
+  full=$(last_loss F32)
+  rounded=$(last_loss BF16)
+  at_most "$(awk -v a="$full" -v b="$rounded" 'BEGIN { if (a > 0 && b > 0) { d = 100 * (b - a) / a; printf "%.2f", d < 0 ? -d : d } }')" 2 % \
+    "loss of bf16 beside f32 after 500 steps (f32 $full, bf16 $rounded)"
 }
 
-if $quick; then
-  share "reference shape" 20 reference
-  two_ranks 10
-else
-  share "reference shape" 40 reference
-  share "width 512, 6 layers, 16 experts" 10 reference "${wide[@]}"
-  share "dense twin" 30 dense_twin
-  share "SwiGLU experts" 30 reference --set model.moe_lm.activation=SWIGLU
-  all_peers
-  two_ranks 30
-fi
-absent ">= 1.5" "times our f32, bf16 products with f32 masters"
-absent "<= 2 %" "loss of bf16 beside f32 after 500 steps"
-absent ">= 1.85" "times one rank, two ranks with forced-balanced routing"
-absent ">= 90 %" "gradient communication hidden on a link of 1 Gbit/s"
-absent "0" "heap allocations in a steady-state step: moe_lm, linear_vae, bilinear_game"
-absent "<= 10 %" "peak memory of a step beside the memory report"
+# -- memory --------------------------------------------------------------------------------------------------------------------------------
+no_allocations() {
+  [[ -x $bin_dir/trainer_test ]] || { absent 0 "heap allocations in a steady-state step: no program $bin_dir/trainer_test"; return; }
+  if "$bin_dir/trainer_test" --gtest_filter='SteadyStep.*:CountedHeap.*' > "$scratch/log" 2>&1 && grep -q '^\[  PASSED  \] [2-9]' "$scratch/log"; then
+    ok 0 0 "heap allocations in a steady-state step: moe_lm, linear_vae, bilinear_game, 1 and 2 ranks"
+  else
+    grep -m 3 'Failure' -A 6 "$scratch/log" >&2
+    short "above 0" 0 "heap allocations in a steady-state step: moe_lm, linear_vae, bilinear_game, 1 and 2 ranks"
+  fi
+}
+# What the run itself says after its third step.
+memory_forecast() {
+  "$conclave" train configs/bench/reference.textproto --run-dir "$scratch/run-memory" --set "data.cache_dir=\"$scratch/cache\"" \
+    --set trainer.steps=5 --set observe.progress=NONE > "$scratch/log" 2>&1 || tail -n 5 "$scratch/log" >&2
+  at_most "$(sed -n "s/.*at the peak of a step, [-+]\([0-9.]*\) % off the plan's.*/\1/p" "$scratch/log" | tail -n 1)" 10 % \
+    "peak memory of a step beside the memory report, reference shape"
+}
 
-# -- collectives ---------------------------------------------------------------------------------------------------------------------------
+# -- the wire ------------------------------------------------------------------------------------------------------------------------------
+# Needs root and network namespaces; elsewhere the lines fall short with the reason.
+hidden() {
+  local told
+  told=$(CONCLAVE_BIN_DIR=$bin_dir OVERLAP_RATE=1gbit tests/cluster/overlap_test.sh 2>&1)
+  at_least "$(sed -n 's/.*: \([-0-9]*\) % hidden.*/\1/p' <<< "$told")" 90 % "gradient communication hidden on a link of 1 Gbit/s$(sed -n 's/^skipped: / (skipped: /p' <<< "$told" | sed 's/$/)/')"
+}
 on_the_wire() {
   CONCLAVE_BIN_DIR=$bin_dir bash tests/cluster/all_reduce_test.sh > "$scratch/wire" 2>&1 || tail -n 5 "$scratch/wire" >&2
   at_least "$(sed -n 's/.*: all-reduce \([0-9.]*\),.*/\1/p' "$scratch/wire")" 0.90 "" \
@@ -152,9 +171,46 @@ ranks_rate() {
   launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps 6 --set trainer.workers=2 \
     --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
 }
-if ! $quick; then
+
+# -- two ranks -----------------------------------------------------------------------------------------------------------------------------
+# Wall time, as it has to be: the other processes of the machine count. Beside it the processor time of one rank over that of rank 0 of two,
+# which says what is left when nobody waits.
+# two_ranks STEPS WHAT [--set ...]
+two_ranks() {
+  local one one_cpu steps=$1 what=$2
+  shift 2
+  : > "$scratch/bench"
+  step "$steps" reference --set trainer.workers=2 "$@"
+  one=$(fact rate)
+  one_cpu=$(fact cpu_seconds)
+  launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps "$steps" --set trainer.workers=2 "$@" \
+    --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
+  at_least "$(awk -v a="$one" -v b="$(fact rate)" 'BEGIN { if (a > 0 && b != "") printf "%.2f", b / a }')" 1.85 "" \
+    "times one rank, two ranks with the experts between them, $what (by processor time of rank 0: $(awk -v a="$one_cpu" -v b="$(fact cpu_seconds)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b; else print "none" }'))"
+}
+
+balanced=(--set model.moe_lm.moe.selection=ROUND_ROBIN)
+if $quick; then
+  share "reference shape" 15 reference
+  bf16_speed 8
+  two_ranks 8 "routing forced to balance" "${balanced[@]}"
+  no_allocations
+  memory_forecast
+else
+  share "reference shape" 40 reference
+  share "width 512, 6 layers, 16 experts" 10 reference "${wide[@]}"
+  share "dense twin" 30 dense_twin
+  share "SwiGLU experts" 30 reference --set model.moe_lm.activation=SWIGLU
+  all_peers
+  bf16_speed 30
+  bf16_loss
+  two_ranks 30 "routing forced to balance" "${balanced[@]}"
+  two_ranks 30 "real routing"
+  hidden
+  no_allocations
+  memory_forecast
   on_the_wire
+  in_shared_memory
   beside_busy
 fi
-in_shared_memory
 summary
