@@ -32,6 +32,7 @@ struct CollectiveBenchOptions {
   int64_t smallest_bytes = 4096;
   int64_t largest_bytes = int64_t{16} << 20;
   int samples = 9;
+  std::string codec;  // proto text, unbiased: an exchange through it, too; empty: none
 };
 absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const CollectiveBenchOptions& options = {});
 

@@ -1,11 +1,13 @@
 #include <algorithm>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/rng.h"
 #include "bench/benches.h"
+#include "bench/codec_text.h"
 #include "bench/mpi_all_reduce.h"
-#include "comm/exchange.h"
+#include "comm/exchanges.h"
 #include "comm/ledger.h"
 
 namespace conclave {
@@ -64,31 +66,41 @@ BenchResult ResultOf(int64_t bytes, const Contender& contender) {
 }
 
 // What training's first-order schemes use: a bucket of one block.
-class ExactExchange {
+class ExchangeOfOneBlock {
  public:
-  ExactExchange(Communicator& world, Communicator& self, int64_t elements) : world_(world) {
-    block_ = parameters_.Add({.name = "vector", .shape = {elements}});
-    layout_.emplace(ReplicatedLayout(&parameters_, world.rank(), world.size()));
-    exchange_ = MakeExactExchange(
-        {.layout = &*layout_, .workers = {.workers = world.size(), .ranks = world.size()}, .world = &world, .data = &self});
-    vector_.emplace(&*layout_, DType::kF32);
-    vector_->flat().Fill(1);
+  static absl::StatusOr<std::unique_ptr<ExchangeOfOneBlock>> Make(Communicator& world, Communicator& self, int64_t elements,
+                                                                  const ExchangeConfig& config) {
+    auto made = std::unique_ptr<ExchangeOfOneBlock>(new ExchangeOfOneBlock(world, elements));
+    ASSIGN_OR_RETURN(made->exchange_, MakeExchange(config, {.layout = &made->layout_,
+                                                            .workers = {.workers = world.size(), .ranks = world.size()},
+                                                            .world = &world,
+                                                            .data = &self}));
+    return made;
   }
-  absl::Status operator()() {
+  absl::Status Run() {
     exchange_->Begin(step_++, 0);
-    RETURN_IF_ERROR(exchange_->Put(WorkerId{world_.rank()}, block_, vector_->block(block_)));
+    RETURN_IF_ERROR(exchange_->Put(WorkerId{world_.rank()}, block_, vector_.block(block_)));
     RETURN_IF_ERROR(exchange_->Finish().status());
     exchange_->Commit();
     return absl::OkStatus();
   }
 
  private:
+  ExchangeOfOneBlock(Communicator& world, int64_t elements)
+      : world_(world),
+        block_(parameters_.Add({.name = "vector", .shape = {elements}})),
+        layout_(ReplicatedLayout(&parameters_, world.rank(), world.size())),
+        vector_(&layout_, DType::kF32) {
+    const RngKey noise{.seed = 1, .worker = static_cast<uint32_t>(world.rank())};
+    for (int64_t i = 0; i < elements; ++i) vector_.flat().data<float>()[i] = static_cast<float>(noise.Normal(static_cast<uint64_t>(i)));
+  }
+
   Communicator& world_;
   ParameterSet parameters_;
   BlockId block_;
-  std::optional<Layout> layout_;
+  Layout layout_;
+  FlatVector vector_;
   std::unique_ptr<Exchange> exchange_;
-  std::optional<FlatVector> vector_;
   uint32_t step_ = 0;
 };
 
@@ -101,9 +113,16 @@ absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const Collecti
   for (int64_t bytes = options.smallest_bytes; bytes <= options.largest_bytes; bytes *= 4) {
     const int64_t elements = bytes / SizeOf(DType::kF32);
     const OwnedTensor data({elements}, DType::kF32);
-    ExactExchange exchange(world, *self, elements);
+    ASSIGN_OR_RETURN(const auto exact, ExchangeOfOneBlock::Make(world, *self, elements, ExchangeConfig()));
+    std::unique_ptr<ExchangeOfOneBlock> coded;
     std::vector<Contender> contenders;
-    contenders.push_back({.name = "exact exchange", .body = [&] { return exchange(); }});
+    contenders.push_back({.name = "exact exchange", .body = [&] { return exact->Run(); }});
+    if (!options.codec.empty()) {
+      ExchangeConfig config;
+      RETURN_IF_ERROR(ParseCodec(options.codec, *config.mutable_quantized()->mutable_codec()));
+      ASSIGN_OR_RETURN(coded, ExchangeOfOneBlock::Make(world, *self, elements, config));
+      contenders.push_back({.name = "coded exchange", .body = [&] { return coded->Run(); }});
+    }
     contenders.push_back({.name = "all-reduce", .body = [&] { return world.AllReduce("bench: all-reduce", *data, ReduceOp::kSum); }});
     if (RunsUnderMpi()) contenders.push_back({.name = "MPI_Allreduce", .body = [&] { return MpiAllReduce(*data); }});
     RETURN_IF_ERROR(SampleInTurn(world, options.samples, bytes, contenders));

@@ -4,11 +4,10 @@
 #include <memory>
 #include <vector>
 
-#include <google/protobuf/text_format.h>
-
 #include "base/clock.h"
 #include "base/rng.h"
 #include "bench/benches.h"
+#include "bench/codec_text.h"
 #include "comm/exchanges.h"
 #include "comm/ledger.h"
 #include "comm/loopback.h"
@@ -133,9 +132,7 @@ absl::Status FindOn(Communicator& world, const ExchangeConfig& coded, int sample
 absl::StatusOr<BenchReport> BenchCrossover(const std::string& codec, int samples) {
   BenchReport report{.bench = "crossover", .ranks = kRanks};
   ExchangeConfig config;
-  if (!google::protobuf::TextFormat::ParseFromString(codec, config.mutable_quantized()->mutable_codec())) {
-    return InvalidArgument("'%s' is not a codec; expected a text such as: block_int { bits: 8 block: 64 }", codec);
-  }
+  RETURN_IF_ERROR(ParseCodec(codec, *config.mutable_quantized()->mutable_codec()));
   std::atomic<double> rate = 0;
   Found found;
   RETURN_IF_ERROR(RunRanks(kRanks, [&](Communicator& world) { return FindOn(world, config, samples, rate, found); },

@@ -48,7 +48,7 @@ int RunTraining(const Arguments& arguments) {
 int RunCollectives(const Arguments& arguments) {
   const absl::StatusOr<int64_t> kib = arguments.Integer("--kib", 0);
   if (!kib.ok() || *kib < 0) return PrintsForAll() ? Fail(InvalidArgument("--kib: a number from 1 on is needed")) : kExitUsage;
-  CollectiveBenchOptions options;
+  CollectiveBenchOptions options{.codec = arguments.positional(1)};
   if (*kib > 0) options.smallest_bytes = options.largest_bytes = *kib * 1024;
   return RunOnRanks(arguments, nullptr, [&](Communicator& world) { return BenchCollectives(world, options); });
 }
@@ -67,7 +67,7 @@ int RunCrossover(const Arguments& arguments) {
 
 int RunBench(const Arguments& arguments, const std::vector<std::string>&) {
   const std::string& what = arguments.positional();
-  const bool has_argument = !arguments.positional(1).empty() && what != "placement" && what != "crossover";
+  const bool has_argument = !arguments.positional(1).empty() && what != "placement" && what != "crossover" && what != "collectives";
   if (what != "train" && (has_argument || arguments.Has("--set") || arguments.Has("--steps"))) {
     return PrintsForAll() ? Fail(InvalidArgument("bench %s: CONFIG, --set and --steps go with bench train only", what)) : kExitUsage;
   }

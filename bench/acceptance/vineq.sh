@@ -5,17 +5,19 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 source bench/acceptance/figures.sh
+source bench/acceptance/compression_figures.sh
 
 usage() {
   cat << 'HELP'
-usage: bench/acceptance/vineq.sh [--quick] [--bin-dir DIR]
+usage: bench/acceptance/vineq.sh [--quick] [--bin-dir DIR] [--data DIR]
 
   --quick        the part that fits in 60 seconds: the large gains on 3 seeds with coarse grids, and the laws
   --bin-dir DIR  the program and the test programs (default build/ci/bin)
+  --data DIR     folder with tinyshakespeare/input.txt (default ../shared/data beside the repository)
 HELP
 }
 
-quick=false bin_dir=build/ci/bin
+quick=false bin_dir=build/ci/bin data_dir=../shared/data
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
@@ -23,6 +25,10 @@ while (($#)); do
     --bin-dir)
       [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }
       bin_dir=$2
+      shift ;;
+    --data)
+      [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }
+      data_dir=$2
       shift ;;
     *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
   esac
@@ -145,24 +151,6 @@ laws() {
   law trainer_test 'VineqGates.EveryGameIsSolved:VineqGates.VarianceReduction*' "every game, uncompressed and compressed; finite sums"
 }
 
-# -- codec rates -----------------------------------------------------------------------------------------------------------------------------
-# best CODEC FIELD: the best of three runs, since other processes only ever slow a run down.
-best() {
-  cat "$scratch"/codecs-* | tr '{' '\n' | sed 's/^ *//' | awk -v codec="$1" -v field="\"$2\": " '
-    { joined = joined " " $0 } END { n = split(joined, part, /"name": "/)
-      for (i = 2; i <= n; ++i) if (index(part[i], codec) == 1 && match(part[i], field "[-0-9.e+]*")) {
-        v = substr(part[i], RSTART + length(field), RLENGTH - length(field)) + 0; if (v > most) most = v }
-      if (most > 0) printf "%.2f", most }'
-}
-codec_rates() {
-  local run
-  for run in 1 2 3; do "$conclave" bench codecs --json > "$scratch/codecs-$run" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2; done
-  at_least "$(best 'block_int  bits: 8 block: 64 },' rate)" 2 GB/s "of input, block int8, encode and decode, one core, best of 3 runs"
-  at_least "$(best 'natural  }' rate)" 2 GB/s "of input, natural, encode and decode"
-  at_least "$(best 'top_k  fraction: 0.01' rate)" 0.5 GB/s "of input, TopK at 1 %, encode and decode"
-  at_least "$(best 'perm_k  },' of_copy)" 1 "" "of a copy of the vector in the same run, PermK of 8 workers, encode and decode"
-  at_least "$(best 'rand_k  fraction: 0.1 }' of_copy)" 1 "" "of a copy of the vector in the same run, RandK 10 %, encode and decode"
-}
 missing() { short "not built" "$1" "$2"; }
 
 laws
@@ -177,12 +165,12 @@ if ! $quick; then
   m_law
   best_p
   participation
+  crossover
+  mixtures
+  on_slow_links
+  crossover_between_hosts
   missing ">= 1.5 x" "G10: two-way gain on a robust regression to gradient mapping 1e-6"
   missing "<= 15 %" "G6: a server codec of q_s = 9/8 costs few iterations; q_s = d/k costs its root"
-  missing "<= 15 %" "G11: modelled crossover bandwidth against a throttled transport"
   missing ">= 4 x" "G12: a GAN on eight Gaussians at four times fewer two-way bytes"
-  missing ">= 3.5 x" "moe_lm, EF21 int8 under AdamW within 1 %"
-  missing ">= 20 x" "moe_lm, DiLoCo within 1 %"
-  missing "<= 25 %" "crossover on a shaped link between emulated hosts"
 fi
 summary
