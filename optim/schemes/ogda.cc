@@ -4,65 +4,32 @@
 // Converges for gamma < 1 / (2 L) on monotone problems; on bilinear games without prox up to 1 / (sqrt(3) L).
 #include <utility>
 
-#include "comm/exchanges.h"
-#include "optim/field_exchange.h"
-#include "optim/prox.h"
-#include "optim/schedule.h"
-#include "optim/schemes.h"
+#include "optim/field_steps.h"
 
 namespace conclave {
 namespace {
 
-class Ogda final : public Scheme {
+class Ogda final : public OneLook {
  public:
-  Ogda(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, std::unique_ptr<Exchange> exchange)
-      : config_(config),
-        total_steps_(context.total_steps),
-        prox_(std::move(prox)),
-        exchange_(std::move(exchange)),
-        norm_(context.exchange.layout, context.exchange.world),
-        z_(InitialPoint(context)),
+  Ogda(FieldMethod method, const SchemeContext& context)
+      : OneLook(std::move(method), context),
         F_before_(context.exchange.layout, context.exchange.dtype),
         move_(context.exchange.layout, context.exchange.dtype) {}
 
-  FlatVector& point() override { return z_; }
-  absl::Status Start(Operator&) override { return absl::OkStatus(); }
-
-  absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
-    const double gamma = config_.ogda().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 1};
-    ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, z_, cursor.Key(), 0, *exchange_));
-    report.evaluation = std::move(f.evaluation);
-    ASSIGN_OR_RETURN(report.norms, norm_.Of(*f.aggregate));
-    report.gradient_norm = report.norms.total;
-    if (const absl::Status verdict = guard.Accept(report.evaluation.objective, report.gradient_norm); !verdict.ok()) {
-      return RefuseStep(std::move(report), verdict, guard, {exchange_.get()});
-    }
-    exchange_->Commit();
-    move_.Combine(gamma + gamma_before_, *f.aggregate, -gamma_before_, F_before_);
+ private:
+  void Move(double gamma, const FlatVector& f) override {
+    move_.Combine(gamma + gamma_before_, f, -gamma_before_, F_before_);
     z_.Combine(1, z_, -1, move_);
-    prox_->Apply(z_, gamma);
-    F_before_.CopyFrom(*f.aggregate);
+    method_.prox->Apply(z_, gamma);
+    F_before_.CopyFrom(f);
     gamma_before_ = gamma;
-    return report;
   }
-
-  bool wants_each_worker() const override { return exchange_->wants_each_worker(); }
-
-  void Register(StateDict& state) override {
-    state.Add("model", z_);
+  void RegisterOwn(StateDict& state) override {
     state.Add("ogda.F_before", F_before_);
     state.AddScalar("ogda.gamma_before", &gamma_before_);
-    exchange_->Register(state, "exchange");
   }
 
- private:
-  OptimConfig config_;
-  int64_t total_steps_;
-  std::unique_ptr<Prox> prox_;
-  std::unique_ptr<Exchange> exchange_;
-  LogicalNorm norm_;
-  FlatVector z_, F_before_;  // train state: F_before = F(z') as it came out of the exchange
+  FlatVector F_before_;  // train state: F(z') as it came out of the exchange
   double gamma_before_ = 0;
   FlatVector move_;
 };
@@ -70,9 +37,8 @@ class Ogda final : public Scheme {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Scheme>> MakeOgda(const OptimConfig& config, const SchemeContext& context) {
-  ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
-  ASSIGN_OR_RETURN(std::unique_ptr<Exchange> exchange, MakeExchange(config.ogda().exchange(), context.exchange));
-  return std::make_unique<Ogda>(config, context, std::move(prox), std::move(exchange));
+  ASSIGN_OR_RETURN(FieldMethod method, MakeFieldMethod(config, config.ogda().exchange(), config.ogda().gamma(), context, 1));
+  return std::make_unique<Ogda>(std::move(method), context);
 }
 
 }  // namespace conclave
