@@ -3,28 +3,29 @@
 #include <algorithm>
 #include <cmath>
 
-#include "comm/compressors.h"
+#include "comm/block_codecs.h"
 
 namespace conclave {
 namespace {
 
 struct CodecFactor {
   double q = 1;
+  double q_s = 1;         // of the servers' codec, on the way back
   bool permuted = false;  // perm_k: errors of equal vectors cancel
   bool common = false;    // one mask for all: errors do not average out
 };
 
-absl::StatusOr<CodecFactor> FactorOf(const CodecConfig& config, const ExchangeContext& context) {
+absl::StatusOr<CodecFactor> FactorOf(const ExchangeConfig& config, const ExchangeContext& context) {
+  const CodecConfig& codec = config.quantized().codec();
+  ASSIGN_OR_RETURN(const BlockCodecs codecs, BlockCodecs::Make(config, codec, CodecNeed::kUnbiased, context, "quantized"));
   CodecFactor factor;
-  for (const BlockSpec& spec : context.layout->parameters().blocks()) {
-    ASSIGN_OR_RETURN(
-        const auto codec,
-        MakeCompressor(config, {.shape = spec.shape, .dtype = context.dtype, .workers = context.workers.workers, .name = spec.name}));
-    const CodecContract contract = codec->Contract();
-    if (!contract.unbiased) return InvalidArgument("block %s: its codec is biased, so masha1 has no proven step", spec.name);
-    factor.q = std::max(factor.q, contract.q);
-    factor.permuted |= contract.correlated && config.has_perm_k();
-    factor.common |= contract.correlated && !config.has_perm_k();
+  for (int i = 0; i < static_cast<int>(codecs.size()); ++i) {
+    factor.q = std::max(factor.q, codecs.UpQ({i}));
+    factor.q_s = std::max(factor.q_s, codecs.DownQ({i}));
+    for (const CodedPiece& piece : codecs[{i}]) {
+      factor.permuted |= piece.up->Contract().correlated && codec.has_perm_k();
+      factor.common |= piece.up->Contract().correlated && !codec.has_perm_k();
+    }
   }
   return factor;
 }
@@ -54,15 +55,15 @@ absl::StatusOr<double> CompressedLipschitz(const Masha1Config& config, const Ope
   const double b = config.participants() > 0 ? static_cast<double>(config.participants()) : workers;
   CodecFactor factor;
   if (config.exchange().has_quantized()) {
-    const CodecConfig& codec = config.exchange().quantized().codec();
-    ASSIGN_OR_RETURN(factor, FactorOf(codec, context));
+    ASSIGN_OR_RETURN(factor, FactorOf(config.exchange(), context));
   } else if (config.exchange().kind_case() != ExchangeConfig::kExact && config.exchange().kind_case() != ExchangeConfig::KIND_NOT_SET) {
     return InvalidArgument("optim.masha1.exchange: only exact and quantized exchanges have a proven step");
   }
-  if (factor.common) return std::sqrt(factor.q) * mean_square;
-  if (factor.permuted && b == workers) return std::sqrt(factor.q / workers) * mean_square;
+  const double own = lipschitz * lipschitz, spread = mean_square * mean_square;
+  if (factor.common) return std::sqrt(factor.q_s * factor.q * spread);
+  if (factor.permuted && b == workers) return std::sqrt(factor.q_s * factor.q / workers * spread);
   const double absent = workers > 1 ? (workers - b) / (b * (workers - 1)) : 0;
-  return std::sqrt(lipschitz * lipschitz + (absent + (factor.q - 1) / b) * mean_square * mean_square);
+  return std::sqrt(factor.q_s * (own + (absent + (factor.q - 1) / b) * spread));
 }
 
 absl::StatusOr<double> ProvableStep(const OptimConfig& config, const OperatorConstants& constants, const ExchangeContext& context) {

@@ -11,8 +11,8 @@ namespace conclave {
 
 // Lipschitz constant of the estimate that MASHA1's exchange gives, in the mean square: E |g|^2 <= Cq^2 |zh - w|^2. With independent codecs
 // Cq^2 = L^2 + (q - 1) / M L~^2, L~^2 the mean of L_m^2; perm_k with values of factor q_v: q_v L~^2; errors common to all workers: q L~^2;
-// with b of M workers L^2 + ((M - b) / (b (M - 1)) + (q - 1) / b) L~^2. q: the largest of the blocks'. Errors: InvalidArgument for other
-// exchanges than exact and quantized, or a codec that cannot be made.
+// with b of M workers L^2 + ((M - b) / (b (M - 1)) + (q - 1) / b) L~^2. q: the largest of the blocks'. A codec on the way back multiplies
+// Cq^2 by its own q_s. Errors: InvalidArgument for other exchanges than exact and quantized, or a codec that cannot be made or is biased.
 absl::StatusOr<double> CompressedLipschitz(const Masha1Config& config, const OperatorConstants& constants, const ExchangeContext& context);
 
 // The step that is proven to converge on a problem with these constants: for extragradient and fbf 0.9 / L, ogda 0.45 / L,

@@ -56,6 +56,10 @@ TEST(StepSizeTest, Masha1TakesItsCodecsFactor) {
   ExpectStep(masha("perm_k {}"), MashaStep(std::sqrt(mean), 0.2));
   ExpectStep(masha("perm_k { values { natural {} } }"), MashaStep(std::sqrt(1.125 * mean), 0.2));
   ExpectStep(masha("rand_k { fraction: 0.25 common_mask: true }"), MashaStep(std::sqrt(4 * mean), 0.2));
+  // A codec on the way back: its factor times all of that.
+  const std::string served =
+      "masha1 { p: 0.2 exchange { quantized { codec { rand_k { fraction: 0.25 } } } downlink { codec { natural {} } } } }";
+  ExpectStep(served, MashaStep(std::sqrt(1.125 * (l + (4 - 1) / 4.0 * mean)), 0.2));
   // Two of four workers: (4 - 2) / (2 * 3) of the spread, and errors that average over two.
   ExpectStep(masha("rand_k { fraction: 0.25 }", "participants: 2"), MashaStep(std::sqrt(l + (1.0 / 3 + 3.0 / 2) * mean), 0.2));
   ExpectStep("masha1 { p: 0.8 }", std::sqrt(0.8) / kLipschitz);  // the strongly monotone case needs p <= 1/2
