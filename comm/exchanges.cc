@@ -30,9 +30,11 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
       return MakePowerSgdExchange(config, context);
     case ExchangeConfig::kOneBit:
       return MakeOneBitExchange(config, context);
+    case ExchangeConfig::kMajorityVote:
+      return MakeMajorityVoteExchange(config, context);
   }
   return InvalidArgument(
-      "exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina, power_sgd, one_bit",
+      "exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina, power_sgd, one_bit, majority_vote",
       static_cast<int>(config.kind_case()));
 }
 

@@ -23,6 +23,7 @@ ExchangeOr MakeDianaExchange(const ExchangeConfig& config, const ExchangeContext
 ExchangeOr MakePowerSgdExchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeOneBitExchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeMarinaExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeMajorityVoteExchange(const ExchangeConfig& config, const ExchangeContext& context);
 
 }  // namespace conclave
 

@@ -34,6 +34,7 @@ std::map<std::string, std::vector<std::string>> Lossy() {
        {"diana { codec { rand_k { fraction: 0.2 } } }",
         "diana { alpha: 0.1 codec { blockwise { exact_below: 4 otherwise { perm_k {} } } } }", "diana { codec { ternary {} } }"}},
       {"power_sgd", {"power_sgd { width: 2 }"}},
+      {"majority_vote", {"majority_vote {}", "majority_vote { exact_below: 6 }"}},
       {"one_bit",
        {"one_bit { warmup_steps: 2 beta1: 0.9 }",
         "one_bit { warmup_steps: 1 beta1: 0.5 codec { top_k { fraction: 0.1 } } } downlink { codec { bf16 {} } }"}},
@@ -51,6 +52,7 @@ std::map<std::string, std::string> Lossless() {
           {"diana", "diana { codec { identity {} } }"},
           {"power_sgd", "power_sgd { width: 40 }"},  // too wide to gain anywhere
           {"one_bit", "one_bit { warmup_steps: 3 beta1: 0.9 }"},
+          {"majority_vote", "majority_vote { exact_below: 1000000 }"},
           {"marina", "marina { p: 0.5 codec { identity {} } }"}};
 }
 
@@ -351,6 +353,23 @@ TEST(Marina, FullSynchronisationsAreExactAndAtRateP) {
   still.moving = false;
   const MemoryResult same = RunMemory(still);
   EXPECT_TRUE(SameBlocks(same.aggregates[59], same.aggregates[0]));
+}
+
+TEST(MajorityVote, IsTheSignThatMostWorkersSentAndCostsABitACoordinate) {
+  const MemoryRun run{.config = ParseExchange("majority_vote {}"), .workers = 3, .ranks = 3, .steps = 1};
+  const MemoryResult result = RunMemory(run);
+  int64_t bits = 0;
+  for (const auto& [id, v] : result.aggregates[0]) {
+    bits += 8 * (4 + (static_cast<int64_t>(v.size()) + 7) / 8);
+    for (size_t i = 0; i < v.size(); ++i) {
+      int votes = 0;
+      for (int m = 0; m < run.workers; ++m) {
+        votes += WorkerVector<float>(m, {id}, static_cast<int64_t>(v.size()))[i] >= 0 ? 1 : -1;
+      }
+      EXPECT_EQ(v[i], votes >= 0 ? 1.0f : -1.0f) << "block " << id << " element " << i;
+    }
+  }
+  for (const WireReport& report : result.reports) EXPECT_EQ(report.logical.encoded_bytes * 8, bits);
 }
 
 TEST(MemoryExchange, ANonFiniteVectorIsRefusedTogetherAndForgotten) {

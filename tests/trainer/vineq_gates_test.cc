@@ -54,6 +54,19 @@ TEST(VineqGates, WithoutAReferencePointCompressionStalls) {
   EXPECT_GT(race.measure, 1e-6);
 }
 
+// A vote of signs forgets by how much workers disagree: at a step of constant length it does not settle, at a fading one it settles
+// elsewhere.
+TEST(VineqGates, AMajorityOfSignsDoesNotFindTheSolution) {
+  for (const char* schedule : {"", "schedule { cosine { min_ratio: 1e-4 } }"}) {
+    const RaceResult vote = RunGate(absl::StrFormat("extragradient { gamma: 0.05 exchange { majority_vote {} } } %s", schedule), kSetup,
+                                    {.target = 1e-8, .max_evaluations = 8000, .measure_every = 50});
+    EXPECT_NE(vote.end, RaceEnd::kReached) << schedule;
+    EXPECT_GT(vote.measure, 1e-4) << schedule;
+  }
+  const RaceResult mean = RunGate("extragradient { gamma: 0.05 }", kSetup, {.target = 1e-8, .max_evaluations = 8000, .measure_every = 50});
+  EXPECT_EQ(mean.end, RaceEnd::kReached) << mean.measure;
+}
+
 TEST(VineqGates, DescentAscentLeavesABilinearGame) {
   const RaceResult race = RunGate("gda { gamma: 0.1 }", "bilinear_game { dim: 8 sigma_min: 0.3 }", {.max_evaluations = 20000});
   EXPECT_EQ(race.end, RaceEnd::kDiverged);
