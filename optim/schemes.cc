@@ -19,6 +19,8 @@ SchemeOr MakePastExtragradient(const OptimConfig& config, const SchemeContext& c
 SchemeOr MakeForwardBackwardForward(const OptimConfig& config, const SchemeContext& context);
 SchemeOr MakeReflectedGradient(const OptimConfig& config, const SchemeContext& context);
 SchemeOr MakeAnchored(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeProxSkip(const OptimConfig& config, const SchemeContext& context);
+SchemeOr MakeLocalExtragradient(const OptimConfig& config, const SchemeContext& context);
 SchemeOr MakeDiloco(const OptimConfig& config, const SchemeContext& context);
 
 namespace {
@@ -156,6 +158,10 @@ SchemeOr MakeScheme(const OptimConfig& config, const SchemeContext& context) {
       return MakeReflectedGradient(config, context);
     case OptimConfig::kAnchored:
       return MakeAnchored(config, context);
+    case OptimConfig::kProxskip:
+      return MakeProxSkip(config, context);
+    case OptimConfig::kLocalExtragradient:
+      return MakeLocalExtragradient(config, context);
     case OptimConfig::kDiloco:
       return MakeDiloco(config, context);
     case OptimConfig::SCHEME_NOT_SET:

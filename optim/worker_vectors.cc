@@ -38,6 +38,16 @@ void WorkerVectors::CopyFrom(const WorkerVectors& source) {
   for (size_t i = 0; i < vectors_.size(); ++i) vectors_[i].CopyFrom(source.vectors_[i]);
 }
 
+void WorkerVectors::CopyFrom(const FlatVector& source) {
+  for (const FlatVector& vector : vectors_) {
+    for (const BlockId id : vector.layout().local_blocks()) vector.block(id).CopyFrom(source.block(id));
+  }
+}
+
+void WorkerVectors::Combine(double a, const WorkerVectors& x, double b, const WorkerVectors& y) {
+  for (size_t i = 0; i < vectors_.size(); ++i) vectors_[i].Combine(a, x.vectors_[i], b, y.vectors_[i]);
+}
+
 void WorkerVectors::Register(StateDict& state, const std::string& part) const {
   for (size_t i = 0; i < vectors_.size(); ++i) {
     const Layout& layout = vectors_[i].layout();

@@ -22,8 +22,10 @@ class WorkerVectors {
   Tensor At(WorkerId worker, BlockId block) const;
   // Every worker in ascending order, each with its blocks: the order in which an exchange may take them.
   absl::Status ForEach(const std::function<absl::Status(WorkerId, BlockId, const Tensor&)>& visit) const;
-  void CopyFrom(const WorkerVectors& source);                      // of the same layout and map
-  void Register(StateDict& state, const std::string& part) const;  // "<part>/worker.<m>/<block>"
+  void CopyFrom(const WorkerVectors& source);                                        // of the same layout and map, as those of Combine
+  void CopyFrom(const FlatVector& source);                                           // to every worker
+  void Combine(double a, const WorkerVectors& x, double b, const WorkerVectors& y);  // this_m = a x_m + b y_m; aliases allowed
+  void Register(StateDict& state, const std::string& part) const;                    // "<part>/worker.<m>/<block>"
 
  private:
   int first_;                        // lowest worker seen here

@@ -255,6 +255,8 @@ void CheckOptim(const Experiment& config, ConfigRules* rules) {
                  "a prox goes with schemes that step by gamma; with first_order use weight_decay");
   rules->Require(!optim.has_masha2() || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim.masha2", "optim"},
                  "masha2 knows no constraints and no regulariser: error feedback would carry what a prox cuts off; use masha1");
+  rules->Require(!optim.has_proxskip() || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim.proxskip", "optim"},
+                 "proxskip skips the prox of consensus and takes no other; use local_extragradient");
   rules->Require(!optim.prox().has_box() || optim.prox().box().lower() <= optim.prox().box().upper(),
                  {"optim.prox.box.lower", "optim.prox.box.upper"},
                  absl::StrFormat("lower %g is above upper %g", optim.prox().box().lower(), optim.prox().box().upper()));

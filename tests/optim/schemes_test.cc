@@ -39,6 +39,14 @@ std::vector<SchemeCase> Cases() {
        1e-6, 11, 0},
       {"DilocoAdamW", "diloco { lr: 0.01 local_steps: 2 outer_lr: 1 outer_momentum: 0 rule { adamw { weight_decay: 0 } } }", false, 500,
        0.3, false, 1e-6, 11, 0},
+      // Descent steps that meet at random. Away from z* the controls must be learnt again, so a start at z* is left.
+      {"ProxSkip", "proxskip { gamma: 0.2 p: 0.4 }", false, 400, 1e-8, false, 1e-6, 11, 0},
+      {"ProxSkipPeriodic", "proxskip { gamma: 0.2 p: 0.5 meetings: PERIODIC }", false, 400, 1e-8, false, 1e-6, 11, 0},
+      {"ProxSkipWithoutControl", "proxskip { gamma: 0.1 p: 0.5 meetings: PERIODIC control: false }", false, 400, 0.1, false, 1e-6, 11, 0},
+      {"ProxSkipEveryStep", "proxskip { gamma: 0.3 p: 1 }", false, 200, 1e-8, true, 1e-6, 11, 0},
+      // Even one step alone looks ahead along the worker's own field, and workers differ.
+      {"LocalExtragradientOneStep", "local_extragradient { gamma: 0.2 local_steps: 1 }", true, 300, 0.1, false, 0.3, 11, 0},
+      {"LocalExtragradientTwoSteps", "local_extragradient { gamma: 0.2 local_steps: 2 }", true, 300, 0.1, false, 0.3, 11, 0},
       {"Extragradient", "extragradient { gamma: 0.5 }", true, 150, 1e-8},
       {"ExtragradientIdentity", "extragradient { gamma: 0.5 exchange { quantized { codec { identity {} } } } }", true, 150, 1e-8},
       {"Gda", "gda { gamma: 0.3 }", false, 200, 1e-8},

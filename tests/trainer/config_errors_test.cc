@@ -175,7 +175,7 @@ INSTANTIATE_TEST_SUITE_P(
                   {"1:1: error: the config holds no settings; expected fields such as name, trainer, optim, model and data"}},
         BadConfig{"name",
                   {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
-                   "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha, diloco",
+                   "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha, proxskip, local_extragradient, diloco",
                    "1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
                    "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan",
                    "1:5: error: expected ':' after 'name', got the end of the text"}},
@@ -189,9 +189,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{Without("model", ""),
                   {"1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
                    "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan"}},
-        BadConfig{Without("optim", ""),
-                  {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
-                   "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha, diloco"}},
+        BadConfig{
+            Without("optim", ""),
+            {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
+             "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha, proxskip, local_extragradient, diloco"}},
         BadConfig{Without("data", ""), {"4:1: error: moe_lm needs data.sources { text { ... } }"}},
         BadConfig{Without("optim", "optim { first_order { lr: 0.1 } }"),
                   {"5:9: error: 'optim.first_order.rule' needs a kind: one of sgd, adamw, muon"}},
