@@ -30,6 +30,8 @@ absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, cons
       return MakeDiracGan(config.dirac_gan(), context);
     case ModelConfig::kGaussianWgan:
       return MakeGaussianWgan(config.gaussian_wgan(), context);
+    case ModelConfig::kEightGaussians:
+      return MakeEightGaussians(config.eight_gaussians(), context);
     case ModelConfig::KIND_NOT_SET:
       break;
   }

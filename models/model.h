@@ -81,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Model>> MakeAucSaddle(const AucSaddleConfig& conf
 absl::StatusOr<std::unique_ptr<Model>> MakeGroupRobust(const GroupRobustConfig& config, const ModelContext& context);
 absl::StatusOr<std::unique_ptr<Model>> MakeDiracGan(const DiracGanConfig& config, const ModelContext& context);
 absl::StatusOr<std::unique_ptr<Model>> MakeGaussianWgan(const GaussianWganConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeEightGaussians(const EightGaussiansConfig& config, const ModelContext& context);
 
 DType ComputeDType(const ModelConfig& config);
 ModelPrecision PrecisionOf(const ModelConfig& config);

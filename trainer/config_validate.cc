@@ -152,6 +152,7 @@ bool IsGame(ModelConfig::KindCase model) {
     case ModelConfig::kGroupRobust:
     case ModelConfig::kDiracGan:
     case ModelConfig::kGaussianWgan:
+    case ModelConfig::kEightGaussians:
       return true;
     default:
       return false;

@@ -53,10 +53,10 @@ std::vector<ProblemRows> SyntheticRows(const RobustLeastSquaresConfig& config, c
     std::vector<double> features(config.rows() * d), targets(config.rows(), 0.0);
     for (int64_t i = 0; i < config.rows(); ++i) {
       for (int64_t j = 0; j < d; ++j) {
-        features[i * d + j] = rows.Normal(i * d + j);
+        features[i * d + j] = config.feature_std() * rows.Normal(i * d + j);
         targets[i] += features[i * d + j] * scale * ((1 - h) * shared.Normal(j) + h * own.Normal(j));
       }
-      targets[i] += config.noise() * noise.Normal(i);
+      targets[i] += config.offset() + config.noise() * noise.Normal(i);
     }
     workers.emplace_back(std::move(features), std::move(targets));
   }

@@ -45,10 +45,14 @@ const std::map<std::string, std::vector<std::string>>& Cases() {
       {"quadratic_game", {"quadratic_game { dim: 4 }", "quadratic_game { dim: 3 heterogeneity: 1 curvature_min: 0.5 coupling: 2 }"}},
       {"matrix_game", {"matrix_game {}", "matrix_game { payoffs: KUHN_POKER }", "matrix_game { payoffs: RANDOM size: 4 }"}},
       {"robust_least_squares",
-       {"robust_least_squares { dim: 3 rows: 7 }", "robust_least_squares { dim: 3 rows: 7 batch: 4 noise: 1 beta: 0.5 }"}},
+       {"robust_least_squares { dim: 3 rows: 7 }",
+        "robust_least_squares { dim: 3 rows: 7 batch: 4 noise: 1 beta: 0.5 feature_std: 0.3 offset: 2 }"}},
       {"auc_saddle", {"auc_saddle { dim: 3 rows: 9 }", "auc_saddle { dim: 2 rows: 9 batch: 5 positive_share: 0.6 }"}},
       {"group_robust", {"group_robust { groups: 3 dim: 4 }"}},
       {"dirac_gan", {"dirac_gan {}", "dirac_gan { dim: 3 loss: LOGISTIC penalty: 0.5 }"}},
+      {"eight_gaussians",
+       {"eight_gaussians { hidden: 5 layers: 1 latent_dim: 2 samples: 6 power_steps: 500 }",
+        "eight_gaussians { hidden: 4 layers: 2 latent_dim: 3 samples: 5 heterogeneity: 0.5 spectral_norm: false }"}},
       {"gaussian_wgan", {"gaussian_wgan { dim: 3 }", "gaussian_wgan { dim: 2 samples: 5 penalty: 0.3 }"}},
   };
   return cases;
