@@ -26,6 +26,9 @@ class ColumnMoves {
 
   // p != q. words: one random word a layer.
   void Move(int p, int q, float temperature, std::span<const uint32_t> words);
+  // Runs of layers in which p and q change all their experts, the best choice of runs for all layers together, perturbed alike: columns
+  // that are right on both sides of a layer but joined wrongly there come right in one step. Cost: 4 slots^2 L reads.
+  void Cross(int p, int q, float temperature, std::span<const uint32_t> words);
 
  private:
   struct Layer;
@@ -35,10 +38,13 @@ class ColumnMoves {
 
   ChainState* state_;
   int layers_, slots_, candidates_;
-  std::vector<int> held_;     // [layers, ranks, slots]: experts; the first `candidates_` of a rank take part
-  std::vector<float> value_;  // [layers, c, c]: least cost of the layers so far that ends with this swap
-  std::vector<float> stay_;   // [layers]: ... with none
-  std::vector<float> link_;   // [layers, 2 c, 2 c]: transitions into each candidate of a layer from each of the layer before
+  std::vector<int> held_;      // [layers, ranks, slots]: experts; the first `candidates_` of a rank take part
+  std::vector<float> value_;   // [layers, c, c]: least cost of the layers so far that ends with this swap
+  std::vector<float> stay_;    // [layers]: ... with none
+  std::vector<float> cross_;   // [layers, 2]: least cost of the layers so far that ends with experts kept, and changed
+  std::vector<float> joint_;   // [layers]: twice what changing both this layer and the one before wins over changing one
+  std::vector<char> changed_;  // [layers]
+  std::vector<float> link_;    // [layers, 2 c, 2 c]: transitions into each candidate of a layer from each of the layer before
 };
 
 // Annealing by column moves over all pairs of ranks; the temperature falls geometrically from `hot` to `cold`, both in units of

@@ -104,6 +104,35 @@ TEST(ColumnMoves, EqualBruteForce) {
   }
 }
 
+// Of all 2^4 choices of layers in which two ranks change everything, the best; in all topologies.
+TEST(ColumnMoves, CrossEqualsBruteForce) {
+  const std::vector<uint32_t> words(4, 0);
+  for (uint32_t start = 0; start < 20; ++start) {
+    for (const Topology& topology : kTopologies) {
+      const RoutingCounts counts = RoutingCounts::Of(UniformTrace(4, 12, 200, start));
+      const PlacementTable before = RandomTable(4, 12, 4, 3, start);
+      const PlacementProblem problem{.counts = &counts, .topology = topology, .current = {}};
+      int64_t best = std::numeric_limits<int64_t>::max();
+      for (int code = 0; code < 16; ++code) {
+        PlacementTable table = before;
+        for (int j = 0; j < 4; ++j) {
+          for (int& rank : table[j]) {
+            if ((code >> j & 1) != 0 && (rank == 1 || rank == 2)) rank = 3 - rank;
+          }
+        }
+        best = std::min(best, ChainState(problem, table).cost());
+      }
+      ChainState state(problem, before);
+      ColumnMoves moves(&state);
+      moves.Cross(1, 2, 0, words);
+      ASSERT_EQ(state.cost(), best) << start;
+      moves.Move(1, 2, 0, words);  // its lists followed
+      ASSERT_EQ(state.cost(), Recount(counts, state));
+      ASSERT_LE(state.cost(), best);
+    }
+  }
+}
+
 // Of ranks with more experts than take part in a move, all come to take part: from the worst start annealing finds planted columns of 24.
 TEST(ColumnMoves, RotateThroughManyExperts) {
   const PlacementTable planted = RandomTable(4, 48, 2, 1);
