@@ -9,6 +9,7 @@
 #include "launch/loading.h"
 #include "launch/reference.h"
 #include "trainer/config_resolved.h"
+#include "trainer/memory_tiers.h"
 #include "trainer/stop_signal.h"
 #include "trainer/version.h"
 
@@ -16,6 +17,31 @@ namespace conclave {
 namespace {
 
 const OptionSpec kSet{"--set", "PATH=VALUE", "override a field", true};
+
+absl::StatusOr<int64_t> BytesOf(const Arguments& arguments, const std::string& option) {
+  ASSIGN_OR_RETURN(const double gibibytes, arguments.Real(option, 0));
+  if (gibibytes < 0) return InvalidArgument("%s: must not be negative", option);
+  return static_cast<int64_t>(gibibytes * (1 << 30));
+}
+
+// Whether the model's experts fit the machines that are described; prints what they need.
+absl::Status CheckMachines(const Arguments& arguments, const Experiment& config, const Model& model) {
+  MachineMemory memory;
+  ASSIGN_OR_RETURN(memory.machines, arguments.Integer("--machines", 1));
+  if (memory.machines < 1) return InvalidArgument("--machines: expected at least 1, got %d", memory.machines);
+  ASSIGN_OR_RETURN(memory.device, BytesOf(arguments, "--device-gib"));
+  ASSIGN_OR_RETURN(memory.host, BytesOf(arguments, "--host-gib"));
+  ASSIGN_OR_RETURN(memory.disk, BytesOf(arguments, "--disk-gib"));
+  if (memory.device + memory.host + memory.disk == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const MixtureSize size, SizeOfMixture(model, config.model().moe_lm().moe().top_k()));
+  const std::vector<TierDemand> demands = DemandsOf(size, memory);
+  RETURN_IF_ERROR(CheckTiers(demands, memory.machines));
+  for (const TierDemand& demand : demands) {
+    std::printf("%-8s %-22s %12s of %s\n", demand.tier.c_str(), demand.formula.c_str(), HumanBytes(demand.needed).c_str(),
+                HumanBytes(demand.available).c_str());
+  }
+  return absl::OkStatus();
+}
 
 int RunCheck(const Arguments& arguments, const std::vector<std::string>&) {
   if (arguments.Has("--reference")) {
@@ -36,6 +62,7 @@ int RunCheck(const Arguments& arguments, const std::vector<std::string>&) {
     config.mutable_model()->mutable_moe_lm()->set_vocab_size(256);
   const auto model = MakeModel(config.model(), {.seed = config.seed(), .workers = static_cast<int>(config.trainer().workers())});
   if (!model.ok()) return Fail(model.status());
+  if (const absl::Status fits = CheckMachines(arguments, config, **model); !fits.ok()) return FailConfig(fits);
   if (arguments.Has("--resolved")) std::fputs(ResolvedText(*loaded).c_str(), stdout);
   std::printf("ok: %s, config hash %s\n", arguments.positional().c_str(), HexDigest(loaded->hash).c_str());
   return kExitFinished;
@@ -73,6 +100,10 @@ Command CheckCommand() {
            .summary = "Parses and validates a config; touches no process group and no device.",
            .options = {kSet,
                        {"--ranks", "N", "also check that the mesh fits N ranks"},
+                       {"--machines", "N", "how many machines the memories below are of (default 1)"},
+                       {"--device-gib", "G", "a machine's device memory: refuse a mixture whose dense and active parts exceed it"},
+                       {"--host-gib", "G", "a machine's memory: refuse active experts with their states that exceed it"},
+                       {"--disk-gib", "G", "a machine's disk: refuse expert states that exceed it"},
                        {"--resolved", "", "print every field with its origin"},
                        {"--reference", "", "print the reference of all fields as Markdown; needs no CONFIG"}}},
           RunCheck};

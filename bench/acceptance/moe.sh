@@ -227,8 +227,22 @@ balance_by_bias() {
 cases models_test 'Router.BiasMovesAgainstTheLoad' "the bias moves against the load, by its sign or in proportion"
 if ! $quick; then hf_logits; balance_by_bias; fi
 
+# -- memories of machines ------------------------------------------------------------------------------------------------------------------
+capacity_check() {
+  local what="check refuses experts beyond a machine's memory, naming tier and both sides, and takes what fits" config=$scratch/moe.textproto
+  "$conclave" check "$config" --machines 2 --device-gib 1 --host-gib 0.00001 > "$scratch/small" 2>&1
+  local refused=$?
+  if ((refused == 2)) && grep -qE 'host memory: 16 alpha S = 32.0 KiB, but 2 machines have 21.0 KiB' "$scratch/small" &&
+    "$conclave" check "$config" --machines 2 --device-gib 1 --host-gib 1 --disk-gib 1 > "$scratch/log" 2>&1; then
+    ok refused refused "$what"
+  else
+    short "exit $refused" refused "$what"
+  fi
+}
 cases trainer_test 'HfModel.EveryTensor*:HfModel.OtherModels*' "Hugging Face files with a missing, extra or misshapen tensor, of an unknown architecture: refused by name"
 cases parallel_test 'RoutingTrace.Refuses*:TraceFiles.*Errors*:Replicas.Errors:ExpertPlacement.Refuses*' "malformed traces, experts that ranks cannot share, replicas over budget: refused by name"
+cases trainer_test 'MemoryTiers*' "memory of device, host and disk: equality fits, a byte less is refused"
+capacity_check
 
 # -- what is not there yet -----------------------------------------------------------------------------------------------------------------
 missing "a gain" "elastic weights of a 4:1 two-task training"
