@@ -29,33 +29,39 @@ crossover() {
   done
 }
 
-# held_out NAME, bytes_of NAME: the last held-out loss of a run; two-way bytes of a worker in all its steps.
-held_out() { sed -n 's/.*"evaluation":{"loss":\([-0-9.e+]*\).*/\1/p' "$scratch/$1/metrics.jsonl" 2> /dev/null | tail -n 1; }
-bytes_of() {
-  sed -n 's/.*"logical_up":\([0-9]*\),"logical_down":\([0-9]*\).*/\1 \2/p' "$scratch/$1/metrics.jsonl" 2> /dev/null | awk '{ s += $1 + $2 } END { printf "%d", s }'
+# held_out NAME, bytes_of NAME: the last held-out loss of a config's runs, the mean over seeds; two-way bytes of a worker in all steps of one.
+mixture_seeds=(1337 1 2)
+held_out() {
+  local seed
+  for seed in "${mixture_seeds[@]}"; do
+    sed -n 's/.*"evaluation":{"loss":\([-0-9.e+]*\).*/\1/p' "$scratch/$1-$seed/metrics.jsonl" 2> /dev/null | tail -n 1
+  done | awk -v n="${#mixture_seeds[@]}" '{ s += $1 } END { if (NR == n) printf "%.6f", s / n }'
 }
-# mixture NAME CONFIG [--set ...]: one run on four ranks.
+bytes_of() {
+  sed -n 's/.*"logical_up":\([0-9]*\),"logical_down":\([0-9]*\).*/\1 \2/p' "$scratch/$1-${mixture_seeds[0]}/metrics.jsonl" 2> /dev/null |
+    awk '{ s += $1 + $2 } END { printf "%d", s }'
+}
+# mixture CONFIG: a run a seed, on four ranks. One run's loss scatters by a percent, whatever the exchange.
 mixture() {
-  local name=$1 config=$2
-  shift 2
-  "$conclave" train "configs/compression/$config.textproto" --ranks 4 --run-dir "$scratch/$name" --set "data.sources[0].text.path=\"$text\"" \
-    --set "data.cache_dir=\"$scratch/cache\"" "$@" > "$scratch/log" 2>&1 || tail -n 5 "$scratch/log" >&2
+  local seed
+  for seed in "${mixture_seeds[@]}"; do
+    "$conclave" train "configs/compression/$1.textproto" --ranks 4 --run-dir "$scratch/$1-$seed" --set "seed=$seed" \
+      --set "data.sources[0].text.path=\"$text\"" --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/log" 2>&1 || tail -n 5 "$scratch/log" >&2
+  done
 }
 # against NAME BASELINE GAIN WHAT
 against() {
-  at_most "$(awk -v a="$(held_out "$1")" -v b="$(held_out "$2")" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", 100 * (a / b - 1) }')" 1 "%" "$4: held-out loss above exact AdamW's"
+  at_most "$(awk -v a="$(held_out "$1")" -v b="$(held_out "$2")" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", 100 * (a / b - 1) }')" 1 "%" \
+    "$4: held-out loss above exact AdamW's, means of ${#mixture_seeds[@]} seeds"
   at_least "$(awk -v a="$(bytes_of "$2")" -v b="$(bytes_of "$1")" 'BEGIN { if (b > 0) printf "%.2f", a / b }')" "$3" x "$4: fewer two-way bytes"
 }
 mixtures() {
-  local text=$data_dir/tinyshakespeare/input.txt
+  local text=$data_dir/tinyshakespeare/input.txt config
   if [[ ! -r $text ]]; then short "no $text" "<= 1 %" "moe_lm with EF21 and with DiLoCo (--data DIR)"; return; fi
   text=$(realpath "$text")
-  mixture exact moe_lm_adamw
-  mixture ef21 moe_lm_ef21_int8
-  against ef21 exact 3.5 "moe_lm, EF21 over int8 under AdamW"
-  mixture exact-64 moe_lm_adamw_64
-  mixture diloco moe_lm_diloco
-  against diloco exact-64 20 "moe_lm, DiLoCo"
+  for config in moe_lm_adamw moe_lm_ef21_int8 moe_lm_adamw_64 moe_lm_diloco; do mixture "$config"; done
+  against moe_lm_ef21_int8 moe_lm_adamw 3.5 "moe_lm, EF21 over int8 under AdamW"
+  against moe_lm_diloco moe_lm_adamw_64 20 "moe_lm, DiLoCo"
 }
 
 on_slow_links() {
