@@ -123,7 +123,7 @@ best_p() {
   local best at
   contest p "$v/masha1_randk_provable.textproto" --by uplink --set optim.step=GIVEN --set optim.masha1.gamma=0.1 --set trainer.workers=8 \
     --set model.bilinear_game.heterogeneity=1 --set model.bilinear_game.dim=64 --max-evaluations 20000 \
-    --vary optim.masha1.p=0.0125,0.025,0.05,0.1,0.2,0.4,0.8 --tune 'optim.masha1.gamma=0.05..0.8/9'
+    --vary optim.masha1.p=0.0125,0.025,0.05,0.1,0.2,0.4,0.8 --tune 'optim.masha1.gamma=0.08..0.6/10'
   best=$(sed -n 's/.*"uplink_bytes":\([0-9.]*\).*/\1/p' "$scratch/p" | sort -g | head -n 1)
   at=$(of p "masha1_randk_provable p=0.1" uplink_bytes)
   at_most "$(awk -v a="$at" -v b="$best" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b }')" 1.10 x "uplink bytes at p* = k/d over those at the best p, RandK 10 %, h=1"
