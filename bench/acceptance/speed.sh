@@ -156,8 +156,8 @@ in_shared_memory() {
 }
 # The rate of two ranks beside two processes that never rest, of their rate without, in turn. Four that want two cores get half each.
 beside_busy() {
-  local with=() without=() round busy
-  for round in 1 2 3; do
+  local with=() without=() busy
+  for _ in 1 2 3; do
     ranks_rate; without+=("$(fact rate)")
     busy=()
     for _ in 1 2; do (while :; do :; done) & busy+=($!); done
