@@ -3,11 +3,10 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/rng.h"
 #include "bench/benches.h"
 #include "bench/codec_text.h"
+#include "bench/exchange_of_one_block.h"
 #include "bench/mpi_all_reduce.h"
-#include "comm/exchanges.h"
 #include "comm/ledger.h"
 
 namespace conclave {
@@ -64,45 +63,6 @@ BenchResult ResultOf(int64_t bytes, const Contender& contender) {
           .seconds = TimingOf(contender.seconds),
           .facts = {{"sent_bytes_all_ranks", contender.sent_bytes}, {"messages_all_ranks", contender.messages}}};
 }
-
-// What training's first-order schemes use: a bucket of one block.
-class ExchangeOfOneBlock {
- public:
-  static absl::StatusOr<std::unique_ptr<ExchangeOfOneBlock>> Make(Communicator& world, Communicator& self, int64_t elements,
-                                                                  const ExchangeConfig& config) {
-    auto made = std::unique_ptr<ExchangeOfOneBlock>(new ExchangeOfOneBlock(world, elements));
-    ASSIGN_OR_RETURN(made->exchange_, MakeExchange(config, {.layout = &made->layout_,
-                                                            .workers = {.workers = world.size(), .ranks = world.size()},
-                                                            .world = &world,
-                                                            .data = &self}));
-    return made;
-  }
-  absl::Status Run() {
-    exchange_->Begin(step_++, 0);
-    RETURN_IF_ERROR(exchange_->Put(WorkerId{world_.rank()}, block_, vector_.block(block_)));
-    RETURN_IF_ERROR(exchange_->Finish().status());
-    exchange_->Commit();
-    return absl::OkStatus();
-  }
-
- private:
-  ExchangeOfOneBlock(Communicator& world, int64_t elements)
-      : world_(world),
-        block_(parameters_.Add({.name = "vector", .shape = {elements}})),
-        layout_(ReplicatedLayout(&parameters_, world.rank(), world.size())),
-        vector_(&layout_, DType::kF32) {
-    const RngKey noise{.seed = 1, .worker = static_cast<uint32_t>(world.rank())};
-    for (int64_t i = 0; i < elements; ++i) vector_.flat().data<float>()[i] = static_cast<float>(noise.Normal(static_cast<uint64_t>(i)));
-  }
-
-  Communicator& world_;
-  ParameterSet parameters_;
-  BlockId block_;
-  Layout layout_;
-  FlatVector vector_;
-  std::unique_ptr<Exchange> exchange_;
-  uint32_t step_ = 0;
-};
 
 }  // namespace
 

@@ -2,13 +2,13 @@
 #include <atomic>
 #include <cmath>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
-#include "base/rng.h"
 #include "bench/benches.h"
 #include "bench/codec_text.h"
-#include "comm/exchanges.h"
+#include "bench/exchange_of_one_block.h"
 #include "comm/ledger.h"
 #include "comm/loopback.h"
 
@@ -21,24 +21,14 @@ constexpr int kRanks = 2;  // a node each
 // One vector of 8 MiB a rank, exchanged exactly or through a codec.
 class Racer {
  public:
-  static absl::StatusOr<std::unique_ptr<Racer>> Make(Communicator& world, Communicator& self, const ExchangeConfig& config) {
-    auto racer = std::unique_ptr<Racer>(new Racer(world));
-    ASSIGN_OR_RETURN(racer->exchange_, MakeExchange(config, {.layout = &racer->layout_,
-                                                             .workers = {.workers = world.size(), .ranks = world.size()},
-                                                             .world = &world,
-                                                             .data = &self}));
-    return racer;
-  }
+  Racer(Communicator& world, std::unique_ptr<ExchangeOfOneBlock> exchange) : world_(world), exchange_(std::move(exchange)) {}
 
   // Wall time of one exchange on the slowest rank.
   absl::StatusOr<double> Run() {
     RETURN_IF_ERROR(world_.Barrier("bench: start"));
     world_.ledger()->Take();
     const double began = RealClock().Seconds();
-    exchange_->Begin(step_++, 0);
-    RETURN_IF_ERROR(exchange_->Put(WorkerId{world_.rank()}, block_, vector_.block(block_)));
-    RETURN_IF_ERROR(exchange_->Finish().status());
-    exchange_->Commit();
+    RETURN_IF_ERROR(exchange_->Run());
     double seconds = RealClock().Seconds() - began;
     sent_ = static_cast<double>(world_.ledger()->Take().BetweenRanks().sent_bytes);
     RETURN_IF_ERROR(world_.AllReduce("bench: time", Tensor(&seconds, {1}, DType::kF64), ReduceOp::kMax));
@@ -47,22 +37,8 @@ class Racer {
   double sent() const { return sent_; }  // bytes of one exchange, by this rank
 
  private:
-  explicit Racer(Communicator& world)
-      : world_(world),
-        block_(parameters_.Add({.name = "vector", .shape = {kElements}})),
-        layout_(ReplicatedLayout(&parameters_, world.rank(), world.size())),
-        vector_(&layout_, DType::kF32) {
-    const RngKey noise{.seed = 1, .worker = static_cast<uint32_t>(world.rank())};
-    for (int64_t i = 0; i < kElements; ++i) vector_.flat().data<float>()[i] = static_cast<float>(noise.Normal(static_cast<uint64_t>(i)));
-  }
-
   Communicator& world_;
-  ParameterSet parameters_;
-  BlockId block_;
-  Layout layout_;
-  FlatVector vector_;
-  std::unique_ptr<Exchange> exchange_;
-  uint32_t step_ = 0;
+  std::unique_ptr<ExchangeOfOneBlock> exchange_;
   double sent_ = 0;
 };
 
@@ -96,15 +72,16 @@ double Modelled(double lead, double exact_bytes, double coded_bytes) {
 absl::Status FindOn(Communicator& world, const ExchangeConfig& coded, int samples, std::atomic<double>& rate, Found& found) {
   constexpr double kApart = 1.5;
   ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> self, world.Split(world.rank(), 0, "self"));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Racer> first, Racer::Make(world, *self, ExchangeConfig()));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Racer> second, Racer::Make(world, *self, coded));
+  ASSIGN_OR_RETURN(auto exact_exchange, ExchangeOfOneBlock::Make(world, *self, kElements, ExchangeConfig()));
+  ASSIGN_OR_RETURN(auto coded_exchange, ExchangeOfOneBlock::Make(world, *self, kElements, coded));
+  Racer first(world, std::move(exact_exchange)), second(world, std::move(coded_exchange));
   Race look;
-  for (int i = 0; i < samples; ++i) RETURN_IF_ERROR(look.Sample(*first, *second));
+  for (int i = 0; i < samples; ++i) RETURN_IF_ERROR(look.Sample(first, second));
   // Times are the slowest rank's, bytes equal: both ranks come to the same numbers.
-  const double about = Modelled(look.Lead(), first->sent(), second->sent());
+  const double about = Modelled(look.Lead(), first.sent(), second.sent());
   if (!(about > 0 && std::isfinite(about))) {
-    return FailedPrecondition("no crossover: %g bytes with the codec, %g without; without a link it is %g s faster", second->sent(),
-                              first->sent(), look.Lead());
+    return FailedPrecondition("no crossover: %g bytes with the codec, %g without; without a link it is %g s faster", second.sent(),
+                              first.sent(), look.Lead());
   }
   const double rates[] = {0, about / kApart, about * kApart};
   Race races[3];
@@ -112,17 +89,17 @@ absl::Status FindOn(Communicator& world, const ExchangeConfig& coded, int sample
     for (int kind = 0; kind < 3; ++kind) {
       RETURN_IF_ERROR(world.Barrier("bench: another link"));
       rate = rates[kind];
-      RETURN_IF_ERROR(races[kind].Sample(*first, *second));
+      RETURN_IF_ERROR(races[kind].Sample(first, second));
     }
   }
   rate = 0;
   // The lead is linear in 1 / rate: its zero between the two links.
   const double a = 1 / rates[1], b = 1 / rates[2], slow = races[1].Lead(), fast = races[2].Lead();
   if (world.rank() != 0) return absl::OkStatus();
-  found = {.modelled = Modelled(races[0].Lead(), first->sent(), second->sent()),
+  found = {.modelled = Modelled(races[0].Lead(), first.sent(), second.sent()),
            .measured = 1 / (b - fast * (a - b) / (slow - fast)),
-           .exact_bytes = first->sent(),
-           .coded_bytes = second->sent(),
+           .exact_bytes = first.sent(),
+           .coded_bytes = second.sent(),
            .codec_seconds = -races[0].Lead()};
   return absl::OkStatus();
 }

@@ -13,6 +13,14 @@ summary() {
   ((shorts == 0)) || exit 1
   exit 0
 }
+# at_least VALUE LIMIT UNIT WHAT
+at_least() {
+  if awk -v v="$1" -v l="$2" 'BEGIN { exit !(v ~ /^[-+]?[0-9.]+(e[-+]?[0-9]+)?$/ && v + 0 >= l + 0) }'; then
+    ok "$1 $3" ">= $2 $3" "$4"
+  else
+    short "${1:-none} $3" ">= $2 $3" "$4"
+  fi
+}
 # at_most VALUE LIMIT UNIT WHAT: compares numbers; a value that is none falls short.
 at_most() {
   if awk -v v="$1" -v l="$2" 'BEGIN { exit !(v ~ /^[-+]?[0-9.]+(e[-+]?[0-9]+)?$/ && v + 0 <= l + 0) }'; then

@@ -49,14 +49,6 @@ prepare
 
 # number NAME FILE: the first number of that name in JSON objects.
 number() { grep -oE "\"$1\":[-0-9.e+]+" "$2" | head -n 1 | cut -d : -f 2; }
-# at_least VALUE LIMIT UNIT WHAT
-at_least() {
-  if awk -v v="$1" -v l="$2" 'BEGIN { exit !(v ~ /^[-+]?[0-9.]+(e[-+]?[0-9]+)?$/ && v + 0 >= l + 0) }'; then
-    ok "$1 $3" ">= $2 $3" "$4"
-  else
-    short "${1:-none} $3" ">= $2 $3" "$4"
-  fi
-}
 # cases BINARY FILTER WHAT: unit tests that state a law; no matching test falls short.
 cases() {
   local log=$scratch/cases

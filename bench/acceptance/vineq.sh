@@ -40,13 +40,6 @@ if [[ ! -x $conclave ]]; then
   summary
 fi
 
-at_least() {
-  if awk -v v="$1" -v l="$2" 'BEGIN { exit !(v ~ /^[-+]?[0-9.]+(e[-+]?[0-9]+)?$/ && v + 0 >= l + 0) }'; then
-    ok "$1 $3" ">= $2 $3" "$4"
-  else
-    short "${1:-none} $3" ">= $2 $3" "$4"
-  fi
-}
 round() { awk -v v="$1" 'BEGIN { if (v ~ /^[0-9.]/) printf "%.3g", v }'; }
 
 # -- contests ------------------------------------------------------------------------------------------------------------------------------
@@ -109,10 +102,15 @@ descent_ascent() {
 m_law() {
   local m exponent
   for m in 4 8 16 32; do
-    contest "m-$m" "$v/extragradient.textproto" "$v/masha1_permk_natural.textproto" --by uplink --set "trainer.workers=$m" --max-evaluations 30000 \
-      --set 'optim.masha1.exchange={ quantized { codec { perm_k {} } } }' --set "optim.masha1.p=$(awk -v m="$m" 'BEGIN { print 1 / m }')" \
+    cat > "$scratch/masha1_permk.textproto" << CONFIG
+include: "$PWD/$v/setup_a_problem.textproto"
+name: "masha1_permk"
+trainer { workers: $m }
+optim { masha1 { gamma: 0.1 p: $(awk -v m="$m" 'BEGIN { print 1 / m }') exchange { quantized { codec { perm_k {} } } } } }
+CONFIG
+    contest "m-$m" "$v/extragradient.textproto" "$scratch/masha1_permk.textproto" --by uplink --set "trainer.workers=$m" --max-evaluations 30000 \
       --tune 'optim.extragradient.gamma=0.6..1.2/6' --tune 'optim.masha1.gamma=0.05..0.6/8'
-    echo "$m $(of "m-$m" masha1_permk_natural uplink_gain)"
+    echo "$m $(of "m-$m" masha1_permk uplink_gain)"
   done > "$scratch/m-law"
   exponent=$(awk '{ x = log($1); y = log($2); n++; sx += x; sy += y; sxx += x * x; sxy += x * y } END { printf "%.2f", (n * sxy - sx * sy) / (n * sxx - sx * sx) }' "$scratch/m-law")
   at_least "$exponent" 0.45 "" "exponent of the PermK uplink gain in M, 4 to 32, h=0.1"

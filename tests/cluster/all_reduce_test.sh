@@ -6,12 +6,8 @@ set -euo pipefail
 # shellcheck source=tests/dist/cli.sh
 # shellcheck disable=SC2154
 source "$(dirname "${BASH_SOURCE[0]}")/../dist/cli.sh"
-
-skip() { echo "skipped: $1"; exit 77; }
-((EUID == 0)) || skip "network namespaces need root"
-command -v ip > /dev/null || skip "no program ip (package iproute2)"
-unshare --net true 2> /dev/null && ip netns add cvxhprobe 2> /dev/null || skip "this kernel or container refuses network namespaces"
-ip netns del cvxhprobe
+# shellcheck source=tests/cluster/hosts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 
 hosts=4 megabit=1000 kib=16384
 tests/cluster/netns.sh up "$hosts" "${megabit}mbit"

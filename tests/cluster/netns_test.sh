@@ -3,15 +3,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-skip() { echo "skipped: $1"; exit 77; }
+# shellcheck source=tests/cluster/hosts.sh
+source ./hosts.sh
 fail() { echo "FAILED: $1" >&2; exit 1; }
-((EUID == 0)) || skip "network namespaces need root"
-command -v ip > /dev/null || skip "no program ip (package iproute2)"
 probe=${CONCLAVE_BIN_DIR:-../../build/ci/bin}/link_probe_program
 [[ -x $probe ]] || fail "no $probe: build it first"
 before=$(ip netns list)
-unshare --net true 2> /dev/null && ip netns add cvxhprobe 2> /dev/null || skip "this kernel or container refuses network namespaces"
-ip netns del cvxhprobe
 
 trap './netns.sh down' EXIT
 ./netns.sh up 4 100mbit || fail "up 4 100mbit"

@@ -5,12 +5,8 @@ set -euo pipefail
 # shellcheck source=tests/dist/cli.sh
 # shellcheck disable=SC2154
 source "$(dirname "${BASH_SOURCE[0]}")/../dist/cli.sh"
-
-skip() { echo "skipped: $1"; exit 77; }
-((EUID == 0)) || skip "network namespaces need root"
-command -v ip > /dev/null || skip "no program ip (package iproute2)"
-unshare --net true 2> /dev/null && ip netns add cvxhprobe 2> /dev/null || skip "this kernel or container refuses network namespaces"
-ip netns del cvxhprobe
+# shellcheck source=tests/cluster/hosts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 
 rate=${OVERLAP_RATE:-1gbit} steps=${OVERLAP_STEPS:-4}
 tests/cluster/netns.sh up 2 "$rate"

@@ -5,36 +5,31 @@
 #include <gtest/gtest.h>
 
 #include "parallel/chain_search.h"
+#include "tests/trainer/forwarding_communicator.h"
 #include "tests/trainer/laws.h"
 #include "trainer/expert_migration.h"
 
 namespace conclave {
 
-// Forwards to another communicator, and flips a bit of what rank `victim` receives of expert parcels.
-class DamagingCommunicator : public Communicator {
+// Flips a bit of what rank `victim` receives of expert parcels.
+class DamagingCommunicator : public ForwardingCommunicator {
  public:
   DamagingCommunicator(Communicator* inner, std::unique_ptr<Communicator> owned, int victim)
-      : Communicator(inner->name(), inner->rank(), inner->size()), inner_(inner), owned_(std::move(owned)), victim_(victim) {}
-  int GlobalRank(int member) const override { return inner_->GlobalRank(member); }
-  int Node(int member) const override { return inner_->Node(member); }
-  void Reserve(int more) override { inner_->Reserve(more); }
-  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) override {
-    ASSIGN_OR_RETURN(std::unique_ptr<Communicator> part, inner_->Split(color, key, std::move(name)));
+      : ForwardingCommunicator(inner, std::move(owned)), victim_(victim) {}
+
+ protected:
+  std::unique_ptr<Communicator> Wrap(std::unique_ptr<Communicator> part) override {
     Communicator* const raw = part.get();
     return std::make_unique<DamagingCommunicator>(raw, std::move(part), victim_);
   }
-
- protected:
-  absl::StatusOr<Request> StartImpl(const Collective& op, int64_t) override {
-    if (op.label != "migration") return inner_->Start(op);
-    RETURN_IF_ERROR(inner_->AllToAllV(op));
+  absl::StatusOr<Request> StartImpl(const Collective& op, int64_t sequence) override {
+    if (op.label != "migration") return ForwardingCommunicator::StartImpl(op, sequence);
+    RETURN_IF_ERROR(inner().AllToAllV(op));
     if (rank() == victim_ && op.recv.bytes() > 0) op.recv.AsBytes().back() ^= std::byte{1};
     return Request();
   }
 
  private:
-  Communicator* inner_;
-  std::unique_ptr<Communicator> owned_;
   int victim_;
 };
 

@@ -10,6 +10,7 @@
 #include "comm/loopback.h"
 #include "parallel/trace_files.h"
 #include "tests/trainer/config_fixture.h"
+#include "tests/trainer/forwarding_communicator.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/trainer.h"
 
@@ -50,36 +51,28 @@ class MovingFolder {
   std::string path_;
 };
 
-// Forwards to another communicator until so many layers of experts went over the wire; then the process is gone before it can say anything
-// else.
-class DyingCommunicator : public Communicator {
+// Once so many layers of experts went over the wire, the process is gone before it can say anything else.
+class DyingCommunicator : public ForwardingCommunicator {
  public:
+  static constexpr int kDead = 9;
+
   DyingCommunicator(Communicator* inner, std::unique_ptr<Communicator> owned, std::shared_ptr<int> left)
-      : Communicator(inner->name(), inner->rank(), inner->size()), inner_(inner), owned_(std::move(owned)), left_(std::move(left)) {}
-  int GlobalRank(int member) const override { return inner_->GlobalRank(member); }
-  int Node(int member) const override { return inner_->Node(member); }
-  void Reserve(int more) override { inner_->Reserve(more); }
-  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) override {
-    ASSIGN_OR_RETURN(std::unique_ptr<Communicator> part, inner_->Split(color, key, std::move(name)));
+      : ForwardingCommunicator(inner, std::move(owned)), left_(std::move(left)) {}
+
+ protected:
+  std::unique_ptr<Communicator> Wrap(std::unique_ptr<Communicator> part) override {
     Communicator* const raw = part.get();
     return std::make_unique<DyingCommunicator>(raw, std::move(part), left_);
   }
-
- protected:
-  absl::StatusOr<Request> StartImpl(const Collective& op, int64_t) override {
+  absl::StatusOr<Request> StartImpl(const Collective& op, int64_t sequence) override {
     if (*left_ == 0) _exit(kDead);
-    if (op.label != "migration") return inner_->Start(op);
-    RETURN_IF_ERROR(inner_->AllToAllV(op));
+    if (op.label != "migration") return ForwardingCommunicator::StartImpl(op, sequence);
+    RETURN_IF_ERROR(inner().AllToAllV(op));
     --*left_;
     return Request();
   }
 
- public:
-  static constexpr int kDead = 9;
-
  private:
-  Communicator* inner_;
-  std::unique_ptr<Communicator> owned_;
   std::shared_ptr<int> left_;
 };
 
