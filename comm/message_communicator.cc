@@ -197,9 +197,10 @@ class MessageOperation final : public Request::Impl {
     const Part part = PartOf(std::min(most, op_.recv.elements() - begin), owner, comm_.size());
     return op_.recv.AsBytes().subspan((begin + part.begin) * width, part.size() * width);
   }
-  // Where rank `from`'s contribution to this rank's part of a piece arrives.
+  // Where rank `from`'s contribution to this rank's part of a piece arrives: on a line of the cache, whatever the number of ranks.
   std::byte* Arrival(int64_t piece, int from) {
-    const int64_t most = kReducedPieceBytes / comm_.size() + SizeOf(op_.recv.dtype());
+    constexpr int64_t kLine = 64;
+    const int64_t most = (kReducedPieceBytes / comm_.size() / kLine + 2) * kLine;
     return scratch_.data() + (piece % kPiecesInFlight * comm_.size() + from) * most;
   }
 
