@@ -182,7 +182,7 @@ TEST(CoactivationPlacement, RecoversPlantedGroups) {
   }
   const PlacementPlan plan = PlannedTouched(TraceOf(2, 16, 3, ids), topology, {}, 20);
   EXPECT_EQ(plan.cost, 200 * 2 * (2 * 2 + 1));  // from the four homes: two on another node, one on another rank of the node
-  for (int j = 0; j < 2; ++j) {  // layers have nothing to do with each other, not even the names of ranks
+  for (int j = 0; j < 2; ++j) {                 // layers have nothing to do with each other, not even the names of ranks
     EXPECT_EQ(CountMoves(Align({plan.table[j]}, {planted[j]}, {.ranks = 4}), {planted[j]}), 0);
   }
 }
