@@ -13,10 +13,6 @@ namespace conclave {
 namespace {
 
 constexpr int kMost = ColumnMoves::kMostCandidates, kNoiseLength = 1 << 14;
-// Columns cross every so many passes, where ranks hold few experts of a layer: it takes 0.2 % off the cost of 2 a rank, and nothing off
-// that of 8.
-constexpr int64_t kCrossEvery = 4;
-constexpr int kFewSlots = 4;
 
 // Independent draws of Gumbel's distribution, -ln(-ln u); a move reads a run of them at a random place.
 const std::vector<float>& GumbelNoise() {
@@ -95,20 +91,6 @@ CONCLAVE_SIMD void StepOf(const float* link, const float* value, float stay, int
 
 CONCLAVE_SIMD void Gather(const int32_t* __restrict from, const int* __restrict index, int n, float* __restrict out) {
   for (int i = 0; i < n; ++i) out[i] = static_cast<float>(from[index[i]]);
-}
-
-// Mean absolute cost of the swaps of expert x with expert x + 1 of the same layer.
-double TypicalCost(const ChainState& state) {
-  double sum = 0;
-  int64_t count = 0;
-  for (int j = 0; j < state.layers(); ++j) {
-    for (int x = 0; x + 1 < state.experts(); ++x) {
-      if (state.ranks_of(j)[x] == state.ranks_of(j)[x + 1]) continue;
-      sum += std::abs(static_cast<double>(state.SwapCost(j, x, x + 1)));
-      ++count;
-    }
-  }
-  return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
 }  // namespace
@@ -254,40 +236,6 @@ void ColumnMoves::Cross(int p, int q, float temperature, std::span<const uint32_
       std::swap(at.at_p[i], at.at_q[i]);
     }
   }
-}
-
-void Anneal(ChainState& state, const AnnealOptions& options) {
-  const double typical = TypicalCost(state);
-  if (typical == 0 || options.passes < 1 || state.ranks() < 2) return;
-  double temperature = options.hot * typical;
-  const double factor = std::pow(options.cold / options.hot, 1.0 / static_cast<double>(options.passes));
-  const RngKey key{.seed = options.seed, .site = 1, .step = options.start, .kind = RngKind::kPlacement};
-  ColumnMoves moves(&state);
-  const int ranks = state.ranks(), rounds = ranks + ranks % 2 - 1;
-  const bool few = state.experts() / ranks <= kFewSlots;
-  std::vector<uint32_t> words(state.layers());
-  uint64_t drawn = 0;
-  // Every pass is a round robin: in each of its rounds rank r meets (round - r) mod `rounds`, the one left over meets the last rank.
-  for (int64_t pass = 0; pass < options.passes; ++pass, temperature *= factor) {
-    for (int round = 0; round < rounds; ++round) {
-      for (int a = 0; a < rounds; ++a) {
-        int b = (round - a + rounds) % rounds;
-        if (b < a) continue;
-        if (b == a) b = rounds;  // the last rank, or where `ranks` is odd nobody
-        if (b >= ranks) continue;
-        key.FillBits(drawn, words);
-        drawn += words.size();
-        moves.Move(a, b, static_cast<float>(temperature), words);
-        if (few && pass % kCrossEvery == 0) moves.Cross(a, b, static_cast<float>(temperature), words);
-      }
-    }
-  }
-}
-
-double PassNanoseconds(const RoutingCounts& counts, int ranks) {
-  const double slots = std::min(counts.experts() / ranks, kMost), square = slots * slots;
-  const double pairs = 0.5 * ranks * (ranks - 1.0);
-  return pairs * counts.layers() * (50 + 3 * square + 0.12 * square * square);  // measured on one core of 3.6 GHz with 8 lanes
 }
 
 }  // namespace conclave

@@ -47,21 +47,6 @@ class ColumnMoves {
   std::vector<float> link_;    // [layers, 2 c, 2 c]: transitions into each candidate of a layer from each of the layer before
 };
 
-// Annealing by column moves over all pairs of ranks; the temperature falls geometrically from `hot` to `cold`, both in units of
-// the mean absolute cost of a swap at the start, which should be random. A pure function of state and options.
-// Source: Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", Science 1983.
-struct AnnealOptions {
-  uint64_t seed = 1;
-  uint32_t start = 0;  // which of several independent runs
-  int64_t passes = 100;
-  double hot = 0.3;  // column moves leave a random start at once here, and freeze between 0.2 and 0.1
-  double cold = 0.06;
-};
-void Anneal(ChainState& state, const AnnealOptions& options);
-
-// About how many nanoseconds a pass takes: what budgets are shared out by.
-double PassNanoseconds(const RoutingCounts& counts, int ranks);
-
 }  // namespace conclave
 
 #endif  // CONCLAVE_PARALLEL_CHAIN_COLUMNS_H_

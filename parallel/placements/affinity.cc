@@ -4,14 +4,14 @@
 #include <algorithm>
 #include <utility>
 
-#include "parallel/chain_columns.h"
+#include "parallel/chain_annealing.h"
 #include "parallel/chain_search.h"
 #include "parallel/placement_solver.h"
 
 namespace conclave {
 namespace {
 
-constexpr double kNanosecondsPerEffort = 6e7;
+constexpr double kNanosecondsPerEffort = 7.5e7;
 constexpr int64_t kPassesOfAStart = 15'000, kMostStarts = 16;
 
 struct Search {

@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "parallel/assignment.h"
+#include "parallel/chain_annealing.h"
 #include "parallel/chain_columns.h"
 #include "parallel/chain_search.h"
 #include "parallel/markov_trace.h"
