@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "comm/codec_decisions.h"
 #include "proto/comm.pb.h"
 
 namespace conclave {
@@ -22,6 +23,18 @@ absl::Status CheckContract(const CodecContract& contract, CodecNeed need, std::s
         exchange, spec.name, contract.q);
   }
   return absl::OkStatus();
+}
+
+bool NamesCodec(const CodecConfig& config) {
+  if (!config.has_blockwise()) return !config.has_identity();
+  const auto& rules = config.blockwise().rules();
+  return NamesCodec(config.blockwise().otherwise()) ||
+         std::ranges::any_of(rules, [](const auto& rule) { return NamesCodec(rule.codec()); });
+}
+
+// Whether the codec may take fewer bytes than the values do.
+bool MayShrink(const Compressor* codec, int64_t elements, DType dtype) {
+  return codec != nullptr && (!codec->Contract().fixed_size || codec->MaxWireBytes() < elements * SizeOf(dtype));
 }
 
 }  // namespace
@@ -64,13 +77,26 @@ absl::StatusOr<BlockCodecs> BlockCodecs::Make(const ExchangeConfig& config, cons
       }
     }
   }
+  const auto shrinks = [&](bool up) {
+    for (const std::vector<CodedPiece>& pieces : codecs.pieces_) {
+      for (const CodedPiece& piece : pieces) {
+        if (MayShrink(up ? piece.up.get() : piece.down.get(), piece.range.elements, context.dtype)) return true;
+      }
+    }
+    return false;
+  };
+  codecs.idle_ =
+      (NamesCodec(codec) && !shrinks(/*up=*/true)) || (served && NamesCodec(config.downlink().codec()) && !shrinks(/*up=*/false));
+  if (context.decisions != nullptr) RETURN_IF_ERROR(context.decisions->Measure(context, codecs));
   return codecs;
 }
 
 BlockCodecs BlockCodecs::Identity(const ExchangeContext& context) {
+  ExchangeContext own = context;
+  own.decisions = nullptr;
   CodecConfig identity;
   identity.mutable_identity();
-  absl::StatusOr<BlockCodecs> codecs = Make({}, identity, CodecNeed::kUnbiased, context, "exact");
+  absl::StatusOr<BlockCodecs> codecs = Make({}, identity, CodecNeed::kUnbiased, own, "exact");
   CHECK_OK(codecs.status());
   return *std::move(codecs);
 }

@@ -35,6 +35,8 @@ class BlockCodecs {
   size_t size() const { return pieces_.size(); }
   const std::vector<CodedPiece>& operator[](BlockId block) const { return pieces_[static_cast<size_t>(block.value)]; }
   bool lossless(BlockId block) const;
+  // A codec other than identity was named for one of the ways, and with none of its blocks can it take fewer bytes than the vector does.
+  bool idle() const { return idle_; }
   // The largest variance factor among the block's pieces; unbiased codecs.
   double UpQ(BlockId block) const;
   double DownQ(BlockId block) const;  // 1 without a server
@@ -43,6 +45,7 @@ class BlockCodecs {
  private:
   std::vector<std::vector<CodedPiece>> pieces_;  // by block id
   bool served_ = false;
+  bool idle_ = false;
 };
 
 }  // namespace conclave

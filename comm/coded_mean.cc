@@ -3,9 +3,14 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "comm/codec_decisions.h"
+#include "comm/sums.h"
 
 namespace conclave {
 namespace {
+
+// After so many exchanges codecs must have saved something.
+constexpr int64_t kExchangesUntilCheck = 10;
 
 // Total bytes of a block on the wire for `size` members, by either way.
 bool MessagesAreFewer(const Compressor& codec, int64_t dense_bytes, int64_t workers, const std::vector<std::vector<TreeNode>>& covers) {
@@ -24,6 +29,7 @@ CodedMean::CodedMean(const ExchangeContext& context, BlockCodecs codecs)
     : context_(context),
       codecs_(std::move(codecs)),
       lossless_(codecs_.size()),
+      exact_(codecs_.size()),
       aggregate_(context.layout, context.dtype),
       places_(codecs_.size()),
       copies_(codecs_.size()) {
@@ -31,18 +37,25 @@ CodedMean::CodedMean(const ExchangeContext& context, BlockCodecs codecs)
   for (int i = 0; i < parameters.size(); ++i) {
     if (!context.layout->is_local({i})) codecs_.Drop({i});
   }
+  for (const BlockId id : context.layout->local_blocks()) lossless_[id.value] = codecs_.lossless(id);
+  if (context.decisions == nullptr) PlanWays();
+}
+
+void CodedMean::PlanWays() {
+  planned_ = true;
+  const ParameterSet& parameters = context_.layout->parameters();
   std::vector<bool> as_messages(codecs_.size()), as_sums(codecs_.size()), served(codecs_.size()), logical_sums(codecs_.size());
   int64_t largest_wire = 0, largest = 0;
-  for (const BlockId id : context.layout->local_blocks()) {
+  for (const BlockId id : context_.layout->local_blocks()) {
     const bool expert = parameters[id].kind == BlockKind::kExpert;
-    const int64_t bytes = parameters[id].shape.elements() * SizeOf(context.dtype);
-    lossless_[id.value] = codecs_.lossless(id);
-    if (!lossless_[id.value] && codecs_.served()) {
+    const int64_t bytes = parameters[id].shape.elements() * SizeOf(context_.dtype);
+    exact_[id.value] = lossless_[id.value] || (context_.decisions != nullptr && context_.decisions->Declines(id));
+    if (!exact_[id.value] && codecs_.served()) {
       served[id.value] = true;
       continue;
     }
     const auto few = [&](const std::vector<std::vector<TreeNode>>& covers) {
-      return !lossless_[id.value] && MessagesAreFewer(*codecs_[id][0].up, bytes, context.workers.workers, covers);
+      return !exact_[id.value] && MessagesAreFewer(*codecs_[id][0].up, bytes, context_.workers.workers, covers);
     };
     as_messages[id.value] = few(CoversOf(expert, false));
     as_sums[id.value] = !as_messages[id.value];
@@ -56,13 +69,16 @@ CodedMean::CodedMean(const ExchangeContext& context, BlockCodecs codecs)
   AddMessages(as_messages);
   AddServed(served);
   PlanLogical(logical_sums, as_messages, served);
+  SetServer(server_);
 }
 
 void CodedMean::SetServer(PartServer* server) {
+  server_ = server;
   for (ServedBucket* bucket : served_buckets_) bucket->SetServer(server);
 }
 
 void CodedMean::Begin(uint32_t step, uint32_t draw) {
+  if (!planned_) PlanWays();
   key_ = {.seed = context_.seed, .step = step, .draw = draw};
   for (MessageBucket* bucket : message_buckets_) bucket->SetKey(key_);
   for (ServedBucket* bucket : served_buckets_) bucket->SetKey(key_);
@@ -85,6 +101,9 @@ absl::Status CodedMean::Put(WorkerId worker, BlockId block, const Tensor& x, con
   now_.dense_bytes += x.bytes();
   now_.encoded_bytes += payload;
   now_.uplink_bytes += copies_[block.value] * payload;
+  if (taken_ < kExchangesUntilCheck && !exact_[block.value] && !codecs_[block][0].up->Contract().lossless) {
+    encoded_ += payload, dense_ += x.bytes();
+  }
   return queue_.Advance();
 }
 
@@ -94,7 +113,13 @@ absl::StatusOr<int64_t> CodedMean::PutSum(WorkerId worker, BlockId block, const 
   const Tensor own(scratch_.data(), {x.elements()}, context_.dtype);
   const Tensor& sent = decoded != nullptr ? *decoded : own;
   int64_t payload = 0;
-  for (const CodedPiece& piece : codecs_[block]) {
+  if (exact_[block.value] && !lossless_[block.value]) {
+    sent.CopyFrom(x.Flat());
+    AddZero(sent.dtype(), sent.raw(), sent.elements());
+    payload = x.bytes();
+  }
+  for (size_t i = 0; payload == 0 && i < codecs_[block].size(); ++i) {
+    const CodedPiece& piece = codecs_[block][i];
     CodecKey key = key_;
     key.block = block;
     key.worker = worker;
@@ -109,9 +134,21 @@ absl::StatusOr<int64_t> CodedMean::PutSum(WorkerId worker, BlockId block, const 
 
 absl::StatusOr<Aggregate> CodedMean::Finish() {
   RETURN_IF_ERROR(queue_.Finish(aggregate_));
+  RETURN_IF_ERROR(CheckWork());
   for (const ServedBucket* bucket : served_buckets_) now_ += bucket->logical();
   if (context_.world->ledger() != nullptr) context_.world->ledger()->BookLogical(now_);
   return &aggregate_;
+}
+
+// A codec that never shrank a byte is a mistake in the config. (The bound of a codec of varying size says nothing, so its messages are
+// looked at.)
+absl::Status CodedMean::CheckWork() {
+  if (taken_ >= kExchangesUntilCheck || ++taken_ < kExchangesUntilCheck) return absl::OkStatus();
+  if (!codecs_.idle() && (dense_ == 0 || encoded_ < dense_)) return absl::OkStatus();
+  return FailedPrecondition(
+      "exchange: a codec was configured but did nothing: in %d exchanges it took %d bytes for vectors of %d; choose a codec that shrinks "
+      "these blocks (rand_k with a fraction below 1, block_int, natural), blockwise rules that name some of them, or identity",
+      taken_, encoded_, dense_);
 }
 
 std::vector<std::vector<TreeNode>> CodedMean::CoversOf(bool expert, bool logical) const {

@@ -24,12 +24,14 @@ namespace conclave {
 // Used by all ranks alike: Begin, any number of Put, Finish. The vectors of one source rank come in the order of its workers.
 class CodedMean {
  public:
-  // Drops the codecs of blocks that are not local.
+  // Drops the codecs of blocks that are not local. Where context.decisions are still open the ways are planned at the first Begin.
   CodedMean(const ExchangeContext& context, BlockCodecs codecs);
 
   // Whether the block's codec loses nothing.
   bool lossless(BlockId block) const { return lossless_[block.value]; }
   const BlockCodecs& codecs() const { return codecs_; }
+  // From the first Begin on: whether the block's vectors go as they are.
+  bool exact(BlockId block) const { return exact_[block.value]; }
   // Called for every part served here, for lossy blocks; outlives the object. Without it means go down as they came up.
   void SetServer(PartServer* server);
 
@@ -46,6 +48,8 @@ class CodedMean {
     ServedBucket* served = nullptr;
     int index = 0;
   };
+  void PlanWays();
+  absl::Status CheckWork();
   // The pieces each member would ship; `logical`: with one worker a rank.
   std::vector<std::vector<TreeNode>> CoversOf(bool expert, bool logical) const;
   void AddSums(const std::vector<bool>& take);
@@ -58,15 +62,20 @@ class CodedMean {
   const ExchangeContext context_;
   BlockCodecs codecs_;
   std::vector<bool> lossless_;  // by block id
+  std::vector<bool> exact_;     // likewise: lossless, or its codec was declined
+  bool planned_ = false;
   FlatVector aggregate_;
   std::vector<Place> places_;  // by block id
   BucketQueue queue_;
   std::vector<MessageBucket*> message_buckets_;
   std::vector<ServedBucket*> served_buckets_;
+  PartServer* server_ = nullptr;
   Buffer scratch_wire_, scratch_;
   LogicalWire logical_, now_;
   std::vector<int64_t> copies_;  // by block id: to how many others a message of varying size goes, logically
   CodecKey key_;
+  int64_t taken_ = 0;                // exchanges, up to the check
+  int64_t encoded_ = 0, dense_ = 0;  // bytes of blocks that are not exact, in those
 };
 
 }  // namespace conclave

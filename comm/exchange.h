@@ -11,6 +11,8 @@
 
 namespace conclave {
 
+class CodecDecisions;
+
 // Which workers (of M) feed which rank's Put calls. Rank r hosts workers floor(r M / P) .. floor((r + 1) M / P) - 1. A replicated block
 // receives one Put from each of the rank's own workers; an expert block receives one Put from every worker of its owner's data column (the
 // `expert` ranks that share the data coordinate).
@@ -40,6 +42,8 @@ struct ExchangeContext {
   // Exact exchange only: the mean of a block goes to its canonical owner alone, which is to update it and hand its value on with
   // StartSharing.
   bool to_canonical = false;
+  // Which blocks keep their codec, known from the first Begin on (comm/codec_decisions.h); null: all.
+  CodecDecisions* decisions = nullptr;
 };
 
 // The mean over all M workers: local blocks (with to_canonical: those this rank is canonical for) hold (1/M) sum_m v_m. Valid until the

@@ -7,6 +7,7 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
     return InvalidArgument(
         "parallel.updates: SHARDED needs the exact exchange: with a codec every owner decodes the mean itself; choose exact or REPLICATED");
   }
+  if (config.has_when_it_pays()) return MakeDecidingExchange(config, context);
   switch (config.kind_case()) {
     case ExchangeConfig::kExact:
     case ExchangeConfig::KIND_NOT_SET:
@@ -32,9 +33,14 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
       return MakeOneBitExchange(config, context);
     case ExchangeConfig::kMajorityVote:
       return MakeMajorityVoteExchange(config, context);
+    case ExchangeConfig::kHierarchical:
+      return MakeHierarchicalExchange(config, context);
+    case ExchangeConfig::kOkTopk:
+      return MakeOkTopKExchange(config, context);
   }
   return InvalidArgument(
-      "exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina, power_sgd, one_bit, majority_vote",
+      "exchange: kind %d is not known; known: exact, quantized, ef14, ef21, ef21_sgdm, diana, marina, power_sgd, one_bit, majority_vote, "
+      "hierarchical, ok_topk",
       static_cast<int>(config.kind_case()));
 }
 

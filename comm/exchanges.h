@@ -14,6 +14,9 @@ using ExchangeOr = absl::StatusOr<std::unique_ptr<Exchange>>;
 // Errors: InvalidArgument for an exchange that cannot be, with the values.
 ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& context);
 
+// One that keeps its codecs only where they pay: config.when_it_pays().
+ExchangeOr MakeDecidingExchange(const ExchangeConfig& config, const ExchangeContext& context);
+
 // In comm/exchanges, for a config of their kind; the exact one is declared in comm/exchange.h.
 ExchangeOr MakeQuantizedExchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeEf14Exchange(const ExchangeConfig& config, const ExchangeContext& context);
@@ -24,6 +27,8 @@ ExchangeOr MakePowerSgdExchange(const ExchangeConfig& config, const ExchangeCont
 ExchangeOr MakeOneBitExchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeMarinaExchange(const ExchangeConfig& config, const ExchangeContext& context);
 ExchangeOr MakeMajorityVoteExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeHierarchicalExchange(const ExchangeConfig& config, const ExchangeContext& context);
+ExchangeOr MakeOkTopKExchange(const ExchangeConfig& config, const ExchangeContext& context);
 
 }  // namespace conclave
 

@@ -49,9 +49,9 @@ absl::StatusOr<Aggregate> MemoryExchange::Finish() {
   return Aggregated();
 }
 
-void MemoryExchange::AddLossy(const FlatVector& x, const FlatVector& y) const {
+void MemoryExchange::AddCoded(const FlatVector& x, const FlatVector& y) const {
   for (const BlockId id : context_.layout->local_blocks()) {
-    if (lossy_[id.value]) AddInto(x.dtype(), x.block(id).raw(), y.block(id).raw(), x.block(id).elements());
+    if (coded(id)) AddInto(x.dtype(), x.block(id).raw(), y.block(id).raw(), x.block(id).elements());
   }
 }
 
@@ -69,7 +69,7 @@ Tensor MemoryExchange::Scratch(const Buffer& buffer, BlockId block) const {
 }
 
 absl::Status MemoryExchange::SendAny(WorkerId worker, BlockId block, const Tensor& v) {
-  return lossy_[block.value] ? Send(worker, block, v) : SendExact(worker, block, v);
+  return coded(block) ? Send(worker, block, v) : SendExact(worker, block, v);
 }
 
 absl::Status MemoryExchange::SendZeros(Lane& lane, BlockId block, int end) {

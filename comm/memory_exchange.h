@@ -23,7 +23,7 @@ class MemoryExchange : public Exchange {
   bool wants_each_worker() const final { return true; }
 
  protected:
-  // Ships worker m's vector v of a block that is not lossless. v: [elements].
+  // Ships worker m's vector v of a coded block. v: [elements].
   virtual absl::Status Send(WorkerId worker, BlockId block, const Tensor& v) = 0;
   // Of one that is.
   virtual absl::Status SendExact(WorkerId worker, BlockId block, const Tensor& v) { return mean_.Put(worker, block, v); }
@@ -33,11 +33,13 @@ class MemoryExchange : public Exchange {
   const ExchangeContext& context() const { return context_; }
   CodedMean& mean() { return mean_; }
   const std::vector<bool>& lossy() const { return lossy_; }  // by block id: local and not lossless
+  // From Begin on: the block is lossy, and its codec was not declined.
+  bool coded(BlockId block) const { return lossy_[block.value] && !mean_.exact(block); }
   // Scratch vectors of the block's size; [elements].
   Tensor Delta(BlockId block) const { return Scratch(delta_, block); }
   Tensor Decoded(BlockId block) const { return Scratch(decoded_, block); }
-  // y += x, lossy blocks only.
-  void AddLossy(const FlatVector& x, const FlatVector& y) const;
+  // y += x, coded blocks only.
+  void AddCoded(const FlatVector& x, const FlatVector& y) const;
   // The lossy blocks of one vector of the parameter space.
   void RegisterLossy(StateDict& state, const std::string& part, const FlatVector& vector) const;
 

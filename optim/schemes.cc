@@ -62,6 +62,7 @@ absl::Status CheckOneBit(const OptimConfig& config) {
   if (field != nullptr && scheme.GetReflection()->HasField(scheme, field)) {
     exchange.CopyFrom(scheme.GetReflection()->GetMessage(scheme, field));
   }
+  while (exchange.has_hierarchical()) exchange = ExchangeConfig(exchange.hierarchical().exchange());
   const AdamWConfig& adamw = config.first_order().rule().adamw();
   if (!exchange.has_one_bit()) {
     if (adamw.freeze_after() == 0) return absl::OkStatus();

@@ -11,6 +11,7 @@
 #include "comm/bit_stream.h"
 #include "comm/compressors.h"
 #include "comm/kept_values.h"
+#include "comm/sparse_terms.h"
 
 namespace conclave {
 namespace {
@@ -47,18 +48,6 @@ auto FindThreshold(const T* x, int64_t n, int64_t k) {
     low = next;
   }
   return threshold;
-}
-
-// The parameter with the fewest expected bits for gaps of a set that holds each index with probability `density`.
-int RiceParameter(double density) {
-  int best = 0;
-  double fewest = INFINITY;
-  for (int b = 0; b < 31; ++b) {
-    const double longer = std::exp(std::ldexp(std::log1p(-density), b));  // P(gap >= 2^b)
-    const double bits = b + 1 + (density < 1 ? longer / (1 - longer) : 0);
-    if (bits < fewest) fewest = bits, best = b;
-  }
-  return best;
 }
 
 class TopKCodec final : public Compressor {

@@ -75,12 +75,12 @@ class DianaExchange final : public MemoryExchange {
   absl::StatusOr<Aggregate> Aggregated() override {
     ASSIGN_OR_RETURN(const Aggregate mean_c, mean().Finish());  // or b
     aggregate_.CopyFrom(*mean_c);
-    AddLossy(h_, aggregate_);
+    AddCoded(h_, aggregate_);
     for (const BlockId id : context().layout->local_blocks()) {
       const Tensor c = mean_c->block(id);
       ScaleInto(c.dtype(), alpha_down_[id.value], c.raw(), h_new_.block(id).raw(), c.elements());
     }
-    AddLossy(h_, h_new_);
+    AddCoded(h_, h_new_);
     return &aggregate_;
   }
 

@@ -69,7 +69,7 @@ class Ef21SgdmExchange final : public MemoryExchange {
   absl::StatusOr<Aggregate> Aggregated() override {
     ASSIGN_OR_RETURN(const Aggregate mean_c, mean().Finish());
     g_new_.CopyFrom(*mean_c);
-    AddLossy(g_, g_new_);
+    AddCoded(g_, g_new_);
     return &g_new_;
   }
 

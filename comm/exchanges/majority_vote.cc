@@ -41,7 +41,7 @@ class MajorityVote final : public MemoryExchange {
   absl::StatusOr<Aggregate> Aggregated() override {
     ASSIGN_OR_RETURN(const Aggregate votes, mean().Finish());
     for (const BlockId id : context().layout->local_blocks()) {
-      if (lossy()[static_cast<size_t>(id.value)]) {
+      if (coded(id)) {
         VoteInto(votes->block(id), aggregate_.block(id));
       } else {
         aggregate_.block(id).CopyFrom(votes->block(id));

@@ -53,7 +53,7 @@ class MarinaExchange final : public MemoryExchange {
   absl::StatusOr<Aggregate> Aggregated() override {
     ASSIGN_OR_RETURN(const Aggregate shipped, full_ ? full_mean_.Finish() : mean().Finish());
     g_new_.CopyFrom(*shipped);
-    if (!full_) AddLossy(g_, g_new_);
+    if (!full_) AddCoded(g_, g_new_);
     return &g_new_;
   }
 

@@ -1,5 +1,4 @@
-// Every exchange of the config's oneof keeps the laws that hold for all, and each with memory its own. A new member without a case here
-// fails.
+// What each exchange with memory promises beside the laws of all (tests/comm/exchange_conformance_test.cc).
 #include "tests/comm/memory_laws.h"
 
 #include <cmath>
@@ -10,127 +9,6 @@
 
 namespace conclave {
 namespace {
-
-constexpr int kMeshes[][2] = {{1, 1}, {2, 1}, {2, 2}, {3, 1}, {4, 2}, {4, 1}};  // ranks, expert axis
-
-// Exchanges by member of the oneof, with lossy codecs of the right contract.
-std::map<std::string, std::vector<std::string>> Lossy() {
-  return {
-      {"exact", {"exact {}"}},
-      {"quantized",
-       {"quantized { codec { natural {} } }",
-        "quantized { codec { blockwise { exact_below: 4 otherwise { perm_k { values { natural {} } } } } } }",
-        "quantized { codec { qsgd { levels: 8 } } }", "quantized { codec { rand_k { fraction: 0.05 common_mask: true } } }"}},
-      {"ef14", {"ef14 { codec { scaled_sign {} } }", "ef14 { codec { top_k { fraction: 0.1 } } }"}},
-      {"ef21",
-       {"ef21 { codec { top_k { fraction: 0.05 values { block_int { bits: 8 block: 32 } } } } }",
-        "ef21 { codec { blockwise { rules { pattern: 'e*' codec { identity {} } } otherwise { block_int { bits: 4 block: 16 rounding: "
-        "NEAREST } } } } }",
-        "ef21 { codec { fp8 {} } }"}},
-      {"ef21_sgdm",
-       {"ef21_sgdm { eta: 0.3 codec { top_k { fraction: 0.2 } } }",
-        "ef21_sgdm { eta: 0.3 codec { blockwise { exact_below: 6 otherwise { bf16 {} } } } }"}},
-      {"diana",
-       {"diana { codec { rand_k { fraction: 0.2 } } }",
-        "diana { alpha: 0.1 codec { blockwise { exact_below: 4 otherwise { perm_k {} } } } }", "diana { codec { ternary {} } }"}},
-      {"power_sgd", {"power_sgd { width: 2 }"}},
-      {"majority_vote", {"majority_vote {}", "majority_vote { exact_below: 6 }"}},
-      {"one_bit",
-       {"one_bit { warmup_steps: 2 beta1: 0.9 }",
-        "one_bit { warmup_steps: 1 beta1: 0.5 codec { top_k { fraction: 0.1 } } } downlink { codec { bf16 {} } }"}},
-      {"marina", {"marina { p: 0.3 codec { natural {} } }", "marina { p: 0.3 codec { random_block { fraction: 0.1 } } }"}},
-  };
-}
-
-// The same with an identity codec, where the aggregate must be the exact mean.
-std::map<std::string, std::string> Lossless() {
-  return {{"exact", "exact {}"},
-          {"quantized", "quantized { codec { identity {} } }"},
-          {"ef14", "ef14 { codec { identity {} } }"},
-          {"ef21", "ef21 { codec { identity {} } }"},
-          {"ef21_sgdm", "ef21_sgdm { eta: 1 codec { identity {} } }"},
-          {"diana", "diana { codec { identity {} } }"},
-          {"power_sgd", "power_sgd { width: 40 }"},  // too wide to gain anywhere
-          {"one_bit", "one_bit { warmup_steps: 3 beta1: 0.9 }"},
-          {"majority_vote", "majority_vote { exact_below: 1000000 }"},
-          {"marina", "marina { p: 0.5 codec { identity {} } }"}};
-}
-
-template <typename F>
-void ForEachLossy(F&& f) {
-  const google::protobuf::OneofDescriptor* kinds = ExchangeConfig::descriptor()->FindOneofByName("kind");
-  const auto cases = Lossy();
-  for (int i = 0; i < kinds->field_count(); ++i) {
-    const auto it = cases.find(kinds->field(i)->name());
-    ASSERT_NE(it, cases.end()) << "exchange '" << kinds->field(i)->name() << "' has no case";
-    for (const std::string& text : it->second) {
-      SCOPED_TRACE(text);
-      const ExchangeConfig config = ParseExchange(text);
-      ASSERT_TRUE(config.GetReflection()->HasField(config, kinds->field(i)));
-      f(config);
-    }
-  }
-}
-
-TEST(MemoryExchange, IdentityCodecIsTheExactExchange) {
-  const google::protobuf::OneofDescriptor* kinds = ExchangeConfig::descriptor()->FindOneofByName("kind");
-  const auto cases = Lossless();
-  for (int i = 0; i < kinds->field_count(); ++i) {
-    ASSERT_TRUE(cases.contains(kinds->field(i)->name())) << kinds->field(i)->name() << " has no case";
-    const std::string& text = cases.at(kinds->field(i)->name());
-    SCOPED_TRACE(text);
-    for (const auto& [ranks, axis] : {std::pair{1, 1}, {3, 1}, {4, 2}}) {
-      const MemoryRun run{.config = ParseExchange(text), .ranks = ranks, .expert_axis = axis, .steps = 3};
-      MemoryRun exact = run;
-      exact.config = ParseExchange("exact {}");
-      const MemoryResult got = RunMemory(run), expected = RunMemory(exact);
-      for (int step = 0; step < run.steps; ++step) EXPECT_TRUE(SameBlocks(got.aggregates[step], expected.aggregates[step])) << step;
-    }
-  }
-}
-
-TEST(MemoryExchange, TheSameBitsAndStateOnAnyMesh) {
-  ForEachLossy([](const ExchangeConfig& config) {
-    const auto skip = [](int worker, BlockId block) { return worker == 1 && block.value % 2 == 0; };
-    const MemoryResult one = RunMemory({.config = config, .skip = skip});
-    for (const auto& [ranks, axis] : kMeshes) {
-      const MemoryResult other = RunMemory({.config = config, .ranks = ranks, .expert_axis = axis, .skip = skip});
-      for (size_t step = 0; step < one.aggregates.size(); ++step) {
-        EXPECT_TRUE(SameBlocks(one.aggregates[step], other.aggregates[step])) << ranks << " ranks, step " << step;
-      }
-      EXPECT_TRUE(one.state == other.state) << ranks << " ranks";
-    }
-  });
-}
-
-TEST(MemoryExchange, SaveLoadContinueEqualsNotStopping) {
-  ForEachLossy([](const ExchangeConfig& config) {
-    const MemoryResult straight = RunMemory({.config = config, .ranks = 2, .steps = 6});
-    const MemoryResult before = RunMemory({.config = config, .ranks = 4, .expert_axis = 2, .steps = 3});
-    const MemoryResult after = RunMemory({.config = config, .ranks = 3, .first = 3, .steps = 3, .start = &before.state});
-    for (int step = 0; step < 3; ++step) EXPECT_TRUE(SameBlocks(straight.aggregates[3 + step], after.aggregates[step])) << step;
-    EXPECT_TRUE(straight.state == after.state);
-  });
-}
-
-TEST(MemoryExchange, ADiscardedStepLeavesNoTrace) {
-  ForEachLossy([](const ExchangeConfig& config) {
-    const MemoryResult straight = RunMemory({.config = config, .ranks = 2});
-    const MemoryResult refused = RunMemory({.config = config, .ranks = 2, .refused = [](int step) { return step % 2 == 0; }});
-    for (int step = 0; step < 4; ++step) EXPECT_TRUE(SameBlocks(straight.aggregates[step], refused.aggregates[step])) << step;
-    EXPECT_TRUE(straight.state == refused.state);
-  });
-}
-
-TEST(MemoryExchange, BothBooksAgreeWithOneWorkerARank) {
-  ForEachLossy([](const ExchangeConfig& config) {
-    const MemoryResult run = RunMemory({.config = config, .ranks = 4});
-    for (const WireReport& report : run.reports) {
-      EXPECT_EQ(report.BetweenRanks().sent_bytes, report.logical.uplink_bytes + report.logical.downlink_bytes);
-      EXPECT_EQ(report.BetweenRanks().sent_messages, report.logical.messages);
-    }
-  });
-}
 
 double Distance(const Blocks<float>& a, const Blocks<float>& b) {
   double squares = 0;
@@ -372,35 +250,6 @@ TEST(MajorityVote, IsTheSignThatMostWorkersSentAndCostsABitACoordinate) {
   for (const WireReport& report : result.reports) EXPECT_EQ(report.logical.encoded_bytes * 8, bits);
 }
 
-TEST(MemoryExchange, ANonFiniteVectorIsRefusedTogetherAndForgotten) {
-  for (const char* text :
-       {"ef14 { codec { scaled_sign {} } }", "ef21 { codec { top_k { fraction: 0.01 } } }", "diana { codec { natural {} } }"}) {
-    SCOPED_TRACE(text);
-    const absl::Status status = RunRanks(2, [&](Communicator& world) -> absl::Status {
-      ParameterSet set;
-      set.Add({.name = "x", .shape = {3000}});
-      const Layout layout = ReplicatedLayout(&set, world.rank(), 2);
-      ASSIGN_OR_RETURN(const auto exchange,
-                       MakeExchange(ParseExchange(text), {.layout = &layout, .workers = {.workers = 2, .ranks = 2}, .world = &world}));
-      std::vector<float> v(3000, 1.0f), bad = v;
-      if (world.rank() == 1) bad[7] = NAN;
-      for (const bool broken : {false, true, false}) {
-        exchange->Begin(0, 0);
-        RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(broken ? bad : v)));
-        ASSIGN_OR_RETURN(const Aggregate mean, exchange->Finish());
-        for (const float x : mean->block({0}).span<float>()) EXPECT_EQ(std::isnan(x), broken);
-        if (broken) {
-          exchange->Discard();
-        } else {
-          exchange->Commit();
-        }
-      }
-      return absl::OkStatus();
-    });
-    EXPECT_EQ(status, absl::OkStatus());
-  }
-}
-
 // Messages of varying size travel at their own size: lengths (8 bytes) and frames, to every other rank.
 TEST(MemoryExchange, TopKLedgerEqualsTheFormula) {
   constexpr int kRanks = 3;
@@ -433,41 +282,6 @@ TEST(MemoryExchange, TopKLedgerEqualsTheFormula) {
                                            .messages = 2 * (kRanks - 1),
                                            .encoded_bytes = payload,
                                            .dense_bytes = 4 * kElements}));
-  }
-}
-
-TEST(MemoryExchange, RefusesCodecsOfTheWrongContract) {
-  const ParameterSet set = TestParameters();
-  const Layout layout = ReplicatedLayout(&set, 0, 1);
-  const std::pair<const char*, const char*> cases[] = {
-      {"quantized { codec { top_k { fraction: 0.1 } } }", "is biased"},
-      {"quantized { codec { bf16 {} } }", "is biased"},
-      {"diana { codec { scaled_sign {} } }", "is biased"},
-      {"marina { p: 0.1 codec { block_int { bits: 8 block: 8 rounding: NEAREST } } }", "is biased"},
-      {"ef14 { codec { rand_k { fraction: 0.1 } } }", "is not contractive"},
-      {"ef21 { codec { ternary {} } }", "is not contractive"},
-      {"ef21_sgdm { eta: 0.1 codec { blockwise { exact_below: 4 otherwise { perm_k {} } } } }", "is not contractive"},
-      {"quantized { codec { perm_k {} } }", "fewer coordinates than there are workers (4)"},
-      {"diana { alpha: 0.9 codec { rand_k { fraction: 0.1 } } }", "alpha must be in [0, 1 / q]"},
-      {"power_sgd { width: 0 }", "width must be at least 1"},
-      {"power_sgd { width: 1 } downlink { codec { bf16 {} } }", "power_sgd sums factors exactly"},
-      {"one_bit { warmup_steps: 0 beta1: 0.9 }", "warmup_steps must be at least 1"},
-      {"one_bit { warmup_steps: 5 beta1: 1 }", "beta1 must be in [0, 1)"},
-      {"one_bit { warmup_steps: 5 codec { natural {} } } downlink { codec { ternary {} } }", "is not contractive"},
-      {"marina { p: 0 codec { natural {} } }", "p must be in (0, 1]"},
-      {"ef21_sgdm { eta: 0 codec { bf16 {} } }", "eta must be in (0, 1]"},
-      {"quantized { codec { rand_k { fraction: 0.5 values { bf16 {} } } } }", "rand_k.values: needs an unbiased codec"},
-      {"quantized { codec { rand_k { fraction: 0.5 values { rand_k { fraction: 0.5 } } } } }", "keeps every coordinate"},
-      {"ef21 { codec { top_k { fraction: 0.5 values { ternary {} } } } }", "is not contractive for"},
-      {"quantized { codec { blockwise {} } }", "none is chosen"},
-      {"quantized { codec { qsgd { levels: 0 } } }", "levels must be in"},
-      {"quantized { codec { block_int { bits: 5 block: 4 } } }", "bits must be 8 or 4"}};
-  for (const auto& [text, reason] : cases) {
-    const absl::Status status = RunRanks(1, [&, text = text](Communicator& world) {
-      return MakeExchange(ParseExchange(text), {.layout = &layout, .workers = {.workers = 4}, .world = &world, .data = &world}).status();
-    });
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
-    EXPECT_NE(std::string(status.message()).find(reason), std::string::npos) << text << ": " << status.ToString();
   }
 }
 

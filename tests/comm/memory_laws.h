@@ -20,6 +20,20 @@ inline ExchangeConfig ParseExchange(const std::string& text) {
   return config;
 }
 
+// Blocks of one part, of some and of one for each of four workers; an expert of two parts, others of one.
+inline ParameterSet LargeParameters() {
+  ParameterSet set;
+  set.Add({.name = "a", .shape = {5, 1}});
+  for (int e = 0; e < kTestExperts; ++e) {
+    set.Add(
+        {.name = absl::StrFormat("e%d.w", e), .shape = {e == 3 ? 90 : 2, 100}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0});
+    set.Add({.name = absl::StrFormat("e%d.b", e), .shape = {3}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0});
+  }
+  set.Add({.name = "b", .shape = {130, 100}});
+  set.Add({.name = "c", .shape = {16461}});
+  return set;
+}
+
 // By logical name: what the canonical holders would write.
 struct SavedState {
   std::map<std::string, std::vector<float>> tensors;

@@ -27,7 +27,8 @@ std::vector<ExchangeForms> ResumeExchanges() {
       {"ef14", {"ef14 { codec { top_k { fraction: 0.3 } } }", "ef14 { codec { scaled_sign {} } } downlink { codec { scaled_sign {} } }"}},
       {"ef21",
        {"ef21 { codec { top_k { fraction: 0.3 } } }",
-        "ef21 { codec { bf16 {} } } downlink { codec { block_int { bits: 4 block: 4 rounding: NEAREST } } }"}},
+        "ef21 { codec { bf16 {} } } downlink { codec { block_int { bits: 4 block: 4 rounding: NEAREST } } }",
+        "ef21 { codec { bf16 {} } } when_it_pays { link_rate: 1e6 codec_rate: 1e6 }"}},
       {"ef21_sgdm",
        {"ef21_sgdm { eta: 0.3 codec { fp8 {} } }",
         "ef21_sgdm { eta: 0.3 codec { bf16 {} } } downlink { codec { top_k { fraction: 0.5 } } }"}},
@@ -36,7 +37,9 @@ std::vector<ExchangeForms> ResumeExchanges() {
        {"marina { p: 0.3 codec { natural {} } }", "marina { p: 0.3 codec { qsgd { levels: 4 } } } downlink { codec { natural {} } }"}},
       {"power_sgd", {"power_sgd { width: 1 }"}},
       {"one_bit", {"one_bit { warmup_steps: 3 beta1: 0.9 }", "one_bit { warmup_steps: 3 beta1: 0.9 } downlink { codec { bf16 {} } }"}},
-      {"majority_vote", {"majority_vote {}"}}};
+      {"majority_vote", {"majority_vote {}"}},
+      {"hierarchical", {"hierarchical { workers_per_group: 2 exchange { ef21 { codec { top_k { fraction: 0.3 } } } } }"}},
+      {"ok_topk", {"ok_topk { fraction: 0.4 estimate_every: 3 }"}}};
 }
 
 // How a scheme is written around an exchange (%s), and which kinds it takes; none: all but one_bit.

@@ -1,0 +1,163 @@
+#include "comm/codec_decisions.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "comm/wire_frame.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kRepeats = 3;
+constexpr int64_t kProbeBytes = int64_t{1} << 20;
+constexpr int kProbes = 4;
+
+// One codec on one vector.
+struct CodingTimes {
+  double encode_seconds = 0, decode_seconds = 0;  // the shortest of some
+  double bytes = 0;                               // of the message, frame included
+};
+
+absl::StatusOr<CodingTimes> TimeOf(const Compressor& codec, WorkerId sender, const Tensor& x, const Tensor& decoded) {
+  std::vector<std::byte> wire(static_cast<size_t>(codec.MaxWireBytes()));
+  const CodecKey key{.worker = sender};
+  CodingTimes times{.encode_seconds = INFINITY, .decode_seconds = INFINITY};
+  for (int i = 0; i < kRepeats; ++i) {
+    const double began = RealClock().Seconds();
+    const int64_t bytes = codec.Encode(x, key, wire);
+    const double encoded = RealClock().Seconds();
+    RETURN_IF_ERROR(codec.Decode(std::span(wire).first(static_cast<size_t>(bytes)), key, decoded));
+    times.encode_seconds = std::min(times.encode_seconds, encoded - began);
+    times.decode_seconds = std::min(times.decode_seconds, RealClock().Seconds() - encoded);
+    times.bytes = static_cast<double>(kFrameBytes + bytes);
+  }
+  return times;
+}
+
+// Times of all pieces of a block together, one way.
+absl::StatusOr<CodingTimes> TimeOfBlock(const std::vector<CodedPiece>& pieces, bool up, DType dtype) {
+  CodingTimes all;
+  for (const CodedPiece& piece : pieces) {
+    const OwnedTensor x({piece.range.elements}, dtype), decoded({piece.range.elements}, dtype);
+    const RngKey noise{.seed = 1};
+    DispatchFloat(dtype, [&](auto t) {
+      for (int64_t i = 0; i < piece.range.elements; ++i) {
+        x->data<decltype(t)>()[i] = static_cast<decltype(t)>(noise.Normal(static_cast<uint64_t>(i)));
+      }
+    });
+    ASSIGN_OR_RETURN(const CodingTimes times, TimeOf(up ? *piece.up : *piece.down, up ? WorkerId{0} : kServer, *x, *decoded));
+    all.encode_seconds += times.encode_seconds;
+    all.decode_seconds += times.decode_seconds;
+    all.bytes += times.bytes;
+  }
+  return all;
+}
+
+}  // namespace
+
+double CodingCost::BreakEven() const {
+  if (coded_bytes >= exact_bytes) return 0;
+  return CodecSeconds() > 0 ? (exact_bytes - coded_bytes) / CodecSeconds() : INFINITY;
+}
+
+absl::Status CodecDecisions::Measure(const ExchangeContext& context, const BlockCodecs& codecs) {
+  const ParameterSet& parameters = context.layout->parameters();
+  const double workers = context.workers.workers, others = workers - 1;
+  std::map<std::array<int64_t, 4>, CodingCost> known;  // equal codecs of equal sizes are measured once
+  for (int i = 0; i < parameters.size(); ++i) {
+    if (codecs.lossless({i})) continue;
+    const std::vector<CodedPiece>& pieces = codecs[{i}];
+    const double dense = static_cast<double>(parameters[{i}].shape.elements() * SizeOf(context.dtype));
+    std::array<int64_t, 4> size{parameters[{i}].shape.elements(), static_cast<int64_t>(pieces.size())};
+    for (const CodedPiece& piece : pieces) {
+      size[2] += piece.up->MaxWireBytes();
+      if (piece.down != nullptr) size[3] += piece.down->MaxWireBytes();
+    }
+    const auto [it, fresh] = known.try_emplace(size);
+    CodingCost& cost = it->second;
+    if (fresh) {
+      cost.exact_bytes = 2 * dense * others / workers;
+      ASSIGN_OR_RETURN(const CodingTimes up, TimeOfBlock(pieces, /*up=*/true, context.dtype));
+      cost.encode_seconds = up.encode_seconds, cost.decode_seconds = up.decode_seconds;
+      if (codecs.served()) {
+        ASSIGN_OR_RETURN(const CodingTimes down, TimeOfBlock(pieces, /*up=*/false, context.dtype));
+        cost.coded_bytes = (up.bytes + down.bytes) * others / workers;
+        cost.encodes = 1 + 1 / workers;
+        cost.decode_seconds = (up.decode_seconds + down.decode_seconds) / 2;
+      } else {  // messages to everyone, or decoded sums where those are fewer
+        cost.coded_bytes = std::min(up.bytes * others, cost.exact_bytes);
+        cost.decodes = up.bytes * others < cost.exact_bytes ? workers : 1;
+      }
+      if (config_.codec_rate() > 0) cost.encode_seconds = cost.decode_seconds = dense / (2 * config_.codec_rate());
+    }
+    costs_[static_cast<size_t>(i)] = cost;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> CodecDecisions::LinkRate(Communicator& world) const {
+  if (config_.link_rate() > 0) return config_.link_rate();
+  if (world.size() == 1) return INFINITY;
+  const OwnedTensor data({kProbeBytes}, DType::kU8);
+  const int last = world.size() - 1;
+  double fastest = INFINITY;
+  for (int i = 0; i < kProbes; ++i) {
+    if (world.rank() == 0) {
+      const double began = RealClock().Seconds();
+      RETURN_IF_ERROR(world.Send("exchange.probe", *data, last, 0));
+      RETURN_IF_ERROR(world.Recv("exchange.probe", *data, last, 0));
+      fastest = std::min(fastest, RealClock().Seconds() - began);
+    } else if (world.rank() == last) {
+      RETURN_IF_ERROR(world.Recv("exchange.probe", *data, 0, 0));
+      RETURN_IF_ERROR(world.Send("exchange.probe", *data, 0, 0));
+    }
+  }
+  return 2 * static_cast<double>(kProbeBytes) / fastest;
+}
+
+absl::Status CodecDecisions::Decide(const ExchangeContext& context) {
+  if (decided_ != 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const double link_rate, LinkRate(*context.world));
+  const ParameterSet& parameters = context.layout->parameters();
+  for (int i = 0; i < parameters.size(); ++i) {
+    const CodingCost& cost = costs_[static_cast<size_t>(i)];
+    declined_[static_cast<size_t>(i)] = cost.exact_bytes > 0 && !(link_rate < cost.BreakEven()) ? 1 : 0;
+  }
+  RETURN_IF_ERROR(
+      context.world->Broadcast("exchange.decision", Tensor(declined_.data(), {static_cast<int64_t>(declined_.size())}, DType::kI64), 0));
+  decided_ = 1;
+  if (context.world->rank() == 0) Log(parameters, link_rate);
+  return absl::OkStatus();
+}
+
+// A line for each size of block and answer.
+void CodecDecisions::Log(const ParameterSet& parameters, double link_rate) const {
+  std::map<std::pair<int64_t, int64_t>, std::vector<int>> alike;
+  for (int i = 0; i < parameters.size(); ++i) {
+    if (costs_[static_cast<size_t>(i)].exact_bytes > 0) {
+      alike[{parameters[{i}].shape.elements(), declined_[static_cast<size_t>(i)]}].push_back(i);
+    }
+  }
+  for (const auto& [kind, blocks] : alike) {
+    const CodingCost& cost = costs_[static_cast<size_t>(blocks[0])];
+    LOG_INFO << "exchange: " << (kind.second != 0 ? "no codec" : "codec") << " for "
+             << absl::StrFormat(
+                    "%d blocks of %d coordinates such as %s: it saves %.4g of %.4g bytes and takes %.3g ms; it pays below %.4g "
+                    "bytes/s, the link has %.4g",
+                    blocks.size(), kind.first, parameters[{blocks[0]}].name, cost.exact_bytes - cost.coded_bytes, cost.exact_bytes,
+                    1e3 * cost.CodecSeconds(), cost.BreakEven(), link_rate);
+  }
+}
+
+void CodecDecisions::Register(StateDict& state, const std::string& part, const ParameterSet& parameters) {
+  state.AddScalar(part + ".decided", &decided_);
+  for (int i = 0; i < parameters.size(); ++i) {
+    state.AddScalar(absl::StrFormat("%s.declined/%s", part, parameters[{i}].name), &declined_[static_cast<size_t>(i)]);
+  }
+}
+
+}  // namespace conclave

@@ -1,0 +1,55 @@
+// Which blocks of an exchange keep their codec: those where coding takes less time than the bytes it saves would take on the link.
+#ifndef CONCLAVE_COMM_CODEC_DECISIONS_H_
+#define CONCLAVE_COMM_CODEC_DECISIONS_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/block_codecs.h"
+#include "comm/exchange.h"
+#include "proto/comm.pb.h"
+#include "tensor/state_dict.h"
+
+namespace conclave {
+
+// What one exchange of one vector costs a rank that hosts one worker of M, seconds of one encoding or decoding of the whole vector.
+struct CodingCost {
+  double exact_bytes = 0, coded_bytes = 0;
+  double encodes = 1, decodes = 2;
+  double encode_seconds = 0, decode_seconds = 0;
+  double CodecSeconds() const { return encodes * encode_seconds + decodes * decode_seconds; }
+  // Bytes a second of the link below which the codec pays; infinite where it costs no time, 0 where it saves no bytes.
+  double BreakEven() const;
+};
+
+// Made with an exchange, which measures its codecs into it; asked by it from the first Begin on. The decision is rank 0's, the same on all
+// ranks, and train state: one that was loaded stays. Measuring costs an encoding and a decoding of each size of block, three times.
+class CodecDecisions {
+ public:
+  CodecDecisions(const WhenItPaysConfig& config, int blocks)
+      : config_(config), costs_(static_cast<size_t>(blocks)), declined_(static_cast<size_t>(blocks)) {}
+
+  // Notes what every block's codecs cost with context.workers; by BlockCodecs, on rank 0 at least. Rates are measured where the config
+  // gives none.
+  absl::Status Measure(const ExchangeContext& context, const BlockCodecs& codecs);
+  const CodingCost& cost(BlockId block) const { return costs_[static_cast<size_t>(block.value)]; }
+
+  // Decides, if that was not done or loaded yet, and logs each decision with its reason. Collective over context.world.
+  absl::Status Decide(const ExchangeContext& context);
+  bool Declines(BlockId block) const { return declined_[static_cast<size_t>(block.value)] != 0; }
+  void Register(StateDict& state, const std::string& part, const ParameterSet& parameters);
+
+ private:
+  absl::StatusOr<double> LinkRate(Communicator& world) const;
+  void Log(const ParameterSet& parameters, double link_rate) const;
+
+  const WhenItPaysConfig config_;
+  std::vector<CodingCost> costs_;  // by block id
+  std::vector<int64_t> declined_;  // by block id, 0 or 1
+  int64_t decided_ = 0;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_COMM_CODEC_DECISIONS_H_

@@ -1,0 +1,120 @@
+// Whether codecs are kept where they pay and declined where they do not, and that codecs which do nothing are found out.
+#include "comm/codec_decisions.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "tests/comm/memory_laws.h"
+
+namespace conclave {
+namespace {
+
+TEST(CodingCost, BreakEvenIsBytesSavedASecondLost) {
+  // int8: 1.33 times the link's rate of input, where encoding and decoding take as long as the saved bytes.
+  const CodingCost cost{
+      .exact_bytes = 4000, .coded_bytes = 1000, .encodes = 1, .decodes = 2, .encode_seconds = 1e-6, .decode_seconds = 1e-6};
+  EXPECT_DOUBLE_EQ(cost.BreakEven(), 1e9);
+  EXPECT_EQ((CodingCost{.exact_bytes = 10, .coded_bytes = 10, .encode_seconds = 1}).BreakEven(), 0);
+  EXPECT_EQ((CodingCost{.exact_bytes = 10, .coded_bytes = 5}).BreakEven(), INFINITY);
+}
+
+double DeclinedBlocks(const SavedState& state) {
+  double declined = 0;
+  for (const auto& [name, value] : state.scalars) declined += name.find(".declined/") != std::string::npos ? value : 0;
+  return declined;
+}
+
+MemoryRun RunWith(const std::string& rates) {
+  return {.config = ParseExchange("ef21 { codec { block_int { bits: 8 block: 64 rounding: NEAREST } } } "
+                                  "downlink { codec { block_int { bits: 8 block: 64 rounding: NEAREST } } } " +
+                                  rates),
+          .ranks = 4,
+          .steps = 2,
+          .parameters = LargeParameters};
+}
+
+TEST(CodecDecisions, AFastLinkDeclinesAndASlowOneDoesNot) {
+  // 2 codings and a quarter, of 4 bytes a coordinate: the codec's 1e8 bytes/s give way at 8 (3/4) (1 - 1/3.88) / (1.625 * 4) of that.
+  const MemoryResult slow = RunMemory(RunWith("when_it_pays { link_rate: 5e7 codec_rate: 1e8 }"));
+  const MemoryResult fast = RunMemory(RunWith("when_it_pays { link_rate: 9e7 codec_rate: 1e8 }"));
+  const MemoryResult always = RunMemory(RunWith(""));
+  MemoryRun exact = RunWith("");
+  exact.config = ParseExchange("exact {}");
+  const MemoryResult never = RunMemory(exact);
+  const ParameterSet set = LargeParameters();
+  EXPECT_EQ(DeclinedBlocks(fast.state), set.size());
+  for (int step = 0; step < 2; ++step) {
+    EXPECT_TRUE(SameBlocks(fast.aggregates[step], never.aggregates[step])) << "declined, a codec leaves no trace";
+  }
+  // Blocks of few coordinates, whose frames cost more than they save, are declined on the slow link too; the large ones are coded.
+  EXPECT_GT(DeclinedBlocks(slow.state), 0);
+  EXPECT_LT(DeclinedBlocks(slow.state), set.size());
+  for (const char* large : {"b", "c", "e3.w"}) {
+    EXPECT_EQ(slow.state.scalars.at(absl::StrFormat("exchange.declined/%s", large)), 0) << large;
+    const int id = set.Find(large).value;
+    EXPECT_TRUE(SameBits(slow.aggregates[1].at(id), always.aggregates[1].at(id))) << large;
+  }
+  EXPECT_EQ(slow.state.scalars.at("exchange.declined/e0.b"), 1);
+  EXPECT_LT(slow.reports[0].BetweenRanks().sent_bytes, fast.reports[0].BetweenRanks().sent_bytes / 3);
+}
+
+// Measured and probed on whatever machine this is, all ranks decide alike, or they would wait for each other in vain; a link far slower
+// than any codec is worth it, one far faster is not.
+TEST(CodecDecisions, MeasuredRatesDecideTheExtremes) {
+  EXPECT_EQ(DeclinedBlocks(RunMemory(RunWith("when_it_pays { link_rate: 1e15 }")).state), LargeParameters().size());
+  EXPECT_EQ(RunMemory(RunWith("when_it_pays { link_rate: 1e3 }")).state.scalars.at("exchange.declined/c"), 0);
+  const MemoryResult probed = RunMemory(RunWith("when_it_pays {}"));
+  EXPECT_EQ(probed.state.scalars.at("exchange.decided"), 1);
+}
+
+// The state's decision stays, whatever would be decided now.
+TEST(CodecDecisions, ALoadedDecisionStays) {
+  const MemoryRun before = RunWith("when_it_pays { link_rate: 1e15 codec_rate: 1e8 }");
+  MemoryRun straight = before, after = RunWith("when_it_pays { link_rate: 1 codec_rate: 1e8 }");
+  straight.steps = 4;
+  const MemoryResult saved = RunMemory(before), all = RunMemory(straight);
+  after.first = 2;
+  after.start = &saved.state;
+  const MemoryResult resumed = RunMemory(after);
+  EXPECT_EQ(DeclinedBlocks(resumed.state), LargeParameters().size());
+  EXPECT_TRUE(SameBlocks(resumed.aggregates[1], all.aggregates[3]));
+}
+
+absl::Status TenExchanges(const char* text) {
+  return RunRanks(2, [&](Communicator& world) -> absl::Status {
+    ParameterSet set;
+    set.Add({.name = "x", .shape = {64}});
+    const Layout layout = ReplicatedLayout(&set, world.rank(), 2);
+    ASSIGN_OR_RETURN(const auto exchange,
+                     MakeExchange(ParseExchange(text), {.layout = &layout, .workers = {.workers = 2, .ranks = 2}, .world = &world}));
+    for (uint32_t step = 0; step < 12; ++step) {
+      std::vector<float> v = TestVector<float>(world.rank(), 64, step);
+      exchange->Begin(step, 0);
+      RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(v)));
+      const absl::Status status = exchange->Finish().status();
+      if (!status.ok()) return step == 9 ? status : Internal("refused in exchange %d", step);
+      exchange->Commit();
+    }
+    return absl::OkStatus();
+  });
+}
+
+TEST(ConfiguredButDidNothing, IsAnErrorAfterTenExchanges) {
+  for (const char* text :
+       {"quantized { codec { rand_k { fraction: 1 } } }", "ef21 { codec { top_k { fraction: 1 } } }",
+        "quantized { codec { natural {} } } downlink { codec { rand_k { fraction: 1 } } }",
+        "quantized { codec { blockwise { rules { pattern: 'y*' codec { natural {} } } otherwise { rand_k { fraction: 1 } } } } }"}) {
+    const absl::Status status = TenExchanges(text);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << text << ": " << status;
+    EXPECT_NE(std::string(status.message()).find("configured but did nothing"), std::string::npos) << text;
+  }
+  for (const char* text :
+       {"exact {}", "quantized { codec { identity {} } }", "quantized { codec { natural {} } } downlink { codec { identity {} } }",
+        "quantized { codec { natural {} } } when_it_pays { link_rate: 1e15 codec_rate: 1 }"}) {
+    EXPECT_EQ(TenExchanges(text), absl::OkStatus()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace conclave
