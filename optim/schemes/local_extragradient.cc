@@ -7,12 +7,10 @@
 #include <utility>
 
 #include "comm/exchanges.h"
-#include "comm/sums.h"
 #include "optim/field_exchange.h"
+#include "optim/local_copies.h"
 #include "optim/prox.h"
 #include "optim/schedule.h"
-#include "optim/schemes.h"
-#include "optim/worker_points.h"
 
 namespace conclave {
 namespace {
@@ -24,99 +22,70 @@ class LocalExtragradient final : public Scheme {
       : config_(config),
         total_steps_(context.total_steps),
         prox_(std::move(prox)),
-        exchange_(std::move(exchange)),
-        z_(InitialPoint(context)),
-        points_(context.exchange),
-        x_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
-        f_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
-        zh_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
-        difference_({LargestBlock(*context.exchange.layout)}, context.exchange.dtype) {}
+        copies_(context, std::move(exchange)),
+        zh_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype) {}
 
-  FlatVector& point() override { return z_; }
+  FlatVector& point() override { return copies_.z(); }
   absl::Status Start(Operator&) override {
-    x_m_.CopyFrom(z_);
+    copies_.StartFromZ();
     return absl::OkStatus();
   }
 
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     const double gamma = config_.local_extragradient().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
     StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 2};
-    const auto all = [](BlockId) { return true; };
 
-    ASSIGN_OR_RETURN(report.evaluation, points_.Evaluate(field, x_m_, z_, cursor.Key(), f_m_));
-    ASSIGN_OR_RETURN(std::span<const double> squares, points_.SquaredNorms(f_m_, all));
-    report.gradient_norm = report.norms.total = RootMean(squares);
+    ASSIGN_OR_RETURN(report.evaluation, copies_.Evaluate(field, copies_.x_m(), cursor.Key()));
+    ASSIGN_OR_RETURN(report.gradient_norm, copies_.Norm());
+    report.norms.total = report.gradient_norm;
     if (!std::isfinite(report.gradient_norm)) {  // nothing can be evaluated at zh_m
       report.evaluations = 1;
       return RefuseStep(std::move(report), FailedPrecondition("operator norm is %f", report.gradient_norm), guard, {});
     }
-    zh_m_.Combine(1, x_m_, -gamma, f_m_);
-    ApplyProx(zh_m_, gamma);
-    RETURN_IF_ERROR(points_.Evaluate(field, zh_m_, z_, cursor.Key(), f_m_).status());
-    ASSIGN_OR_RETURN(squares, points_.SquaredNorms(f_m_, all));
-    zh_m_.Combine(1, x_m_, -gamma, f_m_);  // from here on the new x_m
-    ApplyProx(zh_m_, gamma);
+    StepAlong(copies_.f_m(), gamma);
+    RETURN_IF_ERROR(copies_.Evaluate(field, zh_m_, cursor.Key()).status());
+    ASSIGN_OR_RETURN(const double guarded, copies_.Norm());
+    StepAlong(copies_.f_m(), gamma);  // from here on the new x_m
 
-    const double guarded = RootMean(squares);
-    const bool meet = std::isfinite(guarded) && alone_ + 1 >= config_.local_extragradient().local_steps();
+    const bool meet = std::isfinite(guarded) && copies_.alone() + 1 >= config_.local_extragradient().local_steps();
     Aggregate moved = nullptr;  // the mean of z - x_m
     if (meet) {
-      ASSIGN_OR_RETURN(moved, ExchangeMoves(cursor.Key().step));
+      ASSIGN_OR_RETURN(moved, copies_.MeanMove(zh_m_, cursor.Key().step));
     }
     // Nothing of the train state was written so far. The losses of several workers' points are mixed where they share a replica, so the
     // norm alone is judged.
     if (const absl::Status verdict = guard.Accept(guarded, guarded); !verdict.ok()) {
-      return RefuseStep(std::move(report), verdict, guard,
-                        meet ? std::initializer_list<Exchange*>{exchange_.get()} : std::initializer_list<Exchange*>{});
+      if (meet) copies_.exchange().Discard();
+      return RefuseStep(std::move(report), verdict, guard, {});
     }
-    ++alone_;
     if (!meet) {
-      x_m_.CopyFrom(zh_m_);
+      copies_.GoOn(zh_m_);
       return report;
     }
-    alone_ = 0;
-    exchange_->Commit();
-    z_.Axpy(-1, *moved);
-    x_m_.CopyFrom(z_);
+    copies_.exchange().Commit();
+    copies_.z().Axpy(-1, *moved);
+    copies_.StartFromZ();
     return report;
   }
 
-  void Register(StateDict& state) override {
-    state.Add("model", z_);
-    x_m_.Register(state, "local_extragradient.x");
-    state.AddScalar("local_extragradient.alone", &alone_);
-    exchange_->Register(state, "exchange");
-  }
+  void Register(StateDict& state) override { copies_.Register(state, "local_extragradient"); }
 
  private:
-  void ApplyProx(const WorkerVectors& v_m, double gamma) const {
+  // zh_m = prox(x_m - gamma f_m).
+  void StepAlong(const WorkerVectors& f_m, double gamma) {
+    zh_m_.Combine(1, copies_.x_m(), -gamma, f_m);
     if (prox_->is_zero()) return;
-    CHECK_OK(v_m.ForEach([&](WorkerId, BlockId id, const Tensor& v) {
+    CHECK_OK(zh_m_.ForEach([&](WorkerId, BlockId id, const Tensor& v) {
       prox_->ApplyToBlock(id, v, gamma);
       return absl::OkStatus();
     }));
   }
 
-  absl::StatusOr<Aggregate> ExchangeMoves(uint32_t step) {
-    exchange_->Begin(step, 0);
-    RETURN_IF_ERROR(zh_m_.ForEach([this](WorkerId worker, BlockId id, const Tensor& x) {
-      const Tensor move = difference_->Slice(0, x.elements()).Reshape(x.shape());
-      Difference(x.dtype(), z_.block(id).raw(), x.raw(), move.raw(), x.elements());
-      return exchange_->Put(worker, id, move);
-    }));
-    return exchange_->Finish();
-  }
-
   OptimConfig config_;
   int64_t total_steps_;
   std::unique_ptr<Prox> prox_;
-  std::unique_ptr<Exchange> exchange_;
-  FlatVector z_;  // where the workers met last. Train state, as x_m
-  WorkerPoints points_;
-  WorkerVectors x_m_;
-  WorkerVectors f_m_, zh_m_;  // of one step
-  OwnedTensor difference_;    // [largest block]
-  int64_t alone_ = 0;         // steps since the last meeting. Train state
+  LocalCopies copies_;
+  WorkerVectors zh_m_;  // of one step
 };
 
 }  // namespace

@@ -10,11 +10,9 @@
 
 #include "base/rng.h"
 #include "comm/exchanges.h"
-#include "comm/sums.h"
 #include "optim/field_exchange.h"
+#include "optim/local_copies.h"
 #include "optim/schedule.h"
-#include "optim/schemes.h"
-#include "optim/worker_points.h"
 
 namespace conclave {
 namespace {
@@ -25,18 +23,13 @@ class ProxSkip final : public Scheme {
       : config_(config),
         total_steps_(context.total_steps),
         seed_(context.exchange.seed),
-        exchange_(MakeExactExchange(context.exchange)),
-        z_(InitialPoint(context)),
-        points_(context.exchange),
-        x_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
+        copies_(context, MakeExactExchange(context.exchange)),
         h_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
-        f_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
-        half_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
-        difference_({LargestBlock(*context.exchange.layout)}, context.exchange.dtype) {}
+        half_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype) {}
 
-  FlatVector& point() override { return z_; }
+  FlatVector& point() override { return copies_.z(); }
   absl::Status Start(Operator&) override {
-    x_m_.CopyFrom(z_);
+    copies_.StartFromZ();
     return absl::OkStatus();
   }
 
@@ -45,76 +38,57 @@ class ProxSkip final : public Scheme {
     const double gamma = config_.proxskip().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
     StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 1};
 
-    ASSIGN_OR_RETURN(report.evaluation, points_.Evaluate(field, x_m_, z_, cursor.Key(), f_m_));
-    ASSIGN_OR_RETURN(const std::span<const double> squares, points_.SquaredNorms(f_m_, [](BlockId) { return true; }));
-    report.gradient_norm = report.norms.total = RootMean(squares);
-    half_m_.Combine(1, f_m_, -1, h_m_);
-    half_m_.Combine(1, x_m_, -gamma, half_m_);
+    ASSIGN_OR_RETURN(report.evaluation, copies_.Evaluate(field, copies_.x_m(), cursor.Key()));
+    ASSIGN_OR_RETURN(report.gradient_norm, copies_.Norm());
+    report.norms.total = report.gradient_norm;
+    half_m_.Combine(1, copies_.f_m(), -1, h_m_);
+    half_m_.Combine(1, copies_.x_m(), -gamma, half_m_);
 
     const bool meet = std::isfinite(report.gradient_norm) && Meets(cursor.Key());
-    Aggregate moved = nullptr;  // the mean of half_m - z
+    Aggregate moved = nullptr;  // the mean of z - half_m
     if (meet) {
-      ASSIGN_OR_RETURN(moved, ExchangeMoves(cursor.Key().step));
+      ASSIGN_OR_RETURN(moved, copies_.MeanMove(half_m_, cursor.Key().step));
     }
     // Nothing of the train state was written so far. The losses of several workers' points are mixed where they share a replica, so the
     // norm alone is judged.
     if (const absl::Status verdict = guard.Accept(report.gradient_norm, report.gradient_norm); !verdict.ok()) {
-      if (meet) exchange_->Discard();
+      if (meet) copies_.exchange().Discard();
       return RefuseStep(std::move(report), verdict, guard, {});
     }
-    ++alone_;
     if (!meet) {
-      x_m_.CopyFrom(half_m_);
+      copies_.GoOn(half_m_);
       return report;
     }
-    alone_ = 0;
-    exchange_->Commit();
-    z_.Axpy(1, *moved);
-    x_m_.CopyFrom(z_);
+    copies_.exchange().Commit();
+    copies_.z().Axpy(-1, *moved);
+    copies_.StartFromZ();
     if (config_.proxskip().control()) {
-      half_m_.Combine(p / gamma, x_m_, -p / gamma, half_m_);
+      half_m_.Combine(p / gamma, copies_.x_m(), -p / gamma, half_m_);
       h_m_.Combine(1, h_m_, 1, half_m_);
     }
     return report;
   }
 
   void Register(StateDict& state) override {
-    state.Add("model", z_);
-    x_m_.Register(state, "proxskip.x");
+    copies_.Register(state, "proxskip");
     h_m_.Register(state, "proxskip.h");
-    state.AddScalar("proxskip.alone", &alone_);
-    exchange_->Register(state, "exchange");
   }
 
  private:
   // Drawn alike on all ranks: no byte is sent.
   bool Meets(const SampleKey& key) const {
     const double p = config_.proxskip().p();
-    if (config_.proxskip().meetings() == ProxSkipConfig::PERIODIC) return alone_ + 1 >= std::llround(1 / p);
+    if (config_.proxskip().meetings() == ProxSkipConfig::PERIODIC) return copies_.alone() + 1 >= std::llround(1 / p);
     const RngKey coin{.seed = seed_, .step = key.step, .worker = kSharedWorker, .kind = RngKind::kCoin};
     return coin.UniformDouble(0) < p;
-  }
-
-  absl::StatusOr<Aggregate> ExchangeMoves(uint32_t step) {
-    exchange_->Begin(step, 0);
-    RETURN_IF_ERROR(half_m_.ForEach([this](WorkerId worker, BlockId id, const Tensor& half) {
-      const Tensor move = difference_->Slice(0, half.elements()).Reshape(half.shape());
-      Difference(half.dtype(), half.raw(), z_.block(id).raw(), move.raw(), half.elements());
-      return exchange_->Put(worker, id, move);
-    }));
-    return exchange_->Finish();
   }
 
   OptimConfig config_;
   int64_t total_steps_;
   uint64_t seed_;
-  std::unique_ptr<Exchange> exchange_;
-  FlatVector z_;  // where the workers met last. Train state, as x_m, h_m
-  WorkerPoints points_;
-  WorkerVectors x_m_, h_m_;
-  WorkerVectors f_m_, half_m_;  // of one step
-  OwnedTensor difference_;      // [largest block]
-  int64_t alone_ = 0;           // steps since the last meeting. Train state
+  LocalCopies copies_;
+  WorkerVectors h_m_;     // train state
+  WorkerVectors half_m_;  // of one step
 };
 
 }  // namespace

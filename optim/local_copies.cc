@@ -1,0 +1,55 @@
+#include "optim/local_copies.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "comm/sums.h"
+
+namespace conclave {
+
+LocalCopies::LocalCopies(const SchemeContext& context, std::unique_ptr<Exchange> exchange)
+    : exchange_(std::move(exchange)),
+      z_(InitialPoint(context)),
+      points_(context.exchange),
+      x_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
+      f_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
+      difference_({std::max<int64_t>(1, LargestBlock(*context.exchange.layout))}, context.exchange.dtype) {}
+
+absl::StatusOr<Evaluation> LocalCopies::Evaluate(Operator& field, const WorkerVectors& at_m, const SampleKey& key) {
+  return points_.Evaluate(field, at_m, z_, key, f_m_);
+}
+
+absl::StatusOr<double> LocalCopies::Norm() {
+  ASSIGN_OR_RETURN(const std::span<const double> squares, points_.SquaredNorms(f_m_, [](BlockId) { return true; }));
+  return RootMean(squares);
+}
+
+absl::StatusOr<Aggregate> LocalCopies::MeanMove(const WorkerVectors& v_m, uint32_t step, const std::function<bool(BlockId)>& counts) {
+  exchange_->Begin(step, 0);
+  RETURN_IF_ERROR(v_m.ForEach([&](WorkerId worker, BlockId id, const Tensor& v) -> absl::Status {
+    if (counts && !counts(id)) return absl::OkStatus();
+    const Tensor move = difference_->Slice(0, v.elements()).Reshape(v.shape());
+    Difference(v.dtype(), z_.block(id).raw(), v.raw(), move.raw(), v.elements());
+    return exchange_->Put(worker, id, move);
+  }));
+  return exchange_->Finish();
+}
+
+void LocalCopies::GoOn(const WorkerVectors& v_m) {
+  if (&v_m != &x_m_) x_m_.CopyFrom(v_m);
+  ++alone_;
+}
+
+void LocalCopies::StartFromZ() {
+  x_m_.CopyFrom(z_);
+  alone_ = 0;
+}
+
+void LocalCopies::Register(StateDict& state, const std::string& method) {
+  state.Add("model", z_);
+  x_m_.Register(state, method + ".x");
+  state.AddScalar(method + ".alone", &alone_);
+  exchange_->Register(state, "exchange");
+}
+
+}  // namespace conclave
