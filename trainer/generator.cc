@@ -266,15 +266,6 @@ absl::Status Generation::Step(int64_t step, const std::function<void(const std::
   return absl::OkStatus();
 }
 
-// The owner's text on every rank.
-absl::Status Share(Communicator& control, TextRequest* request) {
-  int64_t size = static_cast<int64_t>(request->text.size());
-  RETURN_IF_ERROR(control.Broadcast("generated length", Tensor(&size, {1}, DType::kI64), request->owner));
-  request->text.resize(size);
-  if (size == 0) return absl::OkStatus();
-  return control.Broadcast("generated text", Tensor(request->text.data(), {size}, DType::kU8), request->owner);
-}
-
 absl::Status CheckCoherent(const Assembly& a, const GenerateOptions& options) {
   if (options.routing_log != nullptr) return InvalidArgument("generate: routing is recorded without the coherent mode only");
   if (a.model->experts().empty())
@@ -350,7 +341,7 @@ absl::StatusOr<Generated> Generate(Assembly& a, std::span<const std::string> pro
   const WireReport report = control.ledger() != nullptr ? control.ledger()->Take() : WireReport{};
   ASSIGN_OR_RETURN(generated.traffic, SumTraffic(control, report, generation.moves()));
   for (TextRequest& request : generation.requests()) {
-    RETURN_IF_ERROR(Share(control, &request));
+    RETURN_IF_ERROR(BroadcastText(control, "generated text", request.owner, &request.text));
     generated.texts.push_back(request.text);
   }
   return generated;

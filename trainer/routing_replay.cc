@@ -1,7 +1,11 @@
 #include "trainer/routing_replay.h"
 
 #include <algorithm>
+#include <cstring>
+#include <string_view>
 #include <vector>
+
+#include "trainer/agreement.h"
 
 namespace conclave {
 namespace {
@@ -24,23 +28,28 @@ absl::StatusOr<TraceHeader> HeaderOf(const Assembly& a) {
   return header;
 }
 
+template <typename T>
+std::string_view BytesOfVector(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+template <typename T>
+std::vector<T> VectorOfBytes(const std::string& bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
 }  // namespace
 
 absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& log) {
   ASSIGN_OR_RETURN(const TraceHeader header, HeaderOf(a));
-  ASSIGN_OR_RETURN(RoutingLog::Passes mine, log.ToPasses(header.layers, header.top_k));
+  ASSIGN_OR_RETURN(const RoutingLog::Passes mine, log.ToPasses(header.layers, header.top_k));
   Communicator& control = a.mesh->control();
+  ASSIGN_OR_RETURN(const std::vector<std::string> tokens, GatherTexts(control, "routing passes", BytesOfVector(mine.tokens)));
+  ASSIGN_OR_RETURN(const std::vector<std::string> chosen, GatherTexts(control, "routing ids", BytesOfVector(mine.ids)));
   std::vector<RoutingLog::Passes> all(control.size());
-  for (int r = 0; r < control.size(); ++r) {
-    RoutingLog::Passes& passes = all[r];
-    if (r == control.rank()) passes = std::move(mine);
-    int64_t sizes[2] = {static_cast<int64_t>(passes.tokens.size()), static_cast<int64_t>(passes.ids.size())};
-    RETURN_IF_ERROR(control.Broadcast("routing sizes", Tensor(sizes, {2}, DType::kI64), r));
-    passes.tokens.resize(sizes[0]);
-    passes.ids.resize(sizes[1]);
-    if (sizes[0] > 0) RETURN_IF_ERROR(control.Broadcast("routing passes", Tensor(passes.tokens.data(), {sizes[0]}, DType::kI64), r));
-    if (sizes[1] > 0) RETURN_IF_ERROR(control.Broadcast("routing ids", Tensor(passes.ids.data(), {sizes[1]}, DType::kI32), r));
-  }
+  for (size_t r = 0; r < all.size(); ++r) all[r] = {VectorOfBytes<int64_t>(tokens[r]), VectorOfBytes<int32_t>(chosen[r])};
   std::vector<int32_t> ids;
   std::vector<int64_t> at(all.size(), 0);
   const int64_t row = int64_t{header.layers} * header.top_k;
