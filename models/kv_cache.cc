@@ -26,18 +26,16 @@ void KvCache::Commit(int64_t added) {
   for (const int slot : begun_) length_[slot] += added;
 }
 
-std::byte* KvCache::RowOf(const Part& part, int64_t token) const {
-  const int64_t row = (int64_t{part.layer} * options_.slots + part.slot) * options_.capacity + part.begin + token;
-  return static_cast<std::byte*>(memory_->raw()) + (row * options_.shape.row + options_.shape.own) * SizeOf(options_.dtype);
+std::byte* KvCache::FirstRow(const Part& part) const {
+  const int64_t row = (int64_t{part.layer} * options_.slots + part.slot) * options_.capacity + part.begin;
+  return static_cast<std::byte*>(memory_->raw()) + row * row_bytes();
 }
 
-void KvCache::PackShared(const Part& part, std::byte* to) const {
-  for (int64_t i = 0; i < part.count; ++i) std::memcpy(to + i * shared_bytes(), RowOf(part, i), shared_bytes());
-}
+void KvCache::Pack(const Part& part, std::byte* to) const { std::memcpy(to, FirstRow(part), part.count * row_bytes()); }
 
-void KvCache::UnpackShared(const Part& part, const std::byte* from) {
+void KvCache::Unpack(const Part& part, const std::byte* from) {
   CHECK_LE(part.begin + part.count, options_.capacity);
-  for (int64_t i = 0; i < part.count; ++i) std::memcpy(RowOf(part, i), from + i * shared_bytes(), shared_bytes());
+  std::memcpy(FirstRow(part), from, part.count * row_bytes());
 }
 
 int64_t KvCache::BytesOf(const Options& options) {

@@ -13,7 +13,6 @@ namespace conclave {
 struct CacheShape {
   int layers = 0;   // 0: the model's sequences cannot be continued
   int64_t row = 0;  // elements a layer keeps of a token
-  int64_t own = 0;  // the first so many of them are of no use to later tokens
 };
 
 // `slots` sequences of up to `capacity` tokens. Memory: layers * slots * capacity * row elements, allocated at once. Not thread-safe.
@@ -33,14 +32,14 @@ class KvCache {
   void Commit(int64_t added);
   void Clear(int slot) { length_[slot] = 0; }
 
-  // What later tokens read of tokens [begin, begin + count) of a slot, in a layer: to and from bytes, count * shared_bytes() of them.
+  // Tokens [begin, begin + count) of a slot, in a layer: to and from bytes, count * row_bytes() of them.
   struct Part {
     int layer = 0, slot = 0;
     int64_t begin = 0, count = 0;
   };
-  int64_t shared_bytes() const { return (options_.shape.row - options_.shape.own) * SizeOf(options_.dtype); }
-  void PackShared(const Part& part, std::byte* to) const;
-  void UnpackShared(const Part& part, const std::byte* from);
+  int64_t row_bytes() const { return options_.shape.row * SizeOf(options_.dtype); }
+  void Pack(const Part& part, std::byte* to) const;
+  void Unpack(const Part& part, const std::byte* from);
   // The slot's next `added` tokens came from elsewhere.
   void Extend(int slot, int64_t added) { length_[slot] += added; }
 
@@ -52,7 +51,7 @@ class KvCache {
   static int64_t BytesOf(const Options& options);
 
  private:
-  std::byte* RowOf(const Part& part, int64_t token) const;  // the columns that later tokens read
+  std::byte* FirstRow(const Part& part) const;
 
   Options options_;
   OwnedTensor memory_;  // [layers, slots, capacity, row]

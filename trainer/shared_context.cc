@@ -9,7 +9,7 @@ absl::Status SharedContext::Exchange(std::span<const std::vector<KvCache::Part>>
   std::vector<int64_t> send_bytes(members), send_offsets(members), recv_bytes(members), recv_offsets(members);
   int64_t total = 0;
   for (int r = 0; r < members; ++r) {
-    for (const KvCache::Part& part : parts[r]) recv_bytes[r] += part.count * cache_->shared_bytes();
+    for (const KvCache::Part& part : parts[r]) recv_bytes[r] += part.count * cache_->row_bytes();
     recv_offsets[r] = total;
     total += recv_bytes[r];
   }
@@ -17,8 +17,8 @@ absl::Status SharedContext::Exchange(std::span<const std::vector<KvCache::Part>>
   std::vector<std::byte> mine(std::max<int64_t>(recv_bytes[me], 1)), all(std::max<int64_t>(total, 1));
   std::byte* at = mine.data();
   for (const KvCache::Part& part : parts[me]) {
-    cache_->PackShared(part, at);
-    at += part.count * cache_->shared_bytes();
+    cache_->Pack(part, at);
+    at += part.count * cache_->row_bytes();
   }
   RETURN_IF_ERROR(group_->AllToAllV({.kind = CollectiveKind::kAllToAllV,
                                      .label = "context keys and values",
@@ -31,8 +31,8 @@ absl::Status SharedContext::Exchange(std::span<const std::vector<KvCache::Part>>
   for (int r = 0; r < members; ++r) {
     const std::byte* from = all.data() + recv_offsets[r];
     for (const KvCache::Part& part : parts[r]) {
-      if (r != me) cache_->UnpackShared(part, from);
-      from += part.count * cache_->shared_bytes();
+      if (r != me) cache_->Unpack(part, from);
+      from += part.count * cache_->row_bytes();
     }
   }
   return absl::OkStatus();

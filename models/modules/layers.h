@@ -58,8 +58,7 @@ struct AttentionLayer {
   Options options;  // without zeros
   static AttentionLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
   Var Record(Recorder& r, Var x, int64_t sequences) const;  // x: [sequences * length, width]
-  int64_t cache_row() const { return query_columns() + 2 * options.kv_heads * options.head_dim; }
-  int64_t query_columns() const { return options.heads * options.head_dim; }
+  int64_t cache_row() const { return 2 * options.kv_heads * options.head_dim; }  // k | v
 
  private:
   Var Normalized(Recorder& r, Var projected) const;  // q | k | v with q and k normalised

@@ -51,8 +51,7 @@ class MoeLm : public Model {
   // Experts that choose tokens, or have no room for more, see a leaf's tokens together.
   CacheShape cache_shape() const override {
     if (config_.has_moe() && (config_.moe().router() == MoeConfig::EXPERT_CHOICE || config_.moe().has_capacity())) return {};
-    return {
-        .layers = static_cast<int>(blocks_.size()), .row = blocks_[0].attention.cache_row(), .own = blocks_[0].attention.query_columns()};
+    return {.layers = static_cast<int>(blocks_.size()), .row = blocks_[0].attention.cache_row()};
   }
 
   absl::Status Record(Recorder& r) const override {

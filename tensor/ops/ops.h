@@ -60,9 +60,9 @@ struct AttentionOptions {
 };
 Var CausalAttention(Tape& tape, Var qkv, const AttentionOptions& options);
 
-// The same for sequences that go on: sequence s has options.first[s] earlier rows in the first rows of cache[s], [capacity, columns of
-// qkv], to which the new ones are added. Results are those that CausalAttention gives these rows in the whole sequence, bit for bit.
-// Forward only.
+// The same for sequences that go on: of sequence s, k | v of options.first[s] earlier rows are the first rows of cache[s], [capacity,
+// columns of k and v], to which those of the new ones are added. Results are those that CausalAttention gives these rows in the whole
+// sequence, bit for bit. Forward only.
 Var CachedAttention(Tape& tape, Var qkv, const AttentionOptions& options, std::span<const Tensor> cache);
 
 // Rotary position embedding of the q and k parts of qkv (same layout), pairs (i, i + head_dim / 2), position = row % length + first.

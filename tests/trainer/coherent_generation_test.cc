@@ -142,8 +142,8 @@ TEST_F(CoherentGenerationTest, RefusesWhatCannotBe) {
   };
   const absl::Status memory = refused({}, {.tokens = 4, .coherent = true, .memory_bytes = 1000});
   EXPECT_EQ(memory.code(), absl::StatusCode::kFailedPrecondition);
-  // 2 layers, 5 texts of at most 16 tokens, rows of 32 + 2 * 16 doubles.
-  EXPECT_NE(memory.message().find("5 texts of up to 16 tokens take 80.0 KiB on each rank, and a rank may take 1000 B"), std::string::npos)
+  // 2 layers, 5 texts of at most 16 tokens, rows of 2 * 16 doubles.
+  EXPECT_NE(memory.message().find("5 texts of up to 16 tokens take 40.0 KiB on each rank, and a rank may take 1000 B"), std::string::npos)
       << memory;
   EXPECT_EQ(refused({"parallel.dispatch.dispatch_forward=BF16"}, {.tokens = 4, .coherent = true}).code(),
             absl::StatusCode::kFailedPrecondition);
