@@ -32,6 +32,8 @@ void Recorder::Begin(const FlatVector* point, const Batch* batch, bool present) 
   std::ranges::fill(counters_, 0);
   if (options_.tape->keeps_segments()) return;
   for (const BlockId block : point->layout().local_blocks()) Declare(block);  // before any segment
+  if (options_.copies == nullptr) return;
+  for (const BlockId block : options_.copies->layout().local_blocks()) Declare(block);
 }
 
 Var Recorder::Parameter(BlockId block) {
@@ -42,7 +44,8 @@ Var Recorder::Parameter(BlockId block) {
 Var Recorder::Declare(BlockId block) {
   Var& v = parameters_[block.value];
   if (!v.defined()) {
-    v = options_.tape->Parameter(block, point_->block(block), options_.slots == nullptr ? GradientSlot{} : options_.slots->Slot(block));
+    const FlatVector& values = is_local(block) || options_.copies == nullptr ? *point_ : *options_.copies;
+    v = options_.tape->Parameter(block, values.block(block), options_.slots == nullptr ? GradientSlot{} : options_.slots->Slot(block));
   }
   return v;
 }

@@ -58,6 +58,7 @@ class Recorder {
     uint64_t seed = 0;
     int64_t counters = 0;
     const ModelBuffers* buffers = nullptr;             // null: a model without buffers
+    const FlatVector* copies = nullptr;                // values of blocks that the point does not hold here; null: none
     RoutingLog* routing_log = nullptr;                 // written, or replayed; null: neither
     std::function<absl::Status(BlockId)> before_read;  // awaits a parameter that may be on its way; empty: all are there
     KvCache* cache = nullptr;                          // the batch continues its begun sequences; null: batches are whole sequences

@@ -8,12 +8,6 @@
 namespace conclave {
 namespace {
 
-DispatchConfig::Route TravelRoute(const DispatchSetup& setup, int top_k) {
-  const bool two = setup.route == DispatchConfig::HIERARCHICAL || setup.route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
-  if (top_k == 1) return two ? DispatchConfig::HIERARCHICAL : DispatchConfig::FLAT;
-  return two ? DispatchConfig::DEDUPLICATED_HIERARCHICAL : DispatchConfig::DEDUPLICATED;
-}
-
 // A token on the wire: x | weights | experts | sequence.
 struct TravelFormat {
   int64_t x, weights, experts;
@@ -40,7 +34,7 @@ std::span<OutputMove> NewMoves(Arena& arena, int64_t n) {
 }  // namespace
 
 CoherentDispatch::CoherentDispatch(const Mesh* mesh, const ExpertPlacement* placement, const DispatchSetup* setup, int top_k)
-    : mesh_(mesh), placement_(placement), route_(mesh, setup->grid.get(), TravelRoute(*setup, top_k)) {}
+    : mesh_(mesh), placement_(placement), route_(mesh, setup->grid.get(), RouteOf(InTwoLevels(setup->route), top_k > 1)) {}
 
 absl::Status CoherentDispatch::Move(Arena& arena, const TravellingRows& rows, std::span<const int32_t> sequence, int layer,
                                     TravellingArrival* arrival) {
@@ -52,7 +46,7 @@ absl::Status CoherentDispatch::Move(Arena& arena, const TravellingRows& rows, st
   const int32_t* ids = rows.ids.data<int32_t>();
   for (int64_t i = 0; i < n; ++i) hops_ += placement_->coordinate(layer, ids[i * k]) != mesh_->expert_coordinate() ? 1 : 0;
   moves_ += n;
-  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, rows.ids, layer, &arrival->plan));
+  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {.ids = rows.ids, .layer = layer}, &arrival->plan));
   const int64_t m = arrival->plan.received;
   const Tensor packed = arena.New({n, format.bytes()}, DType::kU8), here = arena.New({m, format.bytes()}, DType::kU8);
   for (int64_t i = 0; i < n; ++i) {

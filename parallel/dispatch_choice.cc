@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
+#include "parallel/dispatch_route.h"
 
 namespace conclave {
 namespace {
@@ -80,11 +81,7 @@ double ExpectedSeconds(const DispatchLoad& load, DispatchConfig::Route route) {
            static_cast<double>(load.row_bytes) *
                (t.inside_rows / load.inside.bytes_per_second + t.between_rows / load.between.bytes_per_second);
   };
-  const bool two = route == DispatchConfig::HIERARCHICAL || route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
-  // Home go the same rows where they are summed on the way, else one row a slot.
-  const RouteTraffic out = ExpectedTraffic(load, route);
-  const RouteTraffic home = load.pre_reduce ? out : ExpectedTraffic(load, two ? DispatchConfig::HIERARCHICAL : DispatchConfig::FLAT);
-  return 2 * (seconds(out) + seconds(home));
+  return 2 * (seconds(ExpectedTraffic(load, route)) + seconds(ExpectedTraffic(load, RouteHome(route, load.pre_reduce))));
 }
 
 RouteChoice ChooseRoute(const DispatchLoad& load) {

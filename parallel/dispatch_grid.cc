@@ -20,6 +20,15 @@ std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_
   return at;
 }
 
+std::vector<int> NodeOfCoordinates(const Mesh& mesh, int64_t ranks_per_node) {
+  const std::vector<std::vector<int>> at = CoordinatesByNode(mesh, ranks_per_node);
+  std::vector<int> node_of(mesh.dispatch().size());
+  for (size_t n = 0; n < at.size(); ++n) {
+    for (const int c : at[n]) node_of[c] = static_cast<int>(n);
+  }
+  return node_of;
+}
+
 absl::StatusOr<std::unique_ptr<DispatchGrid>> DispatchGrid::Create(const Mesh& mesh, int64_t ranks_per_node) {
   Communicator& axis = mesh.dispatch();
   std::unique_ptr<DispatchGrid> grid(new DispatchGrid());

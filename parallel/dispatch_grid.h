@@ -15,6 +15,9 @@ namespace conclave {
 // transport sees them; else nodes are so many consecutive coordinates. Not collective.
 std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_per_node);
 
+// The node of every coordinate, as a place in that list.
+std::vector<int> NodeOfCoordinates(const Mesh& mesh, int64_t ranks_per_node);
+
 // Owns the communicators of the two levels. A coordinate c of the expert axis is rank local(c) of node node(c).
 class DispatchGrid {
  public:

@@ -1,5 +1,6 @@
 #include "base/log.h"
 #include "parallel/dispatch_choice.h"
+#include "parallel/dispatch_route.h"
 #include "parallel/expert_dispatch.h"
 
 namespace conclave {
@@ -9,7 +10,7 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
   const DispatchConfig& config = request.config;
   setup->route = config.route();
   setup->pre_reduce = request.pre_reduce;
-  if (config.route() != DispatchConfig::FLAT && config.route() != DispatchConfig::DEDUPLICATED) {
+  if (config.route() == DispatchConfig::AUTO || InTwoLevels(config.route())) {
     ASSIGN_OR_RETURN(setup->grid, DispatchGrid::Create(mesh, config.ranks_per_node()));
   }
   if (config.route() == DispatchConfig::AUTO) {

@@ -31,7 +31,7 @@ absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& id
   Arena& arena = tape.arena();
   const Tensor value = tape.value(x);
   if (recorder_ != nullptr) recorder_->Routed(layer, ids, value.dim(1));
-  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, ids, layer, plan));
+  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {ids, layer, leaf_}, plan));
   const Tensor rows = arena.New({plan->received, value.dim(1)}, value.dtype());
   if (alone()) {
     SpreadTokens(value, CopiesOf(*plan), rows);  // one rank: the order of sending is expert order

@@ -51,6 +51,9 @@ class ExpertDispatch {
   // Tells `recorder` of every routing; it must outlive the dispatch. Null: nobody.
   void Observe(RoutingRecorder* recorder) { recorder_ = recorder; }
 
+  // What follows is of that leaf: decides which copy of an expert its tokens go to. -1, as at the start: they go to the owners.
+  void BeginLeaf(int64_t leaf) { leaf_ = leaf; }
+
   const ExpertPlacement& placement() const { return *placement_; }
   int lanes() const { return placement_->axis(); }
   int coordinate() const { return mesh_->expert_coordinate(); }
@@ -94,6 +97,7 @@ class ExpertDispatch {
   const DispatchSetup* setup_;
   TokenRoute route_;
   RoutingRecorder* recorder_ = nullptr;
+  int64_t leaf_ = -1;
 };
 
 }  // namespace conclave

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "parallel/expert_placement.h"
 
 namespace conclave {
 namespace {
@@ -113,6 +114,50 @@ absl::StatusOr<ReplicaTable> PlanReplicas(std::span<const double> load, const Re
   }
   for (int s = 0; s < shape.slots; ++s) table.slots_of[table.expert_of[s]].push_back(s);
   return table;
+}
+
+std::vector<std::vector<int>> PlanCopiesOfLayer(const CopyRequest& request) {
+  constexpr double kLeastGain = 1e-9;  // of the sum of squares
+  const int experts = static_cast<int>(request.load.size());
+  std::vector<std::vector<int>> hosts(experts);
+  std::vector<std::vector<double>> shares;
+  std::vector<double> load(request.ranks);
+  for (int e = 0; e < experts; ++e) {
+    hosts[e] = {request.owners[e]};
+    shares.push_back(HostShares(hosts[e], request.ranks, request.node_of));
+    for (int r = 0; r < request.ranks; ++r) load[r] += request.load[e] * shares[e][r];
+  }
+  std::vector<int> room(request.ranks, request.per_rank);
+  struct Best {
+    double gain = 0;
+    int expert = -1, rank = 0;
+    std::vector<double> shares;
+  };
+  while (true) {
+    Best best;
+    const double squares = std::inner_product(load.begin(), load.end(), load.begin(), 0.0);
+    for (int e = 0; e < experts; ++e) {
+      for (int rank = 0; rank < request.ranks; ++rank) {
+        if (room[rank] == 0 || std::ranges::find(hosts[e], rank) != hosts[e].end()) continue;
+        std::vector<int> wider = hosts[e];
+        wider.insert(std::ranges::upper_bound(wider, rank), rank);
+        std::vector<double> next = HostShares(wider, request.ranks, request.node_of);
+        double gain = squares;
+        for (int r = 0; r < request.ranks; ++r) {
+          const double changed = load[r] + request.load[e] * (next[r] - shares[e][r]);
+          gain -= changed * changed;
+        }
+        if (gain > best.gain) best = {gain, e, rank, std::move(next)};
+      }
+    }
+    if (best.gain <= kLeastGain * squares) break;
+    for (int r = 0; r < request.ranks; ++r) load[r] += request.load[best.expert] * (best.shares[r] - shares[best.expert][r]);
+    shares[best.expert] = best.shares;
+    hosts[best.expert].insert(std::ranges::upper_bound(hosts[best.expert], best.rank), best.rank);
+    --room[best.rank];
+  }
+  for (int e = 0; e < experts; ++e) std::erase(hosts[e], request.owners[e]);
+  return hosts;
 }
 
 }  // namespace conclave

@@ -39,6 +39,20 @@ struct ReplicaTable {
 // Source: DeepSeek-AI, "Expert Parallelism Load Balancer", 2025.
 absl::StatusOr<ReplicaTable> PlanReplicas(std::span<const double> load, const ReplicaShape& shape);
 
+// One layer of a run: copies beside owners that stay where they are.
+struct CopyRequest {
+  std::span<const double> load;  // [experts] rows
+  std::span<const int> owners;   // [experts] ranks
+  std::span<const int> node_of;  // [ranks]; empty: one node
+  int ranks = 1;
+  int per_rank = 0;  // copies that a rank may hold
+};
+
+// The ranks with copies of each expert, ascending. One copy after another, each the one that lowers the sum of squares of the ranks' loads
+// most (tie: the lower expert, then rank), rows being shared as HostShares says; ends where none lowers it or no rank has room.
+// Deterministic. Cost: copies * experts * ranks^2.
+std::vector<std::vector<int>> PlanCopiesOfLayer(const CopyRequest& request);
+
 }  // namespace conclave
 
 #endif  // CONCLAVE_PARALLEL_EXPERT_REPLICAS_H_

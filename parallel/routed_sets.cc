@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "parallel/dispatch_route.h"
 #include "parallel/placement_problem.h"
 
 namespace conclave {
@@ -31,8 +32,7 @@ class Touched {
     return count;
   }
   RowCount Rows(int home, DispatchConfig::Route route) const {
-    const bool once = route == DispatchConfig::DEDUPLICATED || route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
-    const bool two_levels = route == DispatchConfig::HIERARCHICAL || route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
+    const bool once = SendsOnce(route), two_levels = InTwoLevels(route);
     const int own = topology_.NodeOf(home), q = topology_.ranks_per_node();
     RowCount count;
     for (int r = 0; r < topology_.ranks; ++r) {

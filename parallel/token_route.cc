@@ -81,7 +81,7 @@ struct TokenRoute::CopyList {
 
 TokenRoute::TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind) : mesh_(mesh), grid_(grid), kind_(kind) {
   CHECK(kind != DispatchConfig::AUTO);
-  CHECK(grid != nullptr || kind == DispatchConfig::FLAT || kind == DispatchConfig::DEDUPLICATED);
+  CHECK(grid != nullptr || !InTwoLevels(kind));
 }
 
 // What members of a hop tell each other before any row travels.
@@ -190,12 +190,12 @@ void TokenRoute::MakeGroups(Arena& arena, const CopyList& arrived, std::pair<int
   plan->groups = {.rows = rows, .experts = static_cast<int>(slots), .lanes = static_cast<int>(ranks)};
 }
 
-absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement, const Tensor& ids, int layer, DispatchPlan* plan) const {
-  const int ranks = placement.axis(), slots = placement.slots(layer);
-  const int64_t n = ids.dim(0), k = ids.dim(1);
-  const bool two = kind_ == DispatchConfig::HIERARCHICAL || kind_ == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
+absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement, const Choice& choice, DispatchPlan* plan) const {
+  const int ranks = placement.axis(), layer = choice.layer, slots = placement.slots(layer), me = mesh_->expert_coordinate();
+  const int64_t n = choice.ids.dim(0), k = choice.ids.dim(1);
+  const bool two = InTwoLevels(kind_);
   // A coordinate is (a, b): the first hop changes a, the second b. Rows that a node shares cross to it first.
-  const bool between_first = kind_ == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
+  const bool between_first = two && deduplicates();
   const auto a_of = [&](int c) { return !two ? c : between_first ? grid_->node(c) : grid_->local(c); };
   const auto b_of = [&](int c) { return !two ? 0 : between_first ? grid_->local(c) : grid_->node(c); };
   const auto at = [&](int64_t a, int64_t b) {
@@ -211,12 +211,12 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
   list.classes = (two ? plan->hops[1].group->size() : 1) * int64_t{slots};
   list.copies = 0;
   for (int64_t i = 0; i < n * k; ++i) {
-    const int32_t id = ids.data<int32_t>()[i];
+    const int32_t id = choice.ids.data<int32_t>()[i];
     if (id < 0) continue;
-    const int c = placement.coordinate(layer, id);
+    const ExpertPlacement::Place to = placement.PlaceOf(layer, id, me, choice.leaf);
     const int64_t p = list.copies++;
-    list.source[p] = i, list.member[p] = a_of(c), list.row[p] = i / k;
-    list.klass[p] = int64_t{b_of(c)} * slots + placement.slot(layer, id);
+    list.source[p] = i, list.member[p] = a_of(to.coordinate), list.row[p] = i / k;
+    list.klass[p] = int64_t{b_of(to.coordinate)} * slots + to.slot;
   }
   RETURN_IF_ERROR(MakeHop(arena, list, &plan->hops[0], &arrived));
   plan->position = NewIntegers(arena, n * k);
@@ -237,7 +237,7 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
     arrived.member[i] = two ? at(arrived.klass[i] / slots, arrived.member[i]) : arrived.member[i];
     arrived.klass[i] %= slots;
   }
-  MakeGroups(arena, arrived, {slots, ranks}, plan);
+  MakeGroups(arena, arrived, {placement.held(layer, me), ranks}, plan);
   return absl::OkStatus();
 }
 

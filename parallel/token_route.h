@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "parallel/dispatch_grid.h"
+#include "parallel/dispatch_route.h"
 #include "parallel/expert_placement.h"
 #include "parallel/row_codec.h"
 #include "tensor/arena.h"
@@ -42,11 +43,16 @@ class TokenRoute {
   // grid: needed by the two-level kinds. kind: not AUTO.
   TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind);
 
-  bool deduplicates() const { return kind_ == DispatchConfig::DEDUPLICATED || kind_ == DispatchConfig::DEDUPLICATED_HIERARCHICAL; }
+  bool deduplicates() const { return SendsOnce(kind_); }
 
-  // ids: i32 [n, k] logical experts of `layer`, -1: empty. Collective. Cost a hop: one all-to-all of counts; where it deduplicates, also
-  // one of 4 bytes a copy.
-  absl::Status MakePlan(Arena& arena, const ExpertPlacement& placement, const Tensor& ids, int layer, DispatchPlan* plan) const;
+  // What tokens ask for. ids: i32 [n, k] logical experts of `layer`, -1: empty; leaf: see ExpertPlacement::PlaceOf.
+  struct Choice {
+    Tensor ids;
+    int layer = 0;
+    int64_t leaf = -1;
+  };
+  // Collective. Cost a hop: one all-to-all of counts; where it deduplicates, also one of 4 bytes a copy.
+  absl::Status MakePlan(Arena& arena, const ExpertPlacement& placement, const Choice& choice, DispatchPlan* plan) const;
 
   // What an exchange is called in the ledger and by the watchdog (a string literal), and how its rows are written; null: as they are.
   struct Wire {

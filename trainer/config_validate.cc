@@ -276,6 +276,22 @@ void CheckMesh(const Experiment& config, ConfigRules* rules) {
                                  config.trainer().workers()));
 }
 
+// Copies of hot experts.
+void CheckReplicas(const Experiment& config, ConfigRules* rules) {
+  const RebalanceConfig& rebalance = config.parallel().rebalance();
+  if (rebalance.replicas() == 0) return;
+  const int64_t experts = config.model().moe_lm().moe().experts(), axis = config.parallel().expert(), owned = experts / axis;
+  rules->Require(
+      rebalance.replicas() <= experts - owned, {"parallel.rebalance.replicas", "parallel.expert"},
+      absl::StrFormat("%d copies of experts on a rank are over the budget: of a layer's %d experts a rank of parallel.expert: %d "
+                      "owns %d and can hold copies of the other %d",
+                      rebalance.replicas(), experts, axis, owned, experts - owned));
+  rules->Require(!rebalance.placement().has_coactivation(), {"parallel.rebalance.replicas", "parallel.rebalance.placement.coactivation"},
+                 "copies are planned to level loads, coactivation plans the rows that travel and would not count them; use load_greedy");
+  rules->Require(config.observe().routing_window() > 0, {"parallel.rebalance.replicas"},
+                 "copies are planned from the loads of the last window, but observe.routing_window is 0");
+}
+
 // Moving experts while training.
 void CheckRebalance(const Experiment& config, ConfigRules* rules) {
   const RebalanceConfig& rebalance = config.parallel().rebalance();
@@ -291,6 +307,7 @@ void CheckRebalance(const Experiment& config, ConfigRules* rules) {
   rules->Require(
       config.parallel().updates() != ParallelConfig::SHARDED, {"parallel.rebalance.every", "parallel.updates"},
       "experts take their state along inside a data column, and parallel.updates: SHARDED keeps it anywhere; choose one of the two");
+  CheckReplicas(config, rules);
   rules->Require(placement.has_contiguous() || placement.has_random() || config.observe().routing_window() > 0,
                  {"parallel.rebalance.placement.load_greedy", "parallel.rebalance.placement.coactivation", "parallel.rebalance.every",
                   "parallel.rebalance"},

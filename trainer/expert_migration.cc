@@ -1,22 +1,17 @@
 #include "trainer/expert_migration.h"
 
 #include <utility>
+
+#include "parallel/dispatch_grid.h"
 #include "trainer/agreement.h"
 
 namespace conclave {
 
-PlacementTable TableOf(const ExpertPlacement& placement) {
-  PlacementTable table(placement.layers());
-  for (int layer = 0; layer < placement.layers(); ++layer) {
-    for (int e = 0; e < placement.experts(layer); ++e) table[layer].push_back(placement.coordinate(layer, e));
-  }
-  return table;
-}
-
-absl::StatusOr<TransferReport> MigrateExperts(const MigratedRun& run, const PlacementTable& table) {
+absl::StatusOr<TransferReport> MigrateExperts(const MigratedRun& run, const ExpertTables& tables) {
   Assembly& a = *run.assembly;
-  if (table == TableOf(*a.placement)) return TransferReport{};
-  ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::FromTable(table, a.placement->axis()));
+  const std::vector<int> nodes = NodeOfCoordinates(*a.mesh, a.config.parallel().dispatch().ranks_per_node());
+  ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::FromTables(tables, a.placement->axis(), nodes));
+  if (placement.tables() == a.placement->tables()) return TransferReport{};
   const StateDict current = run.state();
   ExpertHomes old;
   FlatVector old_average;

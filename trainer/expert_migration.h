@@ -20,13 +20,13 @@ struct MigratedRun {
 
 // In two phases: new parts are built for `table` beside the old ones and filled with their state (TransferState), then all ranks vote. Only
 // if everyone holds verified copies do the new parts stay and the old ones go; otherwise every rank keeps what it had, to the bit. The next
-// step's results do not depend on the placement. An equal table moves nothing. Collective; `table` must be the same on every rank.
-// Errors: InvalidArgument for a table that does not fit, DataLoss or "failed on rank r" from the vote; Unavailable where the transport is
-// gone. Memory: until the vote the train state is held twice.
-absl::StatusOr<TransferReport> MigrateExperts(const MigratedRun& run, const PlacementTable& table);
+// step's results do not depend on the placement. Equal tables move nothing; where only copies differ nothing but the next evaluation's
+// weights travels. Collective; `tables` must be the same on every rank. Errors: InvalidArgument for tables that do not fit, DataLoss or
+// "failed on rank r" from the vote; Unavailable where the transport is gone. Memory: until the vote the train state is held twice.
+absl::StatusOr<TransferReport> MigrateExperts(const MigratedRun& run, const ExpertTables& tables);
 
-// Coordinate of [layer][expert].
-PlacementTable TableOf(const ExpertPlacement& placement);
+// The owner's coordinate of [layer][expert].
+inline const PlacementTable& TableOf(const ExpertPlacement& placement) { return placement.tables().owners; }
 
 }  // namespace conclave
 

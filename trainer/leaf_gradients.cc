@@ -24,17 +24,19 @@ void AddEarlier(const Tensor& earlier, const Tensor& sum) {
 
 }  // namespace
 
-LeafGradients::LeafGradients(const Layout* layout, DType dtype, int column, int64_t leaves)
+LeafGradients::LeafGradients(const Layout* layout, DType dtype, int column, int64_t leaves, const Layout* copies)
     : layout_(layout),
       dtype_(dtype),
       column_(column),
       leaves_(leaves),
       offset_(layout->parameters().size(), -1),
       written_(layout->parameters().size() * std::max(column, 1)) {
-  for (const BlockId id : layout->local_blocks()) {
-    int64_t& end = is_expert(id) ? expert_elements_ : shared_elements_;
-    offset_[id.value] = end;
-    end += (layout->parameters()[id].shape.elements() + 15) / 16 * 16;
+  for (const Layout* part : {layout, copies}) {
+    for (const BlockId id : part == nullptr ? std::span<const BlockId>() : part->local_blocks()) {
+      int64_t& end = is_expert(id) ? expert_elements_ : shared_elements_;
+      offset_[id.value] = end;
+      end += (layout->parameters()[id].shape.elements() + 15) / 16 * 16;
+    }
   }
 }
 

@@ -15,8 +15,8 @@ namespace conclave {
 // thread-safe.
 class LeafGradients : public GradientSlots {
  public:
-  // column: ranks of a data column. leaves: of a worker.
-  LeafGradients(const Layout* layout, DType dtype, int column, int64_t leaves);
+  // column: ranks of a data column. leaves: of a worker. copies: blocks that are differentiated here too; null: none.
+  LeafGradients(const Layout* layout, DType dtype, int column, int64_t leaves, const Layout* copies = nullptr);
 
   // Chooses the mode of the next evaluation and empties level 0. Allocates at the first evaluation of a mode only.
   void Begin(bool each_worker);

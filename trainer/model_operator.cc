@@ -16,7 +16,13 @@ void Negate(const Tensor& x) {
   });
 }
 
-Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, GradientSlots* slots, const ModelBuffers* buffers) {
+std::unique_ptr<ExpertCopies> CopiesOf(const ModelOperator::Options& o) {
+  if (o.dispatch == nullptr || !o.dispatch->placement().has_copies()) return nullptr;
+  return std::make_unique<ExpertCopies>(o.mesh, &o.model->parameters(), &o.dispatch->placement(), o.dtype);
+}
+
+Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, GradientSlots* slots, const ModelBuffers* buffers,
+                                  const ExpertCopies* copies) {
   return {.tape = tape,
           .parameters = &o.model->parameters(),
           .terms = &o.model->terms(),
@@ -25,7 +31,8 @@ Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, G
           .precision = o.precision,
           .seed = o.seed,
           .counters = o.model->counters(),
-          .buffers = buffers};
+          .buffers = buffers,
+          .copies = copies == nullptr ? nullptr : &copies->values()};
 }
 
 }  // namespace
@@ -35,10 +42,12 @@ ModelOperator::ModelOperator(const Options& options)
       leaves_(options.workers.workers * options.micro_batches),
       tape_(&arena_, /*gradients=*/true, options.recompute ? &segments_ : nullptr),
       forward_tape_(&arena_, /*gradients=*/false, options.recompute ? &segments_ : nullptr),
-      gradients_(options.layout, options.dtype, options.workers.expert_axis, options.micro_batches),
+      copies_(CopiesOf(options)),
+      gradients_(options.layout, options.dtype, options.workers.expert_axis, options.micro_batches,
+                 copies_ == nullptr ? nullptr : &copies_->values().layout()),
       buffers_(options.model->buffers()),
-      recorder_(WithArrivals(RecorderOptions(options, &tape_, &gradients_, &buffers_))),
-      forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr, &buffers_)),
+      recorder_(WithArrivals(RecorderOptions(options, &tape_, &gradients_, &buffers_, copies_.get()))),
+      forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr, &buffers_, copies_.get())),
       held_out_batch_(options.model->sample_shape(), 0, options.dtype),
       table_(static_cast<int64_t>(options.model->terms().size()), options.model->counters()),
       final_(options.model->parameters().size()) {
@@ -48,6 +57,7 @@ ModelOperator::ModelOperator(const Options& options)
   for (int64_t i = 0; i < local; ++i) batches_.emplace_back(options.model->sample_shape(), rows, options.dtype);
   batches_.emplace_back(options.model->sample_shape(), 0, options.dtype).Resize(0);
   scales_.resize(options.model->terms().size());
+  column_leaves_.resize(options.mesh->shape().expert);
 }
 
 Recorder::Options ModelOperator::WithArrivals(Recorder::Options options) {
@@ -107,6 +117,7 @@ absl::Status ModelOperator::LoadLeaves(const SampleKey& key) {
 absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker,
                                                    const OnBlock& on_block) {
   RETURN_IF_ERROR(LoadLeaves(key));
+  if (copies_ != nullptr) RETURN_IF_ERROR(copies_->SendWeights(point));
   const std::vector<TermSpec>& terms = options_.model->terms();
   const int64_t micro_steps = options_.workers.MostPerRank() * options_.micro_batches;
   table_.Begin(leaves_);
@@ -119,6 +130,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
     arena_.Reset();
     if (each_worker && i > 0) gradients_.ClearRunning();
     recorder_.Begin(&point, &batch, leaf >= 0);
+    if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(leaf);
     {
       const TraceSpan span("forward", i);
       if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf);
@@ -158,16 +170,25 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
   const TraceSpan span("backward", step.index);
   std::ranges::fill(final_, false);
   const auto on_final = [&](BlockId block) {
+    if (copies_ != nullptr && (copies_->here(block) || copies_->elsewhere(block))) return absl::OkStatus();  // not complete yet
     final_[block.value] = true;
     return Deliver(step, block, on_block);
   };
   RETURN_IF_ERROR(tape_.Backward(PlantSeeds(), std::ref(on_final)));  // by reference: a copy would not fit into the function object
-  // Blocks that this recording did not use (a rank without a leaf in this micro-step, a branch of the model): nothing was added to them,
-  // but what earlier leaves left must still be handed over, and every leaf must be counted.
+  if (copies_ != nullptr) RETURN_IF_ERROR(ReturnCopies(step));
+  // Blocks that are complete only now, and those that this recording did not use (a rank without a leaf in this micro-step, a branch of the
+  // model): nothing was added to them, but what earlier leaves left must still be handed over, and every leaf must be counted.
   for (const BlockId block : options_.layout->local_blocks()) {
     if (!final_[block.value]) RETURN_IF_ERROR(Deliver(step, block, on_block));
   }
   return absl::OkStatus();
+}
+
+absl::Status ModelOperator::ReturnCopies(const MicroStep& step) {
+  if (!step.each_worker) return step.last ? copies_->ReturnGradients(&gradients_, {}) : absl::OkStatus();
+  const int first = options_.mesh->data_coordinate() * options_.mesh->shape().expert;
+  for (size_t c = 0; c < column_leaves_.size(); ++c) column_leaves_[c] = LeafOf(first + static_cast<int>(c), step.index);
+  return copies_->ReturnGradients(&gradients_, column_leaves_);
 }
 
 absl::Status ModelOperator::HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded) {
@@ -235,6 +256,7 @@ absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& poin
   table.Begin(count);
   forward_recorder_.BeginEvaluation();
   forward_recorder_.UseRoutingLog(log);
+  if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(-1);
   for (int64_t i = 0; i < (count + ranks - 1) / ranks; ++i) {
     const int64_t index = i * ranks + rank;
     if (index < count) {

@@ -11,6 +11,7 @@
 #include "models/model.h"
 #include "optim/operator.h"
 #include "parallel/mesh.h"
+#include "trainer/expert_copies.h"
 #include "trainer/leaf_gradients.h"
 #include "trainer/leaf_table.h"
 
@@ -18,17 +19,17 @@ namespace conclave {
 
 // f_m of worker m is differentiated leaf by leaf (micro_batches leaves a worker); F_m = M grad f_m, signed per player. Leaves of one worker
 // are summed by the reduction tree before they are handed over. An expert block's share of another rank's worker is handed over by the
-// owner in that rank's data column.
+// owner in that rank's data column, also where copies of the expert took part (ExpertCopies).
 class ModelOperator : public Operator {
  public:
   struct Options {
     const Model* model = nullptr;
     const Mesh* mesh = nullptr;
     const Layout* layout = nullptr;
-    const ExpertDispatch* dispatch = nullptr;  // null: no experts
-    RoutingRecorder* routing = nullptr;        // null: routing is not recorded
-    const Loader* loader = nullptr;            // null: a model without data
-    const EvaluationSet* held_out = nullptr;   // null or empty: nothing is held out
+    ExpertDispatch* dispatch = nullptr;       // null: no experts
+    RoutingRecorder* routing = nullptr;       // null: routing is not recorded
+    const Loader* loader = nullptr;           // null: a model without data
+    const EvaluationSet* held_out = nullptr;  // null or empty: nothing is held out
     WorkerMap workers;
     int64_t micro_batches = 1;
     uint64_t seed = 1;
@@ -58,7 +59,7 @@ class ModelOperator : public Operator {
   // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved.
   int64_t activation_bytes() const { return arena_.peak_bytes() + segments_.peak_bytes(); }
   int64_t reserved_bytes() const { return arena_.reserved_bytes() + segments_.reserved_bytes(); }
-  int64_t gradient_bytes() const { return gradients_.bytes(); }
+  int64_t gradient_bytes() const { return gradients_.bytes() + (copies_ == nullptr ? 0 : copies_->bytes()); }
   int64_t sample_bytes() const;
   int64_t leaf_rows() const { return options_.loader == nullptr ? 0 : options_.loader->rows(); }  // samples of a leaf
   // Records and differentiates the first `rows` samples of this rank's first leaf of step 0, and forgets them. Returns what they took of
@@ -81,6 +82,7 @@ class ModelOperator : public Operator {
   absl::Status LoadLeaves(const SampleKey& key);
   std::span<const Seed> PlantSeeds();
   absl::Status Backward(const MicroStep& step, const OnBlock& on_block);
+  absl::Status ReturnCopies(const MicroStep& step);
   absl::Status Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block);
   absl::Status HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded);
   Recorder::Options WithArrivals(Recorder::Options options);
@@ -90,15 +92,17 @@ class ModelOperator : public Operator {
   int64_t leaves_;          // M * micro_batches
   Arena arena_, segments_;  // activations; those of a block that is recorded again
   Tape tape_, forward_tape_;
+  std::unique_ptr<ExpertCopies> copies_;  // null: every expert is on its owner alone
   LeafGradients gradients_;
   ModelBuffers buffers_;
   Recorder recorder_, forward_recorder_;
   std::vector<BatchBuffer> batches_;  // local leaves in order; the last one stays empty
   BatchBuffer held_out_batch_;
   LeafTable table_;
-  std::vector<double> scales_;  // by term: of its derivative
-  std::vector<char> final_;     // by block: handed over in the running micro-step
-  int64_t step_samples_ = 0;    // T_step
+  std::vector<double> scales_;          // by term: of its derivative
+  std::vector<int64_t> column_leaves_;  // by coordinate of the expert axis, in the running micro-step
+  std::vector<char> final_;             // by block: handed over in the running micro-step
+  int64_t step_samples_ = 0;            // T_step
   int64_t evaluations_ = 0;
   Exchange* arriving_ = nullptr;
 };

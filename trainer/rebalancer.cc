@@ -7,22 +7,41 @@
 
 #include "base/log.h"
 #include "parallel/dispatch_grid.h"
+#include "parallel/dispatch_route.h"
+#include "parallel/expert_replicas.h"
 #include "parallel/trace_files.h"
 #include "trainer/agreement.h"
 
 namespace conclave {
 namespace {
 
-// Largest load of a rank over the mean, the mean over layers: what the slowest rank waits for.
-double MeanLoadRatio(const RoutingCounts& counts, const PlacementTable& table, int ranks) {
-  double sum = 0;
+// Largest load of a rank over the mean, in every layer: what the slowest rank waits for. Copies share an expert's load.
+std::vector<double> LoadRatios(const RoutingCounts& counts, const ExpertPlacement& placement) {
+  std::vector<double> ratios;
   for (int j = 0; j < counts.layers(); ++j) {
-    std::vector<int64_t> load(ranks);
-    for (int e = 0; e < counts.experts(); ++e) load[table[j][e]] += counts.load(j)[e];
-    const double total = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}));
-    if (total > 0) sum += static_cast<double>(*std::ranges::max_element(load)) * ranks / total / counts.layers();
+    std::vector<double> load(placement.axis());
+    double total = 0;
+    for (int e = 0; e < counts.experts(); ++e) {
+      const auto rows = static_cast<double>(counts.load(j)[e]);
+      const std::vector<double> shares = placement.Shares(j, e);
+      for (int r = 0; r < placement.axis(); ++r) load[r] += rows * shares[r];
+      total += rows;
+    }
+    ratios.push_back(total > 0 ? *std::ranges::max_element(load) * placement.axis() / total : 0);
   }
-  return sum;
+  return ratios;
+}
+
+int64_t CountCopies(const ExpertPlacement& placement) {
+  int64_t copies = 0;
+  for (int j = 0; j < placement.layers(); ++j) {
+    for (int e = 0; e < placement.experts(j); ++e) copies += static_cast<int64_t>(placement.copies(j, e).size());
+  }
+  return copies;
+}
+
+double MeanOf(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(std::max<size_t>(values.size(), 1));
 }
 
 // Bytes that a step sent under a label, inside nodes and between them.
@@ -75,15 +94,15 @@ absl::Status Rebalancer::AfterStep(int64_t step, const WireReport* wire, StepRec
   if (rebalance.every() == 0 || step % rebalance.every() != 0 || step < rebalance.after_step()) return absl::OkStatus();
   if (assembly().placement->axis() == 1) return absl::OkStatus();
   const bool root = assembly().mesh->rank() == 0;
-  ASSIGN_OR_RETURN(const PlacementTable table, Share(root ? PlanOnRoot(step, record) : absl::StatusOr<PlacementTable>(PlacementTable())));
-  return table.empty() ? absl::OkStatus() : MoveTo(table, record);
+  ASSIGN_OR_RETURN(const ExpertTables tables, Share(root ? PlanOnRoot(step, record) : absl::StatusOr<ExpertTables>(ExpertTables())));
+  return tables.owners.empty() ? absl::OkStatus() : MoveTo(tables, record);
 }
 
 absl::Status Rebalancer::CloseWindow(int64_t step, StepRecord* record) {
   ASSIGN_OR_RETURN(RoutingWindow window, assembly().routing->Gather(assembly().mesh->control()));
   const RoutingCounts& counts = window.counts;
   record->routing = {{"largest_affinity", counts.MeanLargestAffinity()},
-                     {"worst_load_ratio", WorstLoadRatio(counts, TableOf(*assembly().placement), assembly().placement->axis())}};
+                     {"worst_load_ratio", std::ranges::max(LoadRatios(counts, *assembly().placement))}};
   if (window_) record->routing.push_back({"drift", RoutingDrift(window_->counts, counts)});
   RETURN_IF_ERROR(ReportTraffic(record));
   absl::Status written;
@@ -115,7 +134,7 @@ absl::Status Rebalancer::ReportTraffic(StepRecord* record) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PlacementTable> Rebalancer::PlanOnRoot(int64_t step, StepRecord* record) const {
+absl::StatusOr<ExpertTables> Rebalancer::PlanOnRoot(int64_t step, StepRecord* record) const {
   const ExpertPlacement& placement = *assembly().placement;
   const ParallelConfig& parallel = assembly().config.parallel();
   PlacementConfig config = parallel.rebalance().placement();
@@ -127,7 +146,7 @@ absl::StatusOr<PlacementTable> Rebalancer::PlanOnRoot(int64_t step, StepRecord* 
   PlacementProblem problem{.counts = &counts, .topology = ranks.topology, .current = Renamed(TableOf(placement), ranks.rank)};
   std::optional<RoutedSets> sets;
   if (config.has_coactivation()) {
-    if (!trace_) return PlacementTable();  // right after a resume, say
+    if (!trace_) return ExpertTables();  // right after a resume, say
     sets = RoutedSets::Of(*trace_, problem.topology.ranks);
     problem.sets = &*sets;
     problem.objective = PlacementObjective::kTouched;
@@ -136,19 +155,51 @@ absl::StatusOr<PlacementTable> Rebalancer::PlanOnRoot(int64_t step, StepRecord* 
   ASSIGN_OR_RETURN(const std::unique_ptr<PlacementSolver> solver, MakePlacementSolver(config));
   ASSIGN_OR_RETURN(PlacementTable table, solver->Solve(problem));
   if (!config.has_random()) table = Align(table, problem.current, problem.topology);
-  const bool moves = Pays(problem, table, record);
-  return moves ? Renamed(std::move(table), ranks.coordinate) : PlacementTable();
+  const Candidate next{.table = table, .tables = WithCopies(Renamed(table, ranks.coordinate))};
+  ASSIGN_OR_RETURN(const bool pays, Pays(problem, next, record));
+  return pays ? next.tables : ExpertTables();
+}
+
+ExpertTables Rebalancer::WithCopies(PlacementTable owners) const {
+  const ParallelConfig& parallel = assembly().config.parallel();
+  ExpertTables tables{.owners = std::move(owners)};
+  if (parallel.rebalance().replicas() == 0 || !window_) return tables;
+  const std::vector<int> nodes = NodeOfCoordinates(*assembly().mesh, parallel.dispatch().ranks_per_node());
+  for (int j = 0; j < window_->counts.layers(); ++j) {
+    const std::vector<double> load(window_->counts.load(j).begin(), window_->counts.load(j).end());
+    tables.copies.push_back(PlanCopiesOfLayer({.load = load,
+                                               .owners = tables.owners[j],
+                                               .node_of = nodes,
+                                               .ranks = assembly().placement->axis(),
+                                               .per_rank = static_cast<int>(parallel.rebalance().replicas())}));
+  }
+  return tables;
+}
+
+double Rebalancer::CopyBytes(const ExpertPlacement& placement) const {
+  const Experiment& config = assembly().config;
+  // A copy's weights go out once; of the gradients one comes back, or one of each leaf that it served.
+  const bool whole = config.parallel().numerics() == ParallelConfig::FIXED_MESH;
+  const auto leaves = static_cast<double>(config.trainer().workers() * config.trainer().micro_batches());
+  double bytes = 0;
+  for (const BlockSpec& spec : assembly().model->parameters().blocks()) {
+    if (spec.kind != BlockKind::kExpert || placement.copies(spec.moe_layer, spec.expert).empty()) continue;
+    const double copies = static_cast<double>(placement.copies(spec.moe_layer, spec.expert).size()) * assembly().mesh->shape().data;
+    const double away = 1 - placement.Shares(spec.moe_layer, spec.expert)[placement.coordinate(spec.moe_layer, spec.expert)];
+    bytes += static_cast<double>(spec.shape.elements() * SizeOf(assembly().dtype())) * (copies + (whole ? copies : leaves * away));
+  }
+  return bytes;
 }
 
 double Rebalancer::RowBytes() const {
   return assembly().routing == nullptr ? 0 : static_cast<double>(assembly().routing->width() * SizeOf(assembly().dtype()));
 }
 
-// What the busiest rank takes less of, there and back, forward and backward.
-double Rebalancer::SavedByLoad(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const {
+// What the busiest rank takes less of, there and back, forward and backward; less its part of what copies cost.
+double Rebalancer::SavedByLoad(const PlacementProblem& problem, const ExpertPlacement& next, StepRecord* record) const {
   const RoutingCounts& counts = *problem.counts;
   const int ranks = problem.topology.ranks;
-  const double now = MeanLoadRatio(counts, problem.current, ranks), planned = MeanLoadRatio(counts, table, ranks);
+  const double now = MeanOf(LoadRatios(counts, *assembly().placement)), planned = MeanOf(LoadRatios(counts, next));
   record->placement.push_back({"load_ratio_now", now});
   record->placement.push_back({"load_ratio_planned", planned});
   double rows = 0;
@@ -157,7 +208,9 @@ double Rebalancer::SavedByLoad(const PlacementProblem& problem, const PlacementT
     rows += static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}));
   }
   const double window = static_cast<double>(std::max<int64_t>(1, assembly().config.observe().routing_window()));
-  return (now - planned) * rows / ranks / window * 4 * RowBytes();
+  const double copies = CopyBytes(next);
+  if (assembly().config.parallel().rebalance().replicas() > 0) record->placement.push_back({"copy_bytes", copies});
+  return (now - planned) * rows / ranks / window * 4 * RowBytes() - (copies - CopyBytes(*assembly().placement)) / ranks;
 }
 
 // Rows between nodes, or where there is one, between ranks, by the route in use: tokens on their way out and their gradients (2), results
@@ -165,8 +218,7 @@ double Rebalancer::SavedByLoad(const PlacementProblem& problem, const PlacementT
 double Rebalancer::SavedByRows(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const {
   const RoutedSets& sets = *problem.sets;
   const DispatchSetup& setup = *assembly().dispatch_setup;
-  const bool two_levels = setup.route == DispatchConfig::HIERARCHICAL || setup.route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
-  const DispatchConfig::Route home = setup.pre_reduce ? setup.route : two_levels ? DispatchConfig::HIERARCHICAL : DispatchConfig::FLAT;
+  const DispatchConfig::Route home = RouteHome(setup.route, setup.pre_reduce);
   const auto load = problem.counts->load(0);
   const double window = static_cast<double>(std::max<int64_t>(1, assembly().config.observe().routing_window()));
   const double tokens = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0})) / sets.top_k() / window;
@@ -182,42 +234,55 @@ double Rebalancer::SavedByRows(const PlacementProblem& problem, const PlacementT
   return 2 * (now - planned + rows(problem.current, home) - rows(table, home)) * RowBytes();
 }
 
-bool Rebalancer::Pays(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const {
+absl::StatusOr<bool> Rebalancer::Pays(const PlacementProblem& problem, const Candidate& next, StepRecord* record) const {
   const RebalanceConfig& rebalance = assembly().config.parallel().rebalance();
-  const auto moves = static_cast<double>(CountMoves(problem.current, table));
+  const std::vector<int> nodes = NodeOfCoordinates(*assembly().mesh, assembly().config.parallel().dispatch().ranks_per_node());
+  ASSIGN_OR_RETURN(const ExpertPlacement placement, ExpertPlacement::FromTables(next.tables, problem.topology.ranks, nodes));
+  const auto moves = static_cast<double>(CountMoves(problem.current, next.table));
   record->placement = {{"planned_moves", moves}};
   const bool by_load = problem.objective == PlacementObjective::kChain;
-  const double saved =
-      (by_load ? SavedByLoad(problem, table, record) : SavedByRows(problem, table, record)) * static_cast<double>(rebalance.horizon());
+  const double saved = (by_load ? SavedByLoad(problem, placement, record) : SavedByRows(problem, next.table, record)) *
+                       static_cast<double>(rebalance.horizon());
   const double experts_here = static_cast<double>(problem.counts->layers()) * problem.counts->experts() / problem.topology.ranks;
   const double moved = moves / experts_here * static_cast<double>(ExpertBytes(assembly().model->parameters(), run_.state()));
   record->placement.push_back({"predicted_saved_bytes", saved});
   record->placement.push_back({"predicted_moved_bytes", moved});
-  const bool pays = moves > 0 && (rebalance.hysteresis() == 0 || saved > rebalance.hysteresis() * moved);
+  const bool differs = placement.tables() != assembly().placement->tables();
+  const bool pays = differs && (rebalance.hysteresis() == 0 || saved > rebalance.hysteresis() * moved);
   LOG_INFO << absl::StrFormat("placement: %d experts to move, %.3g bytes; %.3g bytes predicted to be saved in %d steps: %s",
                               static_cast<int64_t>(moves), moved, saved, rebalance.horizon(), pays ? "they move" : "they stay");
   return pays;
 }
 
-absl::StatusOr<PlacementTable> Rebalancer::Share(const absl::StatusOr<PlacementTable>& mine) const {
+absl::StatusOr<ExpertTables> Rebalancer::Share(const absl::StatusOr<ExpertTables>& mine) const {
   Communicator& control = assembly().mesh->control();
   RETURN_IF_ERROR(AgreeOn(control, mine.status(), "planning the placement of experts"));
   const ExpertPlacement& placement = *assembly().placement;
-  std::vector<int64_t> flat(static_cast<size_t>(placement.layers()) * placement.experts(0), -1);
-  auto out = flat.begin();
-  for (const std::vector<int>& row : *mine) out = std::ranges::copy(row, out).out;
-  RETURN_IF_ERROR(control.Broadcast("placement", Tensor(flat.data(), {static_cast<int64_t>(flat.size())}, DType::kI64), 0));
-  if (flat[0] < 0) return PlacementTable();
-  PlacementTable table(placement.layers());
-  for (int j = 0; j < placement.layers(); ++j) {
-    const auto row = flat.begin() + int64_t{j} * placement.experts(0);
-    table[j].assign(row, row + placement.experts(0));
+  // Of every expert: its owner, and for each coordinate whether a copy is there.
+  const int layers = placement.layers(), experts = placement.experts(0), width = 1 + placement.axis();
+  std::vector<int64_t> flat(static_cast<size_t>(layers) * experts * width);
+  flat[0] = -1;
+  for (int64_t i = 0; !mine->owners.empty() && i < int64_t{layers} * experts; ++i) {
+    flat[i * width] = mine->owners[i / experts][i % experts];
+    if (mine->copies.empty()) continue;
+    for (const int c : mine->copies[i / experts][i % experts]) flat[i * width + 1 + c] = 1;
   }
-  return table;
+  RETURN_IF_ERROR(control.Broadcast("placement", Tensor(flat.data(), {static_cast<int64_t>(flat.size())}, DType::kI64), 0));
+  ExpertTables tables;
+  if (flat[0] < 0) return tables;
+  tables.owners.assign(layers, std::vector<int>(experts));
+  tables.copies.assign(layers, std::vector<std::vector<int>>(experts));
+  for (int64_t i = 0; i < int64_t{layers} * experts; ++i) {
+    tables.owners[i / experts][i % experts] = static_cast<int>(flat[i * width]);
+    for (int c = 0; c < placement.axis(); ++c) {
+      if (flat[i * width + 1 + c] != 0) tables.copies[i / experts][i % experts].push_back(c);
+    }
+  }
+  return tables;
 }
 
-absl::Status Rebalancer::MoveTo(const PlacementTable& table, StepRecord* record) {
-  const absl::StatusOr<TransferReport> moved = MigrateExperts(run_, table);
+absl::Status Rebalancer::MoveTo(const ExpertTables& tables, StepRecord* record) {
+  const absl::StatusOr<TransferReport> moved = MigrateExperts(run_, tables);
   if (absl::IsUnavailable(moved.status())) return moved.status();
   if (!moved.ok()) {
     LOG_ERROR << "experts stay where they are: " << moved.status().message();
@@ -228,6 +293,7 @@ absl::Status Rebalancer::MoveTo(const PlacementTable& table, StepRecord* record)
   RETURN_IF_ERROR(assembly().mesh->control().AllReduce("migrated bytes", Tensor(&bytes, {1}, DType::kI64), ReduceOp::kSum));
   record->placement.push_back({"moved_experts", static_cast<double>(moved->experts)});
   record->placement.push_back({"moved_bytes", static_cast<double>(bytes)});
+  if (assembly().placement->has_copies()) record->placement.push_back({"copies", static_cast<double>(CountCopies(*assembly().placement))});
   if (moved->experts > 0 && assembly().mesh->rank() == 0) LOG_INFO << moved->experts << " experts changed ranks, " << bytes << " bytes";
   return absl::OkStatus();
 }

@@ -33,21 +33,29 @@ class Rebalancer {
   // that all ranks refused is logged, and the run goes on where everything was. Errors: the transport's, and what a config asks for that
   // cannot be planned.
   absl::Status AfterStep(int64_t step, const WireReport* wire, StepRecord* record);
-  // Experts go where `table` says: what a resumed run does with the placement it was saved with.
-  absl::Status MoveTo(const PlacementTable& table, StepRecord* record);
+  // Experts go where `tables` say: what a resumed run does with the placement it was saved with.
+  absl::Status MoveTo(const ExpertTables& tables, StepRecord* record);
 
  private:
   absl::Status CloseWindow(int64_t step, StepRecord* record);
   absl::Status ReportTraffic(StepRecord* record);
-  absl::StatusOr<PlacementTable> PlanOnRoot(int64_t step, StepRecord* record) const;
-  // Is `table` worth its moves? Writes both sides of the decision to the record and to the log.
-  bool Pays(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const;
-  // Bytes a step that `table` is predicted to save.
-  double SavedByLoad(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const;
+  absl::StatusOr<ExpertTables> PlanOnRoot(int64_t step, StepRecord* record) const;
+  // With copies of hot experts, as many as the config allows.
+  ExpertTables WithCopies(PlacementTable owners) const;
+  struct Candidate {
+    PlacementTable table;  // by planner's ranks
+    ExpertTables tables;   // the same by coordinates, with copies
+  };
+  // Is it worth its moves? Writes both sides of the decision to the record and to the log.
+  absl::StatusOr<bool> Pays(const PlacementProblem& problem, const Candidate& next, StepRecord* record) const;
+  // Bytes a step that the busiest rank is predicted to save.
+  double SavedByLoad(const PlacementProblem& problem, const ExpertPlacement& next, StepRecord* record) const;
   double SavedByRows(const PlacementProblem& problem, const PlacementTable& table, StepRecord* record) const;
   double RowBytes() const;
-  // Rank 0's table on every rank; empty: no move.
-  absl::StatusOr<PlacementTable> Share(const absl::StatusOr<PlacementTable>& mine) const;
+  // What copies cost a step, over all ranks.
+  double CopyBytes(const ExpertPlacement& placement) const;
+  // Rank 0's tables on every rank; empty: no move.
+  absl::StatusOr<ExpertTables> Share(const absl::StatusOr<ExpertTables>& mine) const;
   Assembly& assembly() const { return *run_.assembly; }
 
   MigratedRun run_;

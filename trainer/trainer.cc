@@ -120,12 +120,18 @@ void Trainer::ReportMemory() const {
 // A checkpoint loads into any placement. Where the expert axis is what it was, the run goes on with the one it had.
 absl::Status Trainer::RestorePlacement(const SavedState& state) {
   if (assembly_.config.parallel().updates() == ParallelConfig::SHARDED) return absl::OkStatus();  // experts do not move there
-  const PlacementTable current = TableOf(*assembly_.placement);
-  PlacementTable saved;
-  for (const SavedPlacement& layer : state.placement()) saved.emplace_back(layer.coordinate().begin(), layer.coordinate().end());
-  if (saved.empty() || !ExpertPlacement::FromTable(saved, assembly_.placement->axis()).ok()) return absl::OkStatus();
-  for (size_t layer = 0; layer < saved.size(); ++layer) {
-    if (saved.size() != current.size() || saved[layer].size() != current[layer].size()) return absl::OkStatus();
+  const PlacementTable& current = TableOf(*assembly_.placement);
+  ExpertTables saved;
+  for (const SavedPlacement& layer : state.placement()) {
+    saved.owners.emplace_back(layer.coordinate().begin(), layer.coordinate().end());
+    std::vector<std::vector<int>>& copies = saved.copies.emplace_back(saved.owners.back().size());
+    for (const SavedPlacement::Copy& copy : layer.copies()) {
+      if (copy.expert() < copies.size()) copies[copy.expert()].push_back(static_cast<int>(copy.coordinate()));
+    }
+  }
+  if (saved.owners.empty() || !ExpertPlacement::FromTables(saved, assembly_.placement->axis()).ok()) return absl::OkStatus();
+  for (size_t layer = 0; layer < saved.owners.size(); ++layer) {
+    if (saved.owners.size() != current.size() || saved.owners[layer].size() != current[layer].size()) return absl::OkStatus();
   }
   StepRecord record;
   return rebalancer_->MoveTo(saved, &record);
@@ -278,6 +284,11 @@ absl::Status Trainer::Save() {
     for (int e = 0; e < assembly_.placement->experts(layer); ++e) {
       saved->add_coordinate(static_cast<uint32_t>(assembly_.placement->coordinate(layer, e)));
       saved->add_slot(static_cast<uint32_t>(assembly_.placement->slot(layer, e)));
+      for (const int c : assembly_.placement->copies(layer, e)) {
+        SavedPlacement::Copy* copy = saved->add_copies();
+        copy->set_expert(static_cast<uint32_t>(e));
+        copy->set_coordinate(static_cast<uint32_t>(c));
+      }
     }
   }
   if (assembly_.data.tokenizer != nullptr) request.identity.set_tokenizer_fingerprint(assembly_.data.tokenizer->fingerprint());

@@ -144,7 +144,20 @@ if ! $quick; then
   cases slow_test 'Migration*' "500 steps, a migration every 20: losses, parameters, moments, compression state to the bit"
   for script in migration place; do test_script "$script"; done
 fi
-missing "same bits" "training with replicas of hot experts"
+cases trainer_test 'ExpertCopies*' "copies of experts change no bit: AdamW, compression state, reference points, every route; bytes as planned"
+# Hot experts of a mixture of 24, on 4 ranks, against the run that has none.
+hot_experts() {
+  local what="40 losses with copies of hot experts, 4 ranks, 24 experts" name=copies copies
+  local options=(--set trainer.steps=40 --set parallel.expert=4 --set parallel.numerics=WORLD_SIZE_INVARIANT)
+  train alone 4 moe "${options[@]}" &&
+    train "$name" 4 moe "${options[@]}" --set observe.routing_window=5 --set parallel.rebalance.every=10 --set parallel.rebalance.after_step=5 \
+      --set parallel.rebalance.hysteresis=0 --set parallel.rebalance.replicas=3 --set "parallel.rebalance.placement.load_greedy={}" ||
+    { short failed equal "$what"; return; }
+  equal "$(cmp -s <(state_fields alone) <(state_fields $name) && [[ $(state_fields $name | wc -l) == 40 ]] && echo equal)" equal "bits of the $what"
+  copies=$(field $name 40 copies)
+  at_least "${copies:-0}" 1 "" "copies then; largest load over mean $(field $name 40 load_ratio_now) before the last plan, planned $(field $name 40 load_ratio_planned)"
+}
+hot_experts
 
 # -- generation ----------------------------------------------------------------------------------------------------------------------------
 # write NAME RUN ARGUMENTS...: `conclave generate` on 4 ranks; its text in $scratch/NAME.text, the traffic in $scratch/NAME.traffic.

@@ -63,7 +63,7 @@ absl::Status MixtureLayer::RecordLosses(Recorder& r, const Routing& routing, int
 
 absl::StatusOr<Var> MixtureLayer::RecordExperts(Recorder& r, Var rows, const DispatchPlan& plan) const {
   const ExpertPlacement& placement = r.dispatch().placement();
-  const int slots = placement.slots(options_.layer);
+  const int slots = placement.held(options_.layer, r.dispatch().coordinate());
   Arena& arena = r.tape().arena();
   const auto local = [&](const std::vector<BlockId>& blocks) -> std::span<const Var> {
     if (blocks.empty()) return {};

@@ -109,7 +109,7 @@ Counted RowsOf(const DispatchCase& c, DispatchConfig::Route route) {
       for (int s = 0; s < c.top_k; ++s) {
         if (ids[t * c.top_k + s] >= 0) owners.push_back(c.Home(ids[t * c.top_k + s]));
       }
-      if (route == DispatchConfig::DEDUPLICATED || route == DispatchConfig::DEDUPLICATED_HIERARCHICAL) {
+      if (SendsOnce(route)) {
         const std::set<int> distinct(owners.begin(), owners.end());
         owners.assign(distinct.begin(), distinct.end());
       }
@@ -156,8 +156,7 @@ TEST(DispatchRoutes, RowsAreTheCountFromTheIds) {
           add(&out, rank.forward, "dispatch rows"), add(&home, rank.forward, "combine rows");
           add(&out_back, rank.backward, "dispatch rows"), add(&home_back, rank.backward, "combine rows");
         }
-        const bool two = route == DispatchConfig::HIERARCHICAL || route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
-        const Counted want = RowsOf(c, route), slots = RowsOf(c, two ? DispatchConfig::HIERARCHICAL : DispatchConfig::FLAT);
+        const Counted want = RowsOf(c, route), slots = RowsOf(c, RouteHome(route, /*pre_reduce=*/false));
         EXPECT_EQ(out, want);
         EXPECT_EQ(out_back, want);
         EXPECT_EQ(home.inside + home.between > 0, slots.inside + slots.between > 0);

@@ -43,6 +43,45 @@ TEST(ExpertPlacement, RefusesWhatDoesNotBalance) {
   EXPECT_EQ(ExpertPlacement::FromTable({{0, 1, 0}}, 2).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(ExpertPlacement, TokensFindTheNearestCopyAndLeavesTakeTurns) {
+  const std::vector<int> nodes = {0, 0, 1, 1};
+  // Expert 0 of rank 0 also at 1 and 2; expert 3 of rank 3 also at 0.
+  const auto placement = ExpertPlacement::FromTables({.owners = {{0, 1, 2, 3}}, .copies = {{{1, 2}, {}, {}, {0}}}}, 4, nodes);
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  const auto host = [&](int expert, int source, int64_t leaf) { return placement->PlaceOf(0, expert, source, leaf).coordinate; };
+  for (int64_t leaf = 0; leaf < 6; ++leaf) {
+    for (int source = 0; source < 3; ++source) EXPECT_EQ(host(0, source, leaf), source) << "it is there";
+    EXPECT_EQ(host(0, 3, leaf), 2) << "on the same node";
+    EXPECT_EQ(host(3, 1, leaf), 0);
+    EXPECT_EQ(host(3, 2, leaf), 3);
+    EXPECT_EQ(host(1, 3, leaf), 1);
+  }
+  EXPECT_EQ(host(0, 3, -1), 0) << "no leaf: the owner";
+  EXPECT_EQ(placement->held(0, 0), 2);
+  EXPECT_EQ(placement->held(0, 3), 1);
+  EXPECT_EQ(placement->slots(0), 2);
+  EXPECT_EQ(placement->expert_at(0, 0, 1), 3) << "copies behind owned ones";
+  EXPECT_EQ(placement->Shares(0, 0), (std::vector<double>{0.25, 0.25, 0.5, 0}));
+  // On one node: leaves of ranks without a copy take turns among all.
+  const auto flat = ExpertPlacement::FromTables({.owners = {{0, 1, 2, 3}}, .copies = {{{1, 2}, {}, {}, {}}}}, 4);
+  ASSERT_TRUE(flat.ok());
+  for (int64_t leaf = 0; leaf < 6; ++leaf) EXPECT_EQ(flat->PlaceOf(0, 0, 3, leaf).coordinate, leaf % 3);
+}
+
+TEST(ExpertPlacement, RefusesCopiesThatCannotBe) {
+  const auto message = [](const std::vector<int>& copies) {
+    return std::string(ExpertPlacement::FromTables({.owners = {{0, 1}}, .copies = {{copies, {}}}}, 2).status().message());
+  };
+  EXPECT_EQ(message({1}), "");
+  for (const std::vector<int>& wrong : {std::vector<int>{0}, {2}, {-1}, {1, 1}}) {
+    EXPECT_NE(message(wrong).find("layer 0 expert 0: a copy on coordinate"), std::string::npos) << message(wrong);
+  }
+  EXPECT_FALSE(ExpertPlacement::FromTables({.owners = {{0, 1}}, .copies = {{{1}}}}, 2).ok());
+  const auto none = ExpertPlacement::FromTables({.owners = {{0, 1}}, .copies = {{{}, {}}}}, 2);
+  ASSERT_TRUE(none.ok());
+  EXPECT_FALSE(none->has_copies());
+}
+
 // Replicated blocks everywhere; an expert's blocks on the ranks of its coordinate. Every block is canonical on exactly one rank.
 TEST(PlanLayout, OwnersFollowThePlacement) {
   ParameterSet parameters;

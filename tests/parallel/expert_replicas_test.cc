@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/rng.h"
+#include "parallel/expert_placement.h"
 
 namespace conclave {
 namespace {
@@ -91,6 +92,58 @@ TEST(PackEvenly, HeaviestFirstToTheLightest) {
   EXPECT_EQ(packing.pack, (std::vector<int>{0, 0, 1, 1}));
   EXPECT_EQ(packing.place, (std::vector<int>{1, 0, 0, 1}));
   EXPECT_EQ(PackEvenly(weights, 4).pack, (std::vector<int>{0, 1, 2, 3}));  // one a pack: in order
+}
+
+double LargestLoad(const std::vector<double>& load, const std::vector<int>& owners, const std::vector<std::vector<int>>& copies,
+                   int ranks) {
+  std::vector<double> sum(ranks);
+  for (size_t e = 0; e < load.size(); ++e) {
+    std::vector<int> hosts = copies[e];
+    hosts.insert(std::ranges::upper_bound(hosts, owners[e]), owners[e]);
+    const std::vector<double> shares = HostShares(hosts, ranks, {});
+    for (int r = 0; r < ranks; ++r) sum[r] += load[e] * shares[r];
+  }
+  return *std::ranges::max_element(sum);
+}
+
+TEST(CopiesOfLayer, GoWhereTheyLevelTheLoad) {
+  // One hot expert: a copy on every other rank, and nothing is left to gain from the rest of the room.
+  const std::vector<double> hot = {12, 0, 0, 0};
+  const std::vector<int> owners = {0, 1, 2, 3};
+  EXPECT_EQ(PlanCopiesOfLayer({.load = hot, .owners = owners, .ranks = 4, .per_rank = 2}),
+            (std::vector<std::vector<int>>{{1, 2, 3}, {}, {}, {}}));
+  // Level already: none.
+  const std::vector<double> level = {3, 3, 3, 3};
+  EXPECT_EQ(PlanCopiesOfLayer({.load = level, .owners = owners, .ranks = 4, .per_rank = 2}), std::vector<std::vector<int>>(4));
+}
+
+TEST(CopiesOfLayer, StayInTheBudgetAndNeverMakeItWorse) {
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    const RngKey key{.seed = seed, .site = 3, .kind = RngKind::kTest};
+    std::vector<double> load;
+    std::vector<int> owners;
+    for (int e = 0; e < 16; ++e) {
+      load.push_back(static_cast<double>(key.Below(1000, e)) * (e % 5 == 0 ? 4 : 1));
+      owners.push_back(e % 4);
+    }
+    double before = LargestLoad(load, owners, std::vector<std::vector<int>>(16), 4);
+    for (int budget = 0; budget <= 3; ++budget) {
+      const auto copies = PlanCopiesOfLayer({.load = load, .owners = owners, .ranks = 4, .per_rank = budget});
+      EXPECT_EQ(copies, PlanCopiesOfLayer({.load = load, .owners = owners, .ranks = 4, .per_rank = budget}));
+      std::vector<int> held(4);
+      for (size_t e = 0; e < copies.size(); ++e) {
+        EXPECT_TRUE(std::ranges::is_sorted(copies[e]));
+        for (const int rank : copies[e]) {
+          EXPECT_NE(rank, owners[e]);
+          ++held[rank];
+        }
+      }
+      for (const int count : held) EXPECT_LE(count, budget);
+      const double after = LargestLoad(load, owners, copies, 4);
+      EXPECT_LE(after, before * (1 + 1e-12)) << "seed " << seed << ", " << budget << " a rank";
+      before = after;
+    }
+  }
 }
 
 }  // namespace

@@ -37,7 +37,26 @@ struct MigrationCase {
   ModelRun run;
   int64_t every = 0;  // steps between migrations to random placements; 0: none
   int damaged_rank = -1;
+  int copies = 0;  // of other ranks' experts on every rank, anew with each migration
 };
+
+// `copies` experts of others on every rank, drawn by (layer, step).
+inline ExpertCopyTable RandomCopies(const PlacementTable& owners, int axis, int copies, uint32_t step) {
+  ExpertCopyTable table;
+  for (size_t layer = 0; layer < owners.size(); ++layer) {
+    const int64_t experts = static_cast<int64_t>(owners[layer].size());
+    std::vector<std::vector<int>>& row = table.emplace_back(experts);
+    const RngKey key{.seed = 5, .site = static_cast<uint32_t>(layer), .step = step, .kind = RngKind::kTest};
+    for (int rank = 0; rank < axis; ++rank) {
+      const int64_t first = key.Below(experts, rank);
+      for (int64_t i = 0, left = copies; i < experts && left > 0; ++i) {
+        const int64_t e = (first + 3 * i) % experts;
+        if (owners[layer][e] != rank) row[e].push_back(rank), --left;
+      }
+    }
+  }
+  return table;
+}
 
 struct RankState {
   std::map<std::string, std::string> tensors;  // by name
@@ -68,7 +87,9 @@ inline absl::Status MigrateAndTrain(const MigrationCase& test, Communicator& wor
     const std::vector<int> experts = a.model->experts();
     const PlacementTable table =
         RandomTable(static_cast<int>(experts.size()), experts[0], test.run.expert, 11, static_cast<uint32_t>(cursor.step));
-    const auto moved = MigrateExperts({.assembly = &a, .averaged = &averaged, .state = state}, table);
+    const auto moved =
+        MigrateExperts({.assembly = &a, .averaged = &averaged, .state = state},
+                       {.owners = table, .copies = RandomCopies(table, test.run.expert, test.copies, static_cast<uint32_t>(cursor.step))});
     if (moved.ok()) out->transfers.push_back(*moved);
     if (moved.ok()) CHECK(TableOf(*a.placement) == table);
     if (!moved.ok()) out->failures.push_back(moved.status());
@@ -119,11 +140,11 @@ inline void ExpectReplicasAgree(const std::vector<RankState>& ranks) {
   }
 }
 
-inline void ExpectMovesChangeNothing(ModelRun run, int64_t every, const std::vector<std::pair<int, int>>& splits) {
+inline void ExpectMovesChangeNothing(ModelRun run, int64_t every, const std::vector<std::pair<int, int>>& splits, int copies = 0) {
   for (const auto& split : splits) {
     SCOPED_TRACE(NameOfSplit(split));
     std::tie(run.data, run.expert) = split;
-    const auto stayed = RunMigrations({.run = run}), moved = RunMigrations({.run = run, .every = every});
+    const auto stayed = RunMigrations({.run = run}), moved = RunMigrations({.run = run, .every = every, .copies = copies});
     ASSERT_TRUE(stayed.ok()) << stayed.status();
     ASSERT_TRUE(moved.ok()) << moved.status();
     ASSERT_FALSE((*moved)[0].transfers.empty());

@@ -50,11 +50,11 @@ TEST(Migration, ToTheSamePlacementMovesNothing) {
                   a.scheme->Register(dict);
                   return dict;
                 };
-                ASSIGN_OR_RETURN(const TransferReport moved, MigrateExperts({.assembly = &a, .state = state}, TableOf(*a.placement)));
+                ASSIGN_OR_RETURN(const TransferReport moved, MigrateExperts({.assembly = &a, .state = state}, {TableOf(*a.placement)}));
                 EXPECT_EQ(moved.experts, 0);
                 EXPECT_EQ(moved.bytes, 0);
                 EXPECT_EQ(a.scheme.get(), before);
-                EXPECT_EQ(MigrateExperts({.assembly = &a, .state = state}, PlacementTable(2, std::vector<int>(8, 0))).status().code(),
+                EXPECT_EQ(MigrateExperts({.assembly = &a, .state = state}, {PlacementTable(2, std::vector<int>(8, 0))}).status().code(),
                           absl::StatusCode::kInvalidArgument);
                 return absl::OkStatus();
               }).ok());

@@ -8,6 +8,7 @@
 
 #include "base/strings.h"
 #include "comm/loopback.h"
+#include "parallel/dispatch_route.h"
 #include "parallel/trace_files.h"
 #include "tests/trainer/config_fixture.h"
 #include "tests/trainer/forwarding_communicator.h"
@@ -188,6 +189,45 @@ TEST(Rebalancer, AMovedRunResumesWhereItsExpertsWere) {
   EXPECT_EQ(other->first, straight->first);
 }
 
+// Hot experts get copies as plans fall due: the bits of a run without any, resumable, and checkpoints that hold every expert once.
+TEST(Rebalancer, CopiesOfHotExpertsChangeNoMetricAndNoWeight) {
+  const std::vector<std::string> overrides = {"parallel.expert=4",
+                                              "observe.routing_window=1",
+                                              "parallel.rebalance.every=2",
+                                              "parallel.rebalance.after_step=1",
+                                              "parallel.rebalance.hysteresis=0",
+                                              "parallel.rebalance.replicas=2",
+                                              "parallel.rebalance.placement.load_greedy={}"};
+  const MovingFolder still_files, copied_files, stopped_files;
+  const auto still = TrainMoving({.files = &still_files, .overrides = {"parallel.expert=4"}, .ranks = 4});
+  const auto copied = TrainMoving({.files = &copied_files, .overrides = overrides, .ranks = 4});
+  ASSERT_TRUE(still.ok()) << still.status();
+  ASSERT_TRUE(copied.ok()) << copied.status();
+  EXPECT_EQ(copied->first, still->first);
+  EXPECT_EQ(copied->second, still->second);
+  const std::string metrics = copied_files.Read("run/metrics.jsonl");
+  EXPECT_GT(MetricOf(metrics, 4, "copies"), 0);
+  EXPECT_LE(MetricOf(metrics, 4, "copies"), 2 * 4 * 2);
+  EXPECT_LT(MetricOf(metrics, 4, "load_ratio_planned"), MetricOf(metrics, 4, "load_ratio_now"));
+  EXPECT_GT(MetricOf(metrics, 4, "copy_bytes"), 0);
+  ASSERT_TRUE(TrainMoving({.files = &stopped_files, .overrides = overrides, .ranks = 4, .stop_after = 5}).ok());
+  const auto resumed = TrainMoving({.files = &stopped_files, .overrides = overrides, .ranks = 4, .resume = true});
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_EQ(resumed->first, still->first);
+  EXPECT_EQ(resumed->second, still->second);
+  for (const char* shard : {"run/checkpoints/step-9/rank-1.safetensors", "run/checkpoints/step-9/rank-3.safetensors"}) {
+    EXPECT_EQ(stopped_files.Read(shard), copied_files.Read(shard));
+  }
+  const auto saved = FindCheckpoint(RealFileSystem(), copied_files.At("run/checkpoints/step-9"));
+  ASSERT_TRUE(saved.ok());
+  int64_t copies = 0;
+  for (const SavedPlacement& layer : saved->manifest.state().placement()) copies += layer.copies_size();
+  EXPECT_GT(copies, 0);
+  const auto plain = FindCheckpoint(RealFileSystem(), still_files.At("run/checkpoints/step-9"));
+  ASSERT_TRUE(plain.ok());
+  EXPECT_EQ(saved->manifest.tensors_size(), plain->manifest.tensors_size());
+}
+
 // Experts were sent and received, and the process dies before the vote: the files know nothing of it, and the run goes on to the same bits.
 TEST(Rebalancer, DeathBetweenSendAndCommitLosesNothing) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");  // another process starts this test anew, up to the line that kills it
@@ -267,11 +307,10 @@ TEST(Rebalancer, TheLedgerBooksTheRowsOfTheTrace) {
     const PlacementTable table = {{saved.begin(), saved.begin() + 8}, {saved.begin() + 8, saved.end()}};
     EXPECT_NE(table, ContiguousTable(2, 8, 4));
     const RoutedSets sets = RoutedSets::Of(*trace, 4, HomesInOrder(trace->tokens(), 4));
-    const bool two_levels = route == DispatchConfig::HIERARCHICAL || route == DispatchConfig::DEDUPLICATED_HIERARCHICAL;
     RowCount out, home;
     for (int j = 0; j < 2; ++j) {
       out += CountRows(sets, j, table[j], topology, route);
-      home += CountRows(sets, j, table[j], topology, two_levels ? DispatchConfig::HIERARCHICAL : DispatchConfig::FLAT);
+      home += CountRows(sets, j, table[j], topology, RouteHome(route, /*pre_reduce=*/false));
     }
     const std::string metrics = files.Read("run/metrics.jsonl");
     const int64_t row_bytes = 2 * 16 * 4;  // there and, for the gradients, there again; width 16 in f32
@@ -309,6 +348,11 @@ TEST(Rebalancer, RefusesWhatWouldSaveNothing) {
   const auto affinity =
       LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4", "parallel.rebalance.placement.affinity={}"});
   EXPECT_NE(std::string(affinity.status().message()).find("brings every token home"), std::string::npos) << affinity.status();
+  const auto greedy = LoadText(kMovingConfig, {"parallel.expert=4", "parallel.rebalance.every=4", "parallel.rebalance.replicas=7",
+                                               "observe.routing_window=2", "parallel.rebalance.placement.load_greedy={}"});
+  EXPECT_NE(std::string(greedy.status().message()).find("7 copies of experts on a rank are over the budget: of a layer's 8 experts a rank"),
+            std::string::npos)
+      << greedy.status();
   const auto blind = LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4"});
   EXPECT_NE(std::string(blind.status().message()).find("observe.routing_window is 0"), std::string::npos) << blind.status();
 }
