@@ -68,6 +68,32 @@ class CodeTable {
   std::array<Entry, 1 << kWindow> entries_;
 };
 
+// The codes of small levels that have at most 8 bits, so that four of them make one word.
+class ShortCodes {
+ public:
+  struct Entry {
+    uint8_t code = 0, bits = 0;  // 0 bits: a longer code
+  };
+
+  explicit ShortCodes(int rice) {
+    for (int level = 1 - kMost; level < kMost; ++level) {
+      const int magnitude = level < 0 ? -level : level, unary = magnitude >> rice;
+      const int length = unary + 1 + rice, bits = length + (level != 0 ? 1 : 0);
+      if (bits > 8) continue;
+      const int code = ((1 << unary) - 1) | ((magnitude & ((1 << rice) - 1)) << (unary + 1)) | ((level < 0 ? 1 : 0) << length);
+      entries_[static_cast<size_t>(level + kMost)] = {static_cast<uint8_t>(code), static_cast<uint8_t>(bits)};
+    }
+  }
+  const Entry& operator[](int32_t level) const {
+    const auto place = static_cast<uint32_t>(level + kMost);
+    return entries_[place < entries_.size() ? place : 0];
+  }
+
+ private:
+  static constexpr int kMost = 128;  // levels from -127 to 127; the first entry stays empty
+  std::array<Entry, 2 * kMost> entries_;
+};
+
 class QsgdCodec final : public Compressor {
  public:
   QsgdCodec(int64_t levels, const CompressorContext& context)
@@ -76,6 +102,7 @@ class QsgdCodec final : public Compressor {
     rice_ = std::max(0, static_cast<int>(std::lround(std::log2(typical))));
     const double sum = static_cast<double>(levels_) * root_ * (1 + 0x1p-20) + static_cast<double>(d_);
     table_ = CodeTable(rice_, levels_);
+    short_ = ShortCodes(rice_);
     wire_bits_ = 32 + d_ * (rice_ + 2) + static_cast<int64_t>(std::ldexp(sum, -rice_));
   }
 
@@ -100,7 +127,7 @@ class QsgdCodec final : public Compressor {
       const int64_t n = std::min(kChunk, d_ - first);
       FillRoundingDraws(key, first, std::span(draws).first(static_cast<size_t>(n)));
       DispatchFloat(dtype_, [&](auto t) { RoundLevels(x.data<decltype(t)>() + first, unit, draws.data(), levels_, levels.data(), n); });
-      for (int64_t i = 0; i < n; ++i) PutLevel(levels[static_cast<size_t>(i)], bits);
+      PutLevels(std::span(levels).first(static_cast<size_t>(n)), bits);
     }
     return 4 + bits.Finish();
   }
@@ -137,6 +164,20 @@ class QsgdCodec final : public Compressor {
   }
 
  private:
+  void PutLevels(std::span<const int32_t> levels, BitWriter& bits) const {
+    size_t i = 0;
+    for (; i + 4 <= levels.size(); i += 4) {
+      const ShortCodes::Entry &a = short_[levels[i]], &b = short_[levels[i + 1]], &c = short_[levels[i + 2]], &d = short_[levels[i + 3]];
+      if (a.bits == 0 || b.bits == 0 || c.bits == 0 || d.bits == 0) {
+        for (size_t j = i; j < i + 4; ++j) PutLevel(levels[j], bits);
+        continue;
+      }
+      const uint32_t first = a.code | uint32_t{b.code} << a.bits, second = c.code | uint32_t{d.code} << c.bits;
+      const int half = a.bits + b.bits;
+      bits.Put(first | uint64_t{second} << half, half + c.bits + d.bits);
+    }
+    for (; i < levels.size(); ++i) PutLevel(levels[i], bits);
+  }
   // The level in Golomb-Rice code, and a sign where it is not 0.
   void PutLevel(int32_t level, BitWriter& bits) const {
     const auto magnitude = static_cast<uint64_t>(level < 0 ? -level : level), unary = magnitude >> rice_;
@@ -160,6 +201,7 @@ class QsgdCodec final : public Compressor {
   int rice_ = 0;
   int64_t wire_bits_ = 0;
   CodeTable table_{0, 0};
+  ShortCodes short_{0};
 };
 
 }  // namespace

@@ -84,9 +84,45 @@ TEST(CodecDraws, AreTheWordsOfTheGenerator) {
   }
 }
 
-// The wire format, by the plainest code: Algorithm S with one word a coordinate.
+// The masks of RandK and PermK in large blocks, by the plainest code: one word a stratum, whole vectors and parts, a last stratum that is
+// shorter.
+TEST(Strata, KeepOneCoordinateOfEach) {
+  constexpr int kWorkers = 7, kWorker = 5;
+  struct Case {
+    const char* codec;
+    int64_t size;
+    int offset;
+  };
+  for (const Case& c : {Case{"rand_k { fraction: 0.1 }", 10, 0}, Case{"rand_k { fraction: 0.002 }", 500, 0},
+                        Case{"rand_k { fraction: 0.5 common_mask: true }", 2, 0}, Case{"perm_k {}", kWorkers, kWorker}}) {
+    for (const DType dtype : {DType::kF32, DType::kF64}) {
+      for (const int64_t d : {5000, 20013, 70000}) {
+        const CompressorOr codec = MakeCompressor(ParseCodec(c.codec), {.shape = {d}, .dtype = dtype, .workers = kWorkers});
+        ASSERT_EQ(codec.status(), absl::OkStatus());
+        const CodecKey key{.seed = 3, .block = {4}, .worker = {kWorker}, .step = 7, .first = 1024};
+        const bool shared = c.offset > 0 || std::string(c.codec).find("common") != std::string::npos;
+        const RngKey draws = shared ? SharedMaskDraws(key) : MaskDraws(key);
+        const OwnedTensor x = Values(d, dtype), y({d}, dtype);
+        std::vector<std::byte> wire((*codec)->MaxWireBytes());
+        (*codec)->Encode(*x, key, wire);
+        ASSERT_EQ((*codec)->Decode(wire, key, *y), absl::OkStatus());
+        EXPECT_EQ((*codec)->Contract().q, static_cast<double>(c.size));
+        for (int64_t g = 0; g * c.size < d; ++g) {
+          const uint64_t word = draws.Bits(1024 + static_cast<uint64_t>(g));
+          const int64_t kept = g * c.size + (static_cast<int64_t>((word * static_cast<uint64_t>(c.size)) >> 32) + c.offset) % c.size;
+          for (int64_t i = g * c.size; i < std::min(d, (g + 1) * c.size); ++i) {
+            const double expected = i == kept ? At(*x, i) * static_cast<double>(c.size) : 0;
+            ASSERT_EQ(At(*y, i), dtype == DType::kF32 ? static_cast<float>(expected) : expected) << c.codec << ", " << i << " of " << d;
+          }
+        }
+      }
+    }
+  }
+}
+
+// The wire format in smaller blocks, by the plainest code: Algorithm S with one word a coordinate.
 TEST(RandK, ChoosesByAlgorithmS) {
-  constexpr int64_t kD = 5000;
+  constexpr int64_t kD = 4000;
   for (const double fraction : {0.01, 0.3, 0.97}) {
     const CompressorOr codec = MakeCompressor(ParseCodec(absl::StrFormat("rand_k { fraction: %g }", fraction)), {.shape = {kD}});
     ASSERT_EQ(codec.status(), absl::OkStatus());
