@@ -2,7 +2,9 @@
 #ifndef CONCLAVE_COMM_EXCHANGE_H_
 #define CONCLAVE_COMM_EXCHANGE_H_
 
+#include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "base/status.h"
 #include "comm/communicator.h"
@@ -13,16 +15,21 @@ namespace conclave {
 
 class CodecDecisions;
 
-// Which workers (of M) feed which rank's Put calls. Rank r hosts workers floor(r M / P) .. floor((r + 1) M / P) - 1. A replicated block
-// receives one Put from each of the rank's own workers; an expert block receives one Put from every worker of its owner's data column (the
-// `expert` ranks that share the data coordinate).
+// Which workers (of M) feed which rank's Put calls. Rank r hosts workers First(r) .. First(r + 1) - 1, at least one: equally many as near
+// as can be, unless said otherwise. A replicated block receives one Put from each of the rank's own workers; an expert block receives one
+// Put from every worker of its owner's data column (the `expert` ranks that share the data coordinate).
 struct WorkerMap {
-  int workers = 1;      // M
-  int ranks = 1;        // P
-  int expert_axis = 1;  // ranks per data column; consecutive ranks
-  int First(int rank) const { return static_cast<int>(int64_t{rank} * workers / ranks); }
+  int workers = 1;          // M
+  int ranks = 1;            // P
+  int expert_axis = 1;      // ranks per data column; consecutive ranks
+  std::vector<int> firsts;  // the first worker of every rank, then M; empty: floor(r M / P)
+  int First(int rank) const { return firsts.empty() ? static_cast<int>(int64_t{rank} * workers / ranks) : firsts[rank]; }
   int Count(int rank) const { return First(rank + 1) - First(rank); }
-  int MostPerRank() const { return (workers + ranks - 1) / ranks; }
+  int MostPerRank() const {
+    int most = 0;
+    for (int r = 0; r < ranks; ++r) most = std::max(most, Count(r));
+    return most;
+  }
   // Workers whose contribution to an expert block arrives at the owner in data column `column`: contiguous ids.
   int ColumnFirst(int column) const { return First(column * expert_axis); }
   int ColumnCount(int column) const { return First((column + 1) * expert_axis) - First(column * expert_axis); }

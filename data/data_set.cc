@@ -33,9 +33,10 @@ absl::StatusOr<DataSet> OpenData(const DataConfig& config, const LoaderOptions& 
   double bytes = 0, weight = 0;
   for (const SourceConfig& source : config.sources()) {
     ASSIGN_OR_RETURN(SplitSource split, SourceFromConfig(source, with));
-    sources.push_back({source.weight(), std::move(split.train)});
+    sources.push_back({source.weight(), std::move(split.train), source.batch()});
     if (split.validation != nullptr) held_out.push_back(std::move(split.validation));
-    if (split.bytes_per_token > 0) bytes += source.weight() * split.bytes_per_token, weight += source.weight();
+    const double share = source.batch() > 0 ? static_cast<double>(source.batch()) : source.weight();
+    if (split.bytes_per_token > 0) bytes += share * split.bytes_per_token, weight += share;
     ++with.index;
   }
   if (weight > 0) data.bytes_per_token = bytes / weight;

@@ -24,13 +24,27 @@ absl::Status CheckOptions(const LoaderOptions& options) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Mixture> MixtureOf(const LoaderOptions& options, const std::vector<WeightedSource>& sources) {
+  std::vector<double> weights;
+  std::vector<int64_t> batches;
+  int64_t sum = 0;
+  for (const WeightedSource& source : sources) {
+    weights.push_back(source.weight);
+    if (source.batch > 0) batches.push_back(source.batch);
+    sum += source.batch;
+  }
+  if (batches.empty()) return Mixture::Create(options.seed, weights);
+  if (batches.size() == sources.size() && sum == options.global_batch) return Mixture::OfBatches(batches);
+  return InvalidArgument(
+      "data.sources: %d of %d have a batch, %d samples together; all must have one, and together the %d of trainer.global_batch",
+      batches.size(), sources.size(), sum, options.global_batch);
+}
+
 }  // namespace
 
 absl::StatusOr<Loader> Loader::Create(const LoaderOptions& options, std::vector<WeightedSource> sources) {
   RETURN_IF_ERROR(CheckOptions(options));
-  std::vector<double> weights;
-  for (const WeightedSource& source : sources) weights.push_back(source.weight);
-  ASSIGN_OR_RETURN(Mixture mixture, Mixture::Create(options.seed, weights));
+  ASSIGN_OR_RETURN(Mixture mixture, MixtureOf(options, sources));
   for (size_t i = 0; i < sources.size(); ++i) {
     const SampleShape shape = sources[i].source->shape(), first = sources[0].source->shape();
     if (shape != first) {

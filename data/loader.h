@@ -31,16 +31,18 @@ struct LoaderOptions {
 struct WeightedSource {
   double weight = 1;
   std::unique_ptr<Source> source;
+  int64_t batch = 0;  // samples a step; 0 for all sources: mixed by weight
 };
 
 // Row i of leaf b of worker m in step s is position s * global_batch + (m * micro_batches + b) * rows + i of the stream. The position picks
-// the source (Mixture) and its running number n there; epoch = n / size, and the sample is the (n % size)-th of that epoch's permutation.
-// Every draw of SampleKey is a stream of its own in which the same holds. So workers and leaves are disjoint, the samples of a step depend
-// on global_batch alone, an epoch covers every sample once, and resuming needs nothing but the step. Immutable but for Skip; const methods
-// are thread-safe.
+// the source (Mixture, or where sources have batches, source after source) and its running number n there; epoch = n / size, and the sample
+// is the (n % size)-th of that epoch's permutation. Every draw of SampleKey is a stream of its own in which the same holds. So workers and
+// leaves are disjoint, the samples of a step depend on global_batch alone, an epoch covers every sample once, and resuming needs nothing
+// but the step. Immutable but for Skip; const methods are thread-safe.
 class Loader {
  public:
-  // Errors: InvalidArgument for a batch that does not divide, sources of different shapes, bad weights or bad ranges.
+  // Errors: InvalidArgument for a batch that does not divide, sources of different shapes, bad weights or bad ranges, batches of some
+  // sources or with another sum than global_batch.
   static absl::StatusOr<Loader> Create(const LoaderOptions& options, std::vector<WeightedSource> sources);
 
   const SampleShape& shape() const { return shape_; }

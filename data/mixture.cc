@@ -40,8 +40,21 @@ absl::StatusOr<Mixture> Mixture::Create(uint64_t seed, const std::vector<double>
   return mixture;
 }
 
+Mixture Mixture::OfBatches(const std::vector<int64_t>& batches) {
+  Mixture mixture;
+  mixture.in_order_ = true;
+  mixture.begins_.push_back(0);
+  for (const int64_t batch : batches) mixture.begins_.push_back(mixture.begins_.back() + batch);
+  return mixture;
+}
+
 Mixture::Pick Mixture::At(int64_t position, uint32_t draw) const {
   if (sources() == 1) return {0, position};
+  const auto at = [this](int64_t block, int64_t slot) -> Pick {
+    const auto source = static_cast<int>(std::upper_bound(begins_.begin(), begins_.end(), slot) - begins_.begin()) - 1;
+    return {source, block * quota(source) + slot - begins_[source]};
+  };
+  if (in_order_) return at(position / begins_.back(), position % begins_.back());
   const int64_t block = position / kBlock;
   // The block's number is split over two fields of the key, which have 32 and 24 bits.
   const IndexPermutation permutation({.seed = seed_,
@@ -50,9 +63,7 @@ Mixture::Pick Mixture::At(int64_t position, uint32_t draw) const {
                                       .kind = RngKind::kMixture,
                                       .draw = draw},
                                      kBlock);
-  const auto slot = static_cast<int64_t>(permutation(static_cast<uint64_t>(position % kBlock)));
-  const auto source = static_cast<int>(std::upper_bound(begins_.begin(), begins_.end(), slot) - begins_.begin()) - 1;
-  return {source, block * quota(source) + slot - begins_[source]};
+  return at(block, static_cast<int64_t>(permutation(static_cast<uint64_t>(position % kBlock))));
 }
 
 }  // namespace conclave

@@ -19,6 +19,8 @@ class Mixture {
 
   // weights: positive, one a source. Errors: InvalidArgument for a weight that is not positive and finite, or so small that its quota is 0.
   static absl::StatusOr<Mixture> Create(uint64_t seed, const std::vector<double>& weights);
+  // Blocks of another kind: batches[0] samples of the first source, then batches[1] of the second, and so on, all positive.
+  static Mixture OfBatches(const std::vector<int64_t>& batches);
 
   struct Pick {
     int source = 0;
@@ -32,6 +34,7 @@ class Mixture {
 
  private:
   uint64_t seed_ = 0;
+  bool in_order_ = false;
   std::vector<int64_t> begins_;  // slots begins_[i] .. begins_[i + 1] - 1 of a block, before it is shuffled, are source i's
 };
 

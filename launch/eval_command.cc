@@ -65,6 +65,9 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
   if (!batches.ok() || *batches < 0) return Fail(InvalidArgument("--batches: a number from 0 on is needed"));
   if (arguments.Has("--record-routing") && arguments.Has("--replay-routing"))
     return Fail(InvalidArgument("--record-routing and --replay-routing: give one of them"));
+  if (arguments.Has("--resident-layers") && arguments.Has("--choices"))
+    return Fail(
+        InvalidArgument("--resident-layers: multiple-choice questions are scored with all layers in memory; leave one of them out"));
   return RunJob({}, [&](Communicator& world) -> absl::StatusOr<int> {
     ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
     Assembly assembly;
@@ -75,6 +78,8 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
       if (world.rank() == 0) PrintChoices(score, arguments.Has("--json"));
       return kExitFinished;
     }
+    ASSIGN_OR_RETURN(const std::unique_ptr<RingMemory> ring, RingFrom(arguments, folder, assembly));
+    if (ring) assembly.field->ReadWeights([&ring](BlockId id) { return ring->At(id); });
     ASSIGN_OR_RETURN(const Evaluation result, Evaluate(assembly, arguments, *batches));
     if (world.rank() == 0) Print(result, assembly.data, arguments.Has("--json"));
     return kExitFinished;
@@ -84,15 +89,17 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
 }  // namespace
 
 Command EvalCommand() {
-  return {{.name = "eval",
-           .positional = "RUN_DIR",
-           .summary = "Evaluates the newest checkpoint of a run on its held-out data.",
-           .options = {{"--batches", "N", "held-out batches to use (default: all)"},
-                       {"--choices", "FILE", "accuracy on multiple-choice questions (llm.c's format) instead"},
-                       {"--record-routing", "FILE.npy", "write which experts every token chose, as a trace for 'conclave place'"},
-                       {"--replay-routing", "FILE.npy", "send tokens where a record of the same batches sent them"},
-                       {"--json", "", "print one JSON object"}}},
-          RunEval};
+  Command command{{.name = "eval",
+                   .positional = "RUN_DIR",
+                   .summary = "Evaluates the newest checkpoint of a run on its held-out data.",
+                   .options = {{"--batches", "N", "held-out batches to use (default: all)"},
+                               {"--choices", "FILE", "accuracy on multiple-choice questions (llm.c's format) instead"},
+                               {"--record-routing", "FILE.npy", "write which experts every token chose, as a trace for 'conclave place'"},
+                               {"--replay-routing", "FILE.npy", "send tokens where a record of the same batches sent them"},
+                               {"--json", "", "print one JSON object"}}},
+                  RunEval};
+  for (const OptionSpec& option : RingOptions()) command.spec.options.push_back(option);
+  return command;
 }
 
 }  // namespace conclave

@@ -83,6 +83,8 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
     RoutingLog log;
     GenerateOptions here = *options;
     if (arguments.Has("--trace")) here.routing_log = &log;
+    ASSIGN_OR_RETURN(const std::unique_ptr<RingMemory> ring, RingFrom(arguments, folder, assembly));
+    here.ring = ring.get();
     ASSIGN_OR_RETURN(const Generated generated, Generate(assembly, *prompts, here, print));
     if (arguments.Has("--trace")) {
       ASSIGN_OR_RETURN(const RoutingTrace trace, GatherRouting(assembly, log));
@@ -101,22 +103,25 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
 }  // namespace
 
 Command GenerateCommand() {
-  return {{.name = "generate",
-           .positional = "RUN_DIR",
-           .summary = "Continues a text with the newest checkpoint of a run.",
-           .options = {{"--prompt", "TEXT", "what to continue"},
-                       {"--prompts", "FILE", "continue every line of a file; lines are dealt out over the ranks"},
-                       {"--no-cache", "", "compute earlier tokens anew for each token: slower, the same text"},
-                       {"--coherent", "", "tokens stay with their experts and every rank keeps all contexts: fewer rows, the same text"},
-                       {"--placement", "FILE", "where the experts are, as 'conclave place --out' writes it (default: consecutive)"},
-                       {"--memory-gib", "G", "what keys and values may take on a rank (default: what the machine has left)"},
-                       {"--trace", "FILE.npy", "write which experts every token chose, prompts included, for 'conclave place'"},
-                       {"--traffic", "", "print what the ranks sent each other"},
-                       {"--tokens", "N", "tokens to add (default 100)"},
-                       {"--temperature", "T", "0 takes the likeliest token (default 0.8)"},
-                       {"--top-k", "K", "draw among the K likeliest tokens only (default 0: all)"},
-                       {"--seed", "S", "of the draws (default 1)"}}},
-          RunGenerate};
+  Command command{
+      {.name = "generate",
+       .positional = "RUN_DIR",
+       .summary = "Continues a text with the newest checkpoint of a run.",
+       .options = {{"--prompt", "TEXT", "what to continue"},
+                   {"--prompts", "FILE", "continue every line of a file; lines are dealt out over the ranks"},
+                   {"--no-cache", "", "compute earlier tokens anew for each token: slower, the same text"},
+                   {"--coherent", "", "tokens stay with their experts and every rank keeps all contexts: fewer rows, the same text"},
+                   {"--placement", "FILE", "where the experts are, as 'conclave place --out' writes it (default: consecutive)"},
+                   {"--memory-gib", "G", "what keys and values may take on a rank (default: what the machine has left)"},
+                   {"--trace", "FILE.npy", "write which experts every token chose, prompts included, for 'conclave place'"},
+                   {"--traffic", "", "print what the ranks sent each other"},
+                   {"--tokens", "N", "tokens to add (default 100)"},
+                   {"--temperature", "T", "0 takes the likeliest token (default 0.8)"},
+                   {"--top-k", "K", "draw among the K likeliest tokens only (default 0: all)"},
+                   {"--seed", "S", "of the draws (default 1)"}}},
+      RunGenerate};
+  for (const OptionSpec& option : RingOptions()) command.spec.options.push_back(option);
+  return command;
 }
 
 }  // namespace conclave

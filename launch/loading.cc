@@ -3,7 +3,9 @@
 #include <numeric>
 
 #include "base/log.h"
+#include "base/strings.h"
 #include "launch/job.h"
+#include "trainer/agreement.h"
 #include "trainer/checkpoint_store.h"
 #include "trainer/stop_signal.h"
 
@@ -19,6 +21,10 @@ absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks) 
   const int64_t experts = config.model().has_moe_lm() && config.model().moe_lm().has_moe() ? config.model().moe_lm().moe().experts() : 1;
   config.mutable_parallel()->set_expert(std::gcd(experts, int64_t{ranks}));
   config.mutable_parallel()->set_data(0);
+  // How training dealt work and memory out is of no concern to a reader.
+  config.mutable_parallel()->clear_expert_memory();
+  config.mutable_parallel()->set_assignment(ParallelConfig::WORKERS);
+  for (SourceConfig& source : *config.mutable_data()->mutable_sources()) source.set_batch(0);
   if (config.trainer().workers() < ranks && config.trainer().global_batch() > 0) {  // nothing is trained: a worker a rank
     config.mutable_trainer()->set_workers(ranks);
     config.mutable_trainer()->set_global_batch(ranks);
@@ -59,6 +65,25 @@ absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Comm
   ASSIGN_OR_RETURN(const LoadedCheckpoint loaded, LoadCheckpoint(files, world, path, state, {.prefix = averaged ? "average/" : "model/"}));
   if (world.rank() == 0) LOG_INFO << "weights of step " << loaded.step << " from " << loaded.path;
   return absl::OkStatus();
+}
+
+std::vector<OptionSpec> RingOptions() {
+  return {{"--resident-layers", "K",
+           "keep the parameters of K layers in memory and read the others from a file in turn: slower, the same result"},
+          {"--scratch", "DIR", "where that file is (default: the run folder)"}};
+}
+
+absl::StatusOr<std::unique_ptr<RingMemory>> RingFrom(const Arguments& arguments, const RunFolder& folder, const Assembly& assembly) {
+  if (!arguments.Has("--resident-layers")) return nullptr;
+  ASSIGN_OR_RETURN(const int64_t resident, arguments.Integer("--resident-layers", 0));
+  absl::StatusOr<std::unique_ptr<RingMemory>> ring =
+      RingMemory::Create(assembly.scheme->point(), resident, arguments.Get("--scratch", folder.path()));
+  RETURN_IF_ERROR(AgreeOn(assembly.mesh->control(), ring.status(), "--resident-layers"));
+  if (assembly.mesh->rank() == 0) {
+    LOG_INFO << "ring memory: " << resident << " of " << (*ring)->layers() << " layers in memory, " << HumanBytes((*ring)->ring_bytes())
+             << " for " << HumanBytes((*ring)->layer_bytes()) << " of parameters; the process holds " << HumanBytes(ResidentBytes());
+  }
+  return ring;
 }
 
 }  // namespace conclave

@@ -2,10 +2,13 @@
 #ifndef CONCLAVE_LAUNCH_LOADING_H_
 #define CONCLAVE_LAUNCH_LOADING_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "launch/arguments.h"
 #include "trainer/assembly.h"
+#include "trainer/ring_memory.h"
 #include "trainer/run_folder.h"
 
 namespace conclave {
@@ -22,6 +25,11 @@ absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks);
 // or ranks.
 absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly,
                          const std::vector<std::vector<int>>& placement = {});
+
+// Options --resident-layers and --scratch.
+std::vector<OptionSpec> RingOptions();
+// The ring that --resident-layers asks for, of the trained weights; null without it. Rank 0 says how much memory it takes.
+absl::StatusOr<std::unique_ptr<RingMemory>> RingFrom(const Arguments& arguments, const RunFolder& folder, const Assembly& assembly);
 
 }  // namespace conclave
 

@@ -30,7 +30,7 @@ void Recorder::Begin(const FlatVector* point, const Batch* batch, bool present) 
   std::ranges::fill(parameters_, Var{});
   std::ranges::fill(values_, 0.0);
   std::ranges::fill(counters_, 0);
-  if (options_.tape->keeps_segments()) return;
+  if (options_.tape->keeps_segments() || value_of_) return;
   for (const BlockId block : point->layout().local_blocks()) Declare(block);  // before any segment
   if (options_.copies == nullptr) return;
   for (const BlockId block : options_.copies->layout().local_blocks()) Declare(block);
@@ -45,7 +45,8 @@ Var Recorder::Declare(BlockId block) {
   Var& v = parameters_[block.value];
   if (!v.defined()) {
     const FlatVector& values = is_local(block) || options_.copies == nullptr ? *point_ : *options_.copies;
-    v = options_.tape->Parameter(block, values.block(block), options_.slots == nullptr ? GradientSlot{} : options_.slots->Slot(block));
+    const Tensor value = value_of_ ? value_of_(block) : values.block(block);
+    v = options_.tape->Parameter(block, value, options_.slots == nullptr ? GradientSlot{} : options_.slots->Slot(block));
   }
   return v;
 }

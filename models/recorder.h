@@ -45,6 +45,14 @@ class GradientSlots {
   virtual GradientSlot Slot(BlockId block) = 0;
 };
 
+// Is told which experts a mixture is about to use.
+class ExpertReader {
+ public:
+  virtual ~ExpertReader() = default;
+  // The first blocks of this rank's experts of `layer` (index among the MoE layers) that have rows; once a recording and layer.
+  virtual void Use(int layer, std::span<const BlockId> experts) = 0;
+};
+
 // One recording at a time; kept between leaves so that nothing is allocated. All pointers outlive it.
 class Recorder {
  public:
@@ -63,6 +71,7 @@ class Recorder {
     std::function<absl::Status(BlockId)> before_read;  // awaits a parameter that may be on its way; empty: all are there
     KvCache* cache = nullptr;                          // the batch continues its begun sequences; null: batches are whole sequences
     TokenTravel* travel = nullptr;                     // tokens stay with their experts: rows change from layer to layer; needs the cache
+    ExpertReader* experts = nullptr;                   // null: nobody asks
   };
   explicit Recorder(const Options& options);
 
@@ -85,6 +94,9 @@ class Recorder {
   ProductPrecision router_products() const { return options_.precision.router; }
   RoutingLog* routing_log() const { return options_.routing_log; }
   void UseRoutingLog(RoutingLog* log) { options_.routing_log = log; }
+  // From now on parameters are `value_of` a block, asked for as the model comes to them, instead of the point's. Forward only.
+  void ReadWeights(std::function<Tensor(BlockId)> value_of) { value_of_ = std::move(value_of); }
+  ExpertReader* experts() const { return again() ? nullptr : options_.experts; }
   KvCache* cache() const { return options_.cache; }
   TokenTravel* travel() const { return options_.travel; }
   // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width +
@@ -138,6 +150,7 @@ class Recorder {
   void AddSeed(const Recorded& recorded, std::vector<Seed>& seeds) const;
 
   Options options_;
+  std::function<Tensor(BlockId)> value_of_;
   const FlatVector* point_ = nullptr;
   const Batch* batch_ = nullptr;
   bool present_ = true;

@@ -19,6 +19,7 @@ struct SchemeContext {
   ExchangeContext exchange;                                   // layout, dtype, workers, communicators, seed
   std::function<void(BlockId, const Tensor& value)> initial;  // writes the initial value of a local block; called during construction only
   int64_t total_steps = 0;                                    // the length of the schedule
+  std::function<void(BlockId)> updated = nullptr;             // FIRST_ORDER: told of a local block once its rule has moved it; may be empty
 };
 
 // Allocates all state. config: with all defaults filled in. Collective only as far as exchanges need it. Errors: InvalidArgument for a

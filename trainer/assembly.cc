@@ -3,9 +3,11 @@
 #include <functional>
 #include <utility>
 
+#include "base/log.h"
 #include "optim/guard.h"
 #include "optim/schemes.h"
 #include "parallel/shard_owners.h"
+#include "parallel/task_assignment.h"
 #include "tensor/device.h"
 #include "tensor/products.h"
 #include "trainer/agreement.h"
@@ -71,6 +73,43 @@ absl::Status CheckSampleShape(const Assembly& a) {
                          wanted.width, kNames[static_cast<int>(got.kind)], got.width);
 }
 
+// Says who hosts what, where sources are tasks.
+void LogTasks(const DataConfig& data, const WorkerMap& workers, int64_t rows) {
+  std::string text;
+  int64_t next = 0;
+  for (int i = 0; i < data.sources_size(); ++i) {
+    const int64_t end = next + data.sources(i).batch() / rows;
+    int first = 0, last = 0;
+    while (workers.First(first + 1) <= next) ++first;
+    while (workers.First(last + 1) < end) ++last;
+    absl::StrAppendFormat(&text, "%s%d samples of task %d on ranks %d to %d", i == 0 ? "" : ", ", data.sources(i).batch(), i, first, last);
+    next = end;
+  }
+  LOG_INFO << "tasks: " << text << "; at most " << workers.MostPerRank() * rows << " samples a rank";
+}
+
+// Gives ranks their workers by task, where the config asks for it.
+absl::Status AssignTasks(const Experiment& config, int rank, WorkerMap* workers) {
+  const ParallelConfig::Assignment assignment = config.parallel().assignment();
+  std::vector<int64_t> tasks;
+  const int64_t rows = config.trainer().global_batch() / workers->workers;
+  for (const SourceConfig& source : config.data().sources()) {
+    if (source.batch() == 0) continue;
+    if (source.batch() % std::max<int64_t>(rows, 1) != 0) {
+      if (assignment == ParallelConfig::WORKERS) return absl::OkStatus();
+      return InvalidArgument("data.sources[%d].batch: %d is no multiple of the %d samples of a worker; choose another trainer.workers",
+                             tasks.size(), source.batch(), rows);
+    }
+    tasks.push_back(source.batch() / rows);
+  }
+  if (assignment != ParallelConfig::WORKERS) {
+    if (tasks.empty()) return InvalidArgument("parallel.assignment: there are no tasks; give data.sources a batch each, or set WORKERS");
+    ASSIGN_OR_RETURN(workers->firsts, FirstWorkersOf(assignment, tasks, workers->ranks));
+  }
+  if (!tasks.empty() && rank == 0) LogTasks(config.data(), *workers, rows);
+  return absl::OkStatus();
+}
+
 DispatchSetup::Request DispatchRequestOf(const Experiment& config, DType dtype) {
   const MoeLmConfig& lm = config.model().moe_lm();
   const TrainerConfig& trainer = config.trainer();
@@ -133,8 +172,10 @@ absl::Status BuildHomes(ExpertPlacement placement, const std::function<void(Bloc
                                                                     .seed = config.seed(),
                                                                     .dtype = a->dtype(),
                                                                     .precision = PrecisionOf(config.model()),
-                                                                    .recompute = config.model().recompute() == ModelConfig::BLOCKS});
-  const SchemeContext context{.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = trainer.steps()};
+                                                                    .recompute = config.model().recompute() == ModelConfig::BLOCKS,
+                                                                    .experts = a->expert_memory.get()});
+  SchemeContext context{.exchange = a->MakeExchangeContext(), .initial = initial, .total_steps = trainer.steps()};
+  if (a->expert_memory) context.updated = [experts = a->expert_memory.get()](BlockId id) { experts->Updated(id); };
   RETURN_IF_ERROR(FindStep(context, *a->field, a->config.mutable_optim()));
   ASSIGN_OR_RETURN(a->scheme, MakeScheme(config.optim(), context));
   return absl::OkStatus();
@@ -147,7 +188,15 @@ absl::Status BuildAfterData(Assembly* a) {
   ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::Contiguous(a->model->experts(), a->mesh->shape().expert));
   const ParameterSet& parameters = a->model->parameters();
   const auto initial = [&](BlockId id, const Tensor& value) { Initialize(parameters[id], id, a->config.seed(), value); };
-  return BuildHomes(std::move(placement), initial, a);
+  if (a->config.parallel().has_expert_memory()) {
+    const ExpertMemoryConfig& memory = a->config.parallel().expert_memory();
+    a->expert_memory = std::make_unique<ExpertMemory>(memory, memory.folder().empty() ? a->config.data().cache_dir() : memory.folder());
+  }
+  RETURN_IF_ERROR(BuildHomes(std::move(placement), initial, a));
+  if (a->expert_memory == nullptr) return absl::OkStatus();
+  StateDict state;
+  a->scheme->Register(state);
+  return Annotate(a->expert_memory->Move(*a->layout, state), "parallel.expert_memory");
 }
 
 }  // namespace
@@ -197,6 +246,7 @@ absl::Status Assemble(const Experiment& config, Communicator& world, const FileS
                            a->workers.workers, world.size(), world.size());
   }
   if (HasData(config.data())) RETURN_IF_ERROR(OpenDataInTurn(config, a->mesh->control(), files, &a->data));
+  RETURN_IF_ERROR(AssignTasks(config, world.rank(), &a->workers));
   return AgreeOn(a->mesh->control(), BuildAfterData(a), "building the run");
 }
 

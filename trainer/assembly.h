@@ -31,7 +31,8 @@ struct Assembly {
   std::unique_ptr<ModelOperator> field;
   std::unique_ptr<Guard> guard;
   std::unique_ptr<Scheme> scheme;
-  int64_t held_out_rows = 1;  // samples of a held-out batch
+  std::unique_ptr<ExpertMemory> expert_memory;  // null: everything is in memory
+  int64_t held_out_rows = 1;                    // samples of a held-out batch
 
   DType dtype() const { return ComputeDType(config.model()); }
   ExchangeContext MakeExchangeContext() const;

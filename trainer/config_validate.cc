@@ -314,6 +314,35 @@ void CheckRebalance(const Experiment& config, ConfigRules* rules) {
                  "placements are planned from the routing of the last window, but observe.routing_window is 0");
 }
 
+// Experts on disk.
+void CheckExpertMemory(const Experiment& config, ConfigRules* rules) {
+  if (!config.parallel().has_expert_memory()) return;
+  constexpr std::string_view kPath = "parallel.expert_memory";
+  rules->Require(config.model().has_moe_lm() && config.model().moe_lm().has_moe(), {kPath}, "there are no experts: the model has none");
+  rules->Require(config.optim().has_first_order(), {kPath, "optim"},
+                 "only first_order says when it is done with an expert; with another scheme leave expert_memory out");
+  rules->Require(config.parallel().rebalance().every() == 0, {kPath, "parallel.rebalance"},
+                 "experts that are on disk do not move between ranks; leave expert_memory or rebalance out");
+  rules->Require(config.trainer().eval().ema_decay() == 0, {kPath, "trainer.eval.ema_decay"},
+                 "averaged weights are kept in memory and read every expert at every step; set ema_decay to 0 or leave expert_memory out");
+}
+
+// Sources that are tasks of their own.
+void CheckTasks(const Experiment& config, ConfigRules* rules) {
+  int64_t with = 0, sum = 0;
+  for (const SourceConfig& source : config.data().sources()) {
+    with += source.batch() > 0 ? 1 : 0;
+    sum += source.batch();
+  }
+  rules->Require(with == 0 || (with == config.data().sources_size() && sum == config.trainer().global_batch()),
+                 {"data.sources[0].batch", "data.sources", "trainer.global_batch"},
+                 absl::StrFormat("%d of %d sources have a batch, %d samples together; all must have one, and together the %d of "
+                                 "trainer.global_batch",
+                                 with, config.data().sources_size(), sum, config.trainer().global_batch()));
+  rules->Require(with > 0 || config.parallel().assignment() == ParallelConfig::WORKERS, {"parallel.assignment"},
+                 "there are no tasks to deal ranks out to; give every source a batch, or set WORKERS");
+}
+
 }  // namespace
 
 void ConfigRules::Require(bool holds, std::initializer_list<std::string_view> paths, const std::string& message) {
@@ -354,6 +383,8 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
   CheckOptim(config, rules);
   CheckMesh(config, rules);
   CheckRebalance(config, rules);
+  CheckExpertMemory(config, rules);
+  CheckTasks(config, rules);
 }
 
 void CheckRanks(const Experiment& config, int ranks, ConfigRules* rules) {

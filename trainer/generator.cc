@@ -85,6 +85,10 @@ class Generation {
     whole_.emplace(base);
     continued_.emplace(continued);
     travelling_.emplace(travelling);
+    if (options.ring == nullptr) return;
+    for (Recorder* recorder : {&*whole_, &*continued_, &*travelling_}) {
+      recorder->ReadWeights([ring = options.ring](BlockId id) { return ring->At(id); });
+    }
   }
 
   // The next token of every request.

@@ -10,6 +10,7 @@
 #include "models/routing_log.h"
 #include "trainer/assembly.h"
 #include "trainer/generation_traffic.h"
+#include "trainer/ring_memory.h"
 
 namespace conclave {
 
@@ -24,6 +25,7 @@ struct GenerateOptions {
   bool coherent = false;
   // Sees the logits, [vocabulary], that each token is drawn from, on the rank that draws it; may be empty.
   std::function<void(int prompt, int64_t step, std::span<const double> logits)> on_logits;
+  RingMemory* ring = nullptr;         // parameters are read there; null: all are in memory
   RoutingLog* routing_log = nullptr;  // receives the experts of every token, prompts included; not with coherent. Null: none
   int64_t memory_bytes = 0;  // what a rank's keys and values may take; 0: what the machine has left, shared with the ranks beside it
 };

@@ -22,7 +22,10 @@ absl::StatusOr<int64_t> ForetellActivations(Assembly& a) {
   return at_small + (at_large - at_small) * (rows - small) / (large - small);
 }
 
-// Tensor memory without the activations'.
+// Experts' states that are on disk alone.
+int64_t OnDisk(const Assembly& a) { return a.expert_memory == nullptr ? 0 : a.expert_memory->bytes() - a.expert_memory->cached_bytes(); }
+
+// Tensors without the activations, in memory or on disk.
 int64_t Standing(const Assembly& a) { return Buffer::OfThisThread() - a.field->reserved_bytes(); }
 
 int64_t PeakResidentBytes() {
@@ -48,11 +51,12 @@ absl::StatusOr<MemoryPlan> PlanMemory(Assembly& a) {
   for (const BlockId id : a.layout->local_blocks()) plan.scheme_state -= a.model->parameters()[id].shape.elements() * SizeOf(a.dtype());
   plan.gradients = a.field->gradient_bytes();
   plan.samples = a.field->sample_bytes();
+  plan.on_disk = OnDisk(a);
   plan.exchange = Standing(a) - plan.parameters - plan.scheme_state - plan.gradients - plan.samples;
   return plan;
 }
 
-int64_t MeasuredMemory(const Assembly& a) { return Standing(a) + a.field->activation_bytes(); }
+int64_t MeasuredMemory(const Assembly& a) { return Standing(a) - OnDisk(a) + a.field->activation_bytes(); }
 
 std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
   const auto line = [](const char* what, int64_t bytes) { return absl::StrFormat("  %-34s %12s\n", what, HumanBytes(bytes)); };
@@ -60,7 +64,9 @@ std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
                                      HumanCount(a.layout->flat_elements())) +
                      line("parameters", plan.parameters) + line("state of the scheme", plan.scheme_state) +
                      line("exchange and scratch", plan.exchange) + line("gradients", plan.gradients) + line("samples", plan.samples) +
-                     line("activations of a leaf", plan.activations) + line("in all", plan.total());
+                     line("activations of a leaf", plan.activations);
+  if (plan.on_disk > 0) text += line("of these, experts on disk alone", plan.on_disk);
+  text += line("in all", plan.total());
   if (plan.activation_bound > plan.activations) text += line("activations, all tokens on one rank", plan.activation_bound);
   return text;
 }

@@ -19,7 +19,8 @@ struct MemoryPlan {
   int64_t samples = 0;
   int64_t activations = 0;       // at the peak of a leaf, scratch of its backward pass included; routing as at the start
   int64_t activation_bound = 0;  // where every token of a data column goes to this rank's experts; reserved, but touched only if it happens
-  int64_t total() const { return parameters + scheme_state + exchange + gradients + samples + activations; }
+  int64_t on_disk = 0;           // of the parameters and the state: experts that are on disk alone, see ExpertMemory
+  int64_t total() const { return parameters + scheme_state + exchange + gradients + samples + activations - on_disk; }
 };
 
 // Builds up the plan and reserves the activations' memory. Everything but the activations is already there once a run is assembled, and is

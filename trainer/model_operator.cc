@@ -32,7 +32,8 @@ Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, G
           .seed = o.seed,
           .counters = o.model->counters(),
           .buffers = buffers,
-          .copies = copies == nullptr ? nullptr : &copies->values()};
+          .copies = copies == nullptr ? nullptr : &copies->values(),
+          .experts = o.experts};
 }
 
 }  // namespace
@@ -172,6 +173,7 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
   const auto on_final = [&](BlockId block) {
     if (copies_ != nullptr && (copies_->here(block) || copies_->elsewhere(block))) return absl::OkStatus();  // not complete yet
     final_[block.value] = true;
+    if (options_.experts != nullptr) options_.experts->Done(block);
     return Deliver(step, block, on_block);
   };
   RETURN_IF_ERROR(tape_.Backward(PlantSeeds(), std::ref(on_final)));  // by reference: a copy would not fit into the function object

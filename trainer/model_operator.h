@@ -12,6 +12,7 @@
 #include "optim/operator.h"
 #include "parallel/mesh.h"
 #include "trainer/expert_copies.h"
+#include "trainer/expert_memory.h"
 #include "trainer/leaf_gradients.h"
 #include "trainer/leaf_table.h"
 
@@ -35,7 +36,8 @@ class ModelOperator : public Operator {
     uint64_t seed = 1;
     DType dtype = DType::kF32;
     ModelPrecision precision;
-    bool recompute = false;  // keep only the results of the model's blocks
+    bool recompute = false;           // keep only the results of the model's blocks
+    ExpertMemory* experts = nullptr;  // null: all of the point is in memory
   };
   explicit ModelOperator(const Options& options);
 
@@ -50,6 +52,9 @@ class ModelOperator : public Operator {
   // out.
   // log: written, or replayed to its end; null: neither.
   absl::StatusOr<Evaluation> EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows, RoutingLog* log = nullptr);
+
+  // Held-out evaluations read parameters there from now on, see Recorder::ReadWeights.
+  void ReadWeights(std::function<Tensor(BlockId)> value_of) { forward_recorder_.ReadWeights(std::move(value_of)); }
 
   // Moves the model's buffers after a step that was accepted. evaluation: the step's first. Equal on every rank.
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }

@@ -106,6 +106,7 @@ absl::Status Trainer::Restore() {
 
 absl::Status Trainer::FixMemory() {
   ASSIGN_OR_RETURN(memory_plan_, PlanMemory(assembly_));
+  if (assembly_.expert_memory) assembly_.expert_memory->Trim();
   if (control_.rank() != 0) return absl::OkStatus();
   for (const std::string& line : SplitString(MemoryTable(assembly_, memory_plan_), '\n')) {
     if (!line.empty()) LOG_INFO << line;
@@ -114,7 +115,12 @@ absl::Status Trainer::FixMemory() {
 }
 
 void Trainer::ReportMemory() const {
-  if (control_.rank() == 0) LOG_INFO << MemoryLine(memory_plan_, MeasuredMemory(assembly_));
+  if (control_.rank() != 0) return;
+  LOG_INFO << MemoryLine(memory_plan_, MeasuredMemory(assembly_));
+  if (assembly_.expert_memory == nullptr) return;
+  const ExpertMemory::Counts counts = assembly_.expert_memory->TakeCounts();
+  LOG_INFO << "experts in memory when asked for: " << counts.hits << "; fetched: " << counts.fetched
+           << ", used without staying: " << counts.uncached << ", written: " << counts.written;
 }
 
 // A checkpoint loads into any placement. Where the expert axis is what it was, the run goes on with the one it had.
@@ -206,6 +212,7 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   ASSIGN_OR_RETURN(StepReport report, assembly_.scheme->Step(*assembly_.field, cursor_, *assembly_.guard));
   ++cursor_.step;  // moves even when the guard refused the update
   if (!report.skipped) assembly_.field->FinishStep(report.evaluation);
+  if (assembly_.expert_memory) assembly_.expert_memory->EndStep();
   RETURN_IF_ERROR(AverageWeights());
   StepRecord record;
   std::optional<WireReport> wire;
@@ -245,6 +252,7 @@ absl::Status Trainer::Evaluate(StepRecord* record) {
       assembly_.field->EvaluateHeldOut(point, eval.batches() * trainer.workers() * trainer.micro_batches(), assembly_.held_out_rows));
   for (const Term& term : result.terms) record->evaluation.push_back({term.name, term.value});
   record->evaluation.push_back({"samples", static_cast<double>(result.samples)});
+  if (assembly_.expert_memory) assembly_.expert_memory->Trim();
   last_evaluation_ = result.terms[0].value;
   if (!best_ || *last_evaluation_ < *best_) {
     best_ = last_evaluation_;
@@ -296,6 +304,7 @@ absl::Status Trainer::Save() {
   if (last_evaluation_ && best_step_ == cursor_.step) request.metric = last_evaluation_;
   if (telemetry_ != nullptr) RETURN_IF_ERROR(telemetry_->Sync());
   const absl::Status saved = store_->Save(request);
+  if (assembly_.expert_memory) assembly_.expert_memory->Trim();
   if (control_.ledger() != nullptr) control_.ledger()->Take();
   if (saved.ok()) {
     failed_saves_ = 0;

@@ -249,7 +249,9 @@ cases parallel_test 'RoutingTrace.Refuses*:TraceFiles.*Errors*:Replicas.Errors:E
 cases trainer_test 'MemoryTiers*' "memory of device, host and disk: equality fits, a byte less is refused"
 capacity_check
 
+# shellcheck source=bench/acceptance/se_moe.sh
+source bench/acceptance/se_moe.sh
+
 # -- what is not there yet -----------------------------------------------------------------------------------------------------------------
-missing "a gain" "elastic weights of a 4:1 two-task training"
-missing "exact" "expert states on disk: cache log, ring memory"
+missing "same bits" "embedding partitioned by columns over data ranks"
 summary

@@ -1,5 +1,6 @@
 #include "models/modules/mixture.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_format.h"
@@ -65,6 +66,17 @@ absl::StatusOr<Var> MixtureLayer::RecordExperts(Recorder& r, Var rows, const Dis
   const ExpertPlacement& placement = r.dispatch().placement();
   const int slots = placement.held(options_.layer, r.dispatch().coordinate());
   Arena& arena = r.tape().arena();
+  if (r.experts() != nullptr) {
+    BlockId* wanted = static_cast<BlockId*>(arena.Allocate(slots * sizeof(BlockId)));
+    size_t count = 0;
+    for (int s = 0; s < slots; ++s) {
+      const auto rows = plan.groups.rows.subspan(static_cast<size_t>(s) * plan.groups.lanes, plan.groups.lanes);
+      if (std::ranges::any_of(rows, [](int64_t n) { return n > 0; })) {
+        wanted[count++] = up_[placement.expert_at(options_.layer, r.dispatch().coordinate(), s)];
+      }
+    }
+    r.experts()->Use(options_.layer, {wanted, count});
+  }
   const auto local = [&](const std::vector<BlockId>& blocks) -> std::span<const Var> {
     if (blocks.empty()) return {};
     Var* vars = static_cast<Var*>(arena.Allocate(slots * sizeof(Var)));

@@ -1,4 +1,5 @@
 // FIRST_ORDER: one evaluation, one exchange, one update rule. Evaluate -> finish -> norm -> guard -> commit -> clip -> apply.
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,7 @@ class FirstOrder final : public Scheme {
       : config_(config),
         total_steps_(context.total_steps),
         sharded_(context.exchange.to_canonical),
+        updated_(context.updated),
         groups_(std::move(groups)),
         exchange_(std::move(exchange)),
         norm_(context.exchange.layout, context.exchange.world, [this](BlockId id) { return !groups_[id].frozen; }),
@@ -83,12 +85,14 @@ class FirstOrder final : public Scheme {
                                  .weight_decay = block.weight_decay,
                                  .gradient_scale = report.clip_factor,
                                  .t = accepted_});
+      if (updated_) updated_(id);
     }
   }
 
   OptimConfig config_;
   int64_t total_steps_;
   bool sharded_;
+  std::function<void(BlockId)> updated_;
   ParameterGroups groups_;
   std::unique_ptr<Exchange> exchange_;
   LogicalNorm norm_;

@@ -17,6 +17,17 @@ TEST(Mixture, ProportionsAreExactOverBlocks) {
   }
 }
 
+TEST(Mixture, BatchesFollowEachOther) {
+  const Mixture mixture = Mixture::OfBatches({3, 2});
+  for (int64_t block = 0; block < 4; ++block) {
+    for (int64_t i = 0; i < 5; ++i) {
+      const Mixture::Pick pick = mixture.At(5 * block + i, 2);
+      EXPECT_EQ(pick.source, i < 3 ? 0 : 1);
+      EXPECT_EQ(pick.number, i < 3 ? 3 * block + i : 2 * block + i - 3);
+    }
+  }
+}
+
 TEST(Mixture, QuotasAddUpByLargestRemainder) {
   const Mixture mixture = *Mixture::Create(3, {1, 1, 1});  // 1365 1/3 each
   EXPECT_EQ(mixture.quota(0), 1366);
