@@ -30,12 +30,10 @@ int64_t BatchBuffer::bytes() const {
 void BatchBuffer::Reserve(int64_t rows) {
   capacity_ = rows;
   const Shape shape = {rows, shape_.width};
-  if (shape_.kind == SampleShape::Kind::kTokens) {
-    tokens_ = OwnedTensor(shape, DType::kI32);
-    targets_ = OwnedTensor(shape, DType::kI32);
-  } else if (shape_.kind == SampleShape::Kind::kFeatures) {
-    features_ = OwnedTensor(shape, feature_dtype_);
-  }
+  const bool tokens = shape_.kind == SampleShape::Kind::kTokens, labelled = shape_.kind == SampleShape::Kind::kLabelled;
+  if (tokens) tokens_ = OwnedTensor(shape, DType::kI32);
+  if (tokens || labelled) targets_ = OwnedTensor({rows, labelled ? 1 : shape_.width}, DType::kI32);
+  if (labelled || shape_.kind == SampleShape::Kind::kFeatures) features_ = OwnedTensor(shape, feature_dtype_);
 }
 
 Batch& BatchBuffer::Resize(int64_t rows) {
@@ -43,12 +41,9 @@ Batch& BatchBuffer::Resize(int64_t rows) {
   if (rows > capacity_) Reserve(rows);
   batch_ = {};
   batch_.sequences = rows;
-  if (shape_.kind == SampleShape::Kind::kTokens) {
-    batch_.tokens = tokens_->Slice(0, rows);
-    batch_.targets = targets_->Slice(0, rows);
-  } else if (shape_.kind == SampleShape::Kind::kFeatures) {
-    batch_.features = features_->Slice(0, rows);
-  }
+  if (tokens_->defined()) batch_.tokens = tokens_->Slice(0, rows);
+  if (targets_->defined()) batch_.targets = targets_->Slice(0, rows);
+  if (features_->defined()) batch_.features = features_->Slice(0, rows);
   return batch_;
 }
 

@@ -13,16 +13,16 @@ inline constexpr int32_t kIgnoredTarget = -1;
 
 // What one sample of a source looks like. Sources that are mixed must agree.
 struct SampleShape {
-  enum class Kind { kTokens, kFeatures, kNone };
+  enum class Kind { kTokens, kFeatures, kLabelled, kNone };  // kLabelled: features of a known class
   Kind kind = Kind::kNone;
-  int64_t width = 0;  // tokens: context T; features: dimension d; none: 0
+  int64_t width = 0;  // tokens: context T; features, labelled: dimension d; none: 0
   bool operator==(const SampleShape&) const = default;
 };
 
 // Views into memory that a BatchBuffer owns. What the sample shape does not call for is undefined (Tensor::defined() is false).
 struct Batch {
   Tensor tokens;          // [sequences, T] i32, each in [0, vocabulary)
-  Tensor targets;         // [sequences, T] i32; kIgnoredTarget: no loss there
+  Tensor targets;         // [sequences, T] i32; kIgnoredTarget: no loss there. Labelled: [sequences, 1], the class, at least 0
   Tensor features;        // [sequences, d] f32 or f64
   int64_t sequences = 0;  // rows: sequences or samples; 0 is legal (a FULL share smaller than the number of leaves)
   int64_t count = 0;      // what the loss is divided by once summed over all leaves: targets that count, or samples

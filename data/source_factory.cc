@@ -6,6 +6,7 @@ namespace conclave {
 absl::StatusOr<SplitSource> MakeTextSource(const TextSourceConfig& config, const SourceContext& context);
 absl::StatusOr<SplitSource> MakeShardsSource(const ShardsSourceConfig& config, const SourceContext& context);
 absl::StatusOr<SplitSource> MakeGaussianSource(const GaussianSourceConfig& config, const SourceContext& context);
+absl::StatusOr<SplitSource> MakeImagesSource(const ImagesSourceConfig& config, const SourceContext& context);
 absl::StatusOr<SplitSource> MakeNoSource(const SourceContext& context);
 
 absl::StatusOr<SplitSource> SourceFromConfig(const SourceConfig& config, const SourceContext& context) {
@@ -16,12 +17,14 @@ absl::StatusOr<SplitSource> SourceFromConfig(const SourceConfig& config, const S
       return MakeShardsSource(config.shards(), context);
     case SourceConfig::kGaussian:
       return MakeGaussianSource(config.gaussian(), context);
+    case SourceConfig::kImages:
+      return MakeImagesSource(config.images(), context);
     case SourceConfig::kNone:
       return MakeNoSource(context);
     case SourceConfig::KIND_NOT_SET:
       break;
   }
-  return InvalidArgument("data.sources[%d]: no kind is set; choose text, shards, gaussian or none", context.index);
+  return InvalidArgument("data.sources[%d]: no kind is set; choose text, shards, gaussian, images or none", context.index);
 }
 
 bool NeedsTokenizer(const SourceConfig& config) {

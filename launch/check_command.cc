@@ -60,6 +60,8 @@ int RunCheck(const Arguments& arguments, const std::vector<std::string>&) {
   Experiment config = loaded->config;
   if (config.model().has_moe_lm() && config.model().moe_lm().vocab_size() == 0)
     config.mutable_model()->mutable_moe_lm()->set_vocab_size(256);
+  if (config.model().has_masked_lm() && config.model().masked_lm().vocab_size() == 0)
+    config.mutable_model()->mutable_masked_lm()->set_vocab_size(256);
   const auto model = MakeModel(config.model(), {.seed = config.seed(), .workers = static_cast<int>(config.trainer().workers())});
   if (!model.ok()) return Fail(model.status());
   if (const absl::Status fits = CheckMachines(arguments, config, **model); !fits.ok()) return FailConfig(fits);

@@ -32,6 +32,10 @@ absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, cons
       return MakeGaussianWgan(config.gaussian_wgan(), context);
     case ModelConfig::kEightGaussians:
       return MakeEightGaussians(config.eight_gaussians(), context);
+    case ModelConfig::kRobustMlp:
+      return MakeRobustMlp(config.robust_mlp(), context);
+    case ModelConfig::kMaskedLm:
+      return MakeMaskedLm(config.masked_lm(), context);
     case ModelConfig::KIND_NOT_SET:
       break;
   }

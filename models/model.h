@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "models/kv_cache.h"
+#include "models/modules/perturbation.h"
 #include "models/recorder.h"
 #include "proto/model.pb.h"
 
@@ -39,6 +40,9 @@ class Model {
 
   // Records the terms of one leaf. Collective where the model has experts: every rank records, with zero rows where it has no leaf.
   virtual absl::Status Record(Recorder& recorder) const = 0;
+
+  // What a second player adds to every sample, found anew in every evaluation by whoever differentiates the model; null: nothing.
+  virtual const Perturbation* perturbation() const { return nullptr; }
 
   // Sequence models: logits [sequences * length, vocabulary] of the recorder's batch (targets unused). Others: Unimplemented.
   virtual absl::StatusOr<Var> Logits(Recorder& recorder) const;
@@ -82,6 +86,8 @@ absl::StatusOr<std::unique_ptr<Model>> MakeGroupRobust(const GroupRobustConfig& 
 absl::StatusOr<std::unique_ptr<Model>> MakeDiracGan(const DiracGanConfig& config, const ModelContext& context);
 absl::StatusOr<std::unique_ptr<Model>> MakeGaussianWgan(const GaussianWganConfig& config, const ModelContext& context);
 absl::StatusOr<std::unique_ptr<Model>> MakeEightGaussians(const EightGaussiansConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeMaskedLm(const MaskedLmConfig& config, const ModelContext& context);
+absl::StatusOr<std::unique_ptr<Model>> MakeRobustMlp(const RobustMlpConfig& config, const ModelContext& context);
 
 DType ComputeDType(const ModelConfig& config);
 ModelPrecision PrecisionOf(const ModelConfig& config);

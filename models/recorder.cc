@@ -5,6 +5,15 @@
 
 namespace conclave {
 
+RngKey LeafNoise(const Batch& batch, uint64_t seed, uint32_t site) {
+  return {.seed = seed,
+          .site = site,
+          .step = batch.key.step,
+          .worker = static_cast<uint32_t>(batch.worker.value),
+          .kind = RngKind::kNoise,
+          .draw = batch.key.draw};
+}
+
 Recorder::Recorder(const Options& options)
     : options_(options),
       parameters_(options.parameters->size()),
@@ -26,6 +35,8 @@ void Recorder::Begin(const FlatVector* point, const Batch* batch, bool present) 
   batch_ = batch;
   present_ = present;
   poison_ = arrival_ = absl::OkStatus();
+  sample_values_ = {};
+  searching_ = false;
   recorded_.clear();
   std::ranges::fill(parameters_, Var{});
   std::ranges::fill(values_, 0.0);
@@ -34,6 +45,11 @@ void Recorder::Begin(const FlatVector* point, const Batch* batch, bool present) 
   for (const BlockId block : point->layout().local_blocks()) Declare(block);  // before any segment
   if (options_.copies == nullptr) return;
   for (const BlockId block : options_.copies->layout().local_blocks()) Declare(block);
+}
+
+void Recorder::UseSampleValues(const Tensor& values, const Tensor& gradient, bool searching) {
+  sample_values_ = options_.tape->Parameter({-1}, values, {.first = gradient});  // of no block: nobody is told when its gradient is final
+  searching_ = searching;
 }
 
 Var Recorder::Parameter(BlockId block) {
@@ -55,15 +71,6 @@ std::span<const float> Recorder::buffer(int index) const {
   if (index < 0) return {};
   CHECK(options_.buffers != nullptr) << "buffer " << index;
   return options_.buffers->values(index);
-}
-
-RngKey Recorder::Noise(uint32_t site) const {
-  return {.seed = options_.seed,
-          .site = site,
-          .step = batch_->key.step,
-          .worker = static_cast<uint32_t>(batch_->worker.value),
-          .kind = RngKind::kNoise,
-          .draw = batch_->key.draw};
 }
 
 void Recorder::AddTerm(int term, Var value, double weight) {

@@ -53,6 +53,9 @@ class ExpertReader {
   virtual void Use(int layer, std::span<const BlockId> experts) = 0;
 };
 
+// Randomness of a leaf's noise at op `site` of a model. Element: see Recorder::Noise.
+RngKey LeafNoise(const Batch& batch, uint64_t seed, uint32_t site);
+
 // One recording at a time; kept between leaves so that nothing is allocated. All pointers outlive it.
 class Recorder {
  public:
@@ -99,9 +102,15 @@ class Recorder {
   ExpertReader* experts() const { return again() ? nullptr : options_.experts; }
   KvCache* cache() const { return options_.cache; }
   TokenTravel* travel() const { return options_.travel; }
+  // Values that belong to the leaf's samples (models/modules/perturbation.h): [samples, width], from after Begin to the next Begin. What
+  // backward finds for them is added to `gradient`; undefined: it is not wanted. searching: only that gradient is wanted of this recording.
+  void UseSampleValues(const Tensor& values, const Tensor& gradient, bool searching);
+  // Undefined: there are none, and samples are taken as they are.
+  Var SampleValues() const { return sample_values_; }
+  bool searching() const { return searching_; }
   // Randomness of this leaf's noise at op `site` of the model; element = row of the worker's share (batch.first_row + i) times width +
   // column.
-  RngKey Noise(uint32_t site) const;
+  RngKey Noise(uint32_t site) const { return LeafNoise(*batch_, options_.seed, site); }
 
   // record(recorder, x): one block of the model, from its input to its result. Where the tape has memory for segments, only the result is
   // kept and backward records the block again; terms, metrics, counts and poison of that second time are dropped. `record` captures plain
@@ -155,6 +164,8 @@ class Recorder {
   const Batch* batch_ = nullptr;
   bool present_ = true;
   std::vector<Var> parameters_;  // by block id
+  Var sample_values_;
+  bool searching_ = false;
   std::vector<Recorded> recorded_;
   std::vector<double> values_;
   std::vector<int64_t> counters_, running_, dropped_;

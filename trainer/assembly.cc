@@ -24,7 +24,11 @@ LoaderOptions MakeLoaderOptions(const Experiment& config) {
           .shuffle = config.data().shuffle()};
 }
 
-int64_t ContextOf(const ModelConfig& config) { return config.has_moe_lm() ? config.moe_lm().context() : 0; }
+// Tokens of a sample; 0: the model takes none.
+int64_t ContextOf(const ModelConfig& config) {
+  if (config.has_masked_lm()) return config.masked_lm().context();
+  return config.has_moe_lm() ? config.moe_lm().context() : 0;
+}
 
 bool HasData(const DataConfig& config) {
   for (const SourceConfig& source : config.sources()) {
@@ -68,7 +72,7 @@ absl::Status CheckSampleShape(const Assembly& a) {
   }
   const SampleShape got = a.data.loader->shape();
   if (got == wanted) return absl::OkStatus();
-  static constexpr const char* kNames[] = {"token sequences", "feature vectors", "no samples"};
+  static constexpr const char* kNames[] = {"token sequences", "feature vectors", "labelled feature vectors", "no samples"};
   return InvalidArgument("data: the model takes %s of width %d, the sources give %s of width %d", kNames[static_cast<int>(wanted.kind)],
                          wanted.width, kNames[static_cast<int>(got.kind)], got.width);
 }

@@ -113,6 +113,26 @@ void CheckLinearVae(const Experiment& config, ConfigRules* rules) {
   rules->Require(config.parallel().expert() == 1, {"parallel.expert"}, "an expert axis needs a model with experts; linear_vae has none");
 }
 
+void CheckMaskedLm(const Experiment& config, ConfigRules* rules) {
+  const MaskedLmConfig& lm = config.model().masked_lm();
+  rules->Require(lm.width() % lm.heads() == 0, {"model.masked_lm.heads", "model.masked_lm.width"},
+                 absl::StrFormat("width %d is not divisible by %d heads", lm.width(), lm.heads()));
+}
+
+void CheckRobustMlp(const Experiment& config, ConfigRules* rules) {
+  const RobustMlpConfig& model = config.model().robust_mlp();
+  for (int i = 0; i < config.data().sources_size(); ++i) {
+    const SourceConfig& source = config.data().sources(i);
+    if (!source.has_images()) continue;
+    const ImagesSourceConfig& images = source.images();
+    const std::string path = absl::StrFormat("data.sources[%d].images", i);
+    rules->Require(images.classes() <= model.classes(), {"model.robust_mlp.classes", path + ".classes"},
+                   absl::StrFormat("images of %d classes, but model.robust_mlp.classes is %d", images.classes(), model.classes()));
+    rules->Require(images.held_out_path().empty() == images.held_out_labels().empty(), {path + ".held_out_path", path + ".held_out_labels"},
+                   "held_out_path and held_out_labels go together: images and their classes");
+  }
+}
+
 void CheckBilinearGame(const Experiment& config, ConfigRules* rules) {
   const BilinearGameConfig& game = config.model().bilinear_game();
   rules->Require(game.sigma_min() <= game.sigma_max(), {"model.bilinear_game.sigma_min", "model.bilinear_game.sigma_max"},
@@ -163,9 +183,12 @@ bool IsGame(ModelConfig::KindCase model) {
 std::vector<SourceConfig::KindCase> UsableSources(ModelConfig::KindCase model) {
   switch (model) {
     case ModelConfig::kMoeLm:
+    case ModelConfig::kMaskedLm:
       return {SourceConfig::kText, SourceConfig::kShards};
     case ModelConfig::kLinearVae:
       return {SourceConfig::kGaussian};
+    case ModelConfig::kRobustMlp:
+      return {SourceConfig::kImages};
     default:
       return {SourceConfig::kNone};
   }
@@ -365,6 +388,12 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
     case ModelConfig::kLinearVae:
       CheckLinearVae(config, rules);
       break;
+    case ModelConfig::kMaskedLm:
+      CheckMaskedLm(config, rules);
+      break;
+    case ModelConfig::kRobustMlp:
+      CheckRobustMlp(config, rules);
+      break;
     case ModelConfig::kBilinearGame:
       CheckBilinearGame(config, rules);
       break;
@@ -374,8 +403,8 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
     default:
       break;
   }
-  rules->Require(!IsGame(config.model().kind_case()) || config.parallel().expert() == 1, {"parallel.expert"},
-                 "an expert axis needs a model with experts; a game has none");
+  rules->Require(config.model().has_moe_lm() || config.model().has_linear_vae() || config.parallel().expert() == 1, {"parallel.expert"},
+                 "an expert axis needs a model with experts");
   CheckPrecision(config, rules);
   CheckStrategies(config, rules);
   CheckSources(config, rules);

@@ -49,6 +49,8 @@ ModelOperator::ModelOperator(const Options& options)
       buffers_(options.model->buffers()),
       recorder_(WithArrivals(RecorderOptions(options, &tape_, &gradients_, &buffers_, copies_.get()))),
       forward_recorder_(RecorderOptions(options, &forward_tape_, nullptr, &buffers_, copies_.get())),
+      search_recorder_(WithArrivals(RecorderOptions(options, &tape_, nullptr, &buffers_, copies_.get()))),
+      walk_(options.model->perturbation(), &arena_),
       held_out_batch_(options.model->sample_shape(), 0, options.dtype),
       table_(static_cast<int64_t>(options.model->terms().size()), options.model->counters()),
       final_(options.model->parameters().size()) {
@@ -127,24 +129,14 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   for (int64_t i = 0; i < micro_steps; ++i) {
     const int64_t leaf = LeafOf(options_.mesh->rank(), i);
     const Batch& batch = batches_[leaf >= 0 ? i : batches_.size() - 1].batch();
-    tape_.Reset();
-    arena_.Reset();
     if (each_worker && i > 0) gradients_.ClearRunning();
-    recorder_.Begin(&point, &batch, leaf >= 0);
     if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(leaf);
-    {
-      const TraceSpan span("forward", i);
-      if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf);
-      RETURN_IF_ERROR(options_.model->Record(recorder_));
-      RETURN_IF_ERROR(recorder_.arrival());
-      if (options_.routing != nullptr) options_.routing->EndLeaf();
-    }
-    if (!recorder_.poison().ok()) LOG_WARNING << "step " << key.step << ": " << recorder_.poison().message();
-    if (leaf >= 0) {
-      for (size_t t = 0; t < terms.size(); ++t) table_.At(leaf, t) = recorder_.values()[t] * ScaleOf(terms[t].scale, batch.count);
-      table_.Count(recorder_.counters());
-    }
-    RETURN_IF_ERROR(Backward({.index = i, .last = i + 1 == micro_steps, .each_worker = each_worker}, on_block));
+    if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf);
+    RETURN_IF_ERROR(Differentiate(point, batch,
+                                  {.index = i, .last = i + 1 == micro_steps, .each_worker = each_worker, .present = leaf >= 0}, on_block));
+    if (leaf < 0) continue;
+    for (size_t t = 0; t < terms.size(); ++t) table_.At(leaf, t) = recorder_.values()[t] * ScaleOf(terms[t].scale, batch.count);
+    table_.Count(recorder_.counters());
   }
   if (options_.routing != nullptr) options_.routing->EndEvaluation();
   RETURN_IF_ERROR(table_.Gather(options_.mesh->control(), options_.micro_batches));
@@ -159,12 +151,47 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   return evaluation;
 }
 
-std::span<const Seed> ModelOperator::PlantSeeds() {
+std::span<const Seed> ModelOperator::PlantSeeds(Recorder& recorder) {
   const std::vector<TermSpec>& terms = options_.model->terms();
-  for (size_t t = 0; t < terms.size(); ++t) {
-    scales_[t] = ScaleOf(terms[t].scale, recorder_.batch().count) * static_cast<double>(options_.workers.workers);
-  }
-  return recorder_.PlantSeeds(scales_);
+  const double weight = walk_.weight() * static_cast<double>(options_.workers.workers);
+  for (size_t t = 0; t < terms.size(); ++t) scales_[t] = ScaleOf(terms[t].scale, recorder.batch().count) * weight;
+  return recorder.PlantSeeds(scales_);
+}
+
+// One leaf, at every point of its samples' way; without a perturbation that is one.
+absl::Status ModelOperator::Differentiate(const FlatVector& point, const Batch& batch, const MicroStep& step, const OnBlock& on_block) {
+  arena_.Reset();
+  walk_.Begin(batch, options_.seed, options_.dtype);
+  do {
+    Recorder& recorder = walk_.counts() ? recorder_ : search_recorder_;
+    {
+      const TraceSpan span("forward", step.index);
+      RETURN_IF_ERROR(RecordLeaf(recorder, point, batch, step.present));
+    }
+    if (options_.routing != nullptr) options_.routing->EndLeaf();
+    if (!recorder.poison().ok()) LOG_WARNING << "step " << batch.key.step << ": " << recorder.poison().message();
+    if (walk_.last()) {
+      RETURN_IF_ERROR(Backward(step, on_block));
+    } else {
+      RETURN_IF_ERROR(BackwardToSamples(recorder));
+    }
+  } while (walk_.Move(batch));
+  return absl::OkStatus();
+}
+
+absl::Status ModelOperator::RecordLeaf(Recorder& recorder, const FlatVector& point, const Batch& batch, bool present) {
+  recorder.tape().Reset();
+  recorder.Begin(&point, &batch, present);
+  walk_.Place(recorder);
+  RETURN_IF_ERROR(options_.model->Record(recorder));
+  return recorder.arrival();
+}
+
+// The samples' player goes up or down by the gradient it finds; that of the parameters stays where it is, unless this point counts.
+absl::Status ModelOperator::BackwardToSamples(Recorder& recorder) {
+  RETURN_IF_ERROR(tape_.Backward(PlantSeeds(recorder), [](BlockId) { return absl::OkStatus(); }));
+  if (walk_.player() == Player::kMin) Negate(walk_.gradient());
+  return absl::OkStatus();
 }
 
 absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_block) {
@@ -176,7 +203,8 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
     if (options_.experts != nullptr) options_.experts->Done(block);
     return Deliver(step, block, on_block);
   };
-  RETURN_IF_ERROR(tape_.Backward(PlantSeeds(), std::ref(on_final)));  // by reference: a copy would not fit into the function object
+  RETURN_IF_ERROR(
+      tape_.Backward(PlantSeeds(recorder_), std::ref(on_final)));  // by reference: a copy would not fit into the function object
   if (copies_ != nullptr) RETURN_IF_ERROR(ReturnCopies(step));
   // Blocks that are complete only now, and those that this recording did not use (a rank without a leaf in this micro-step, a branch of the
   // model): nothing was added to them, but what earlier leaves left must still be handed over, and every leaf must be counted.
@@ -227,12 +255,10 @@ absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int6
   step_samples_ = batch.count;
   recorder_.BeginEvaluation();
   gradients_.Begin(each_worker);
-  tape_.Reset();
   arena_.Reserve(0);
   segments_.Reserve(0);
-  recorder_.Begin(&point, &batch, true);
-  RETURN_IF_ERROR(options_.model->Record(recorder_));
-  RETURN_IF_ERROR(tape_.Backward(PlantSeeds(), [](BlockId) { return absl::OkStatus(); }));
+  const auto forget = [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); };
+  RETURN_IF_ERROR(Differentiate(point, batch, {.last = true, .each_worker = each_worker}, forget));
   return activation_bytes();
 }
 
@@ -267,10 +293,13 @@ absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& poin
       held_out_batch_.Resize(0).count = 0;
     }
     const Batch& batch = held_out_batch_.batch();
-    forward_tape_.Reset();
+    step_samples_ = batch.count;
     arena_.Reset();
-    forward_recorder_.Begin(&point, &batch, index < count);
-    RETURN_IF_ERROR(options_.model->Record(forward_recorder_));
+    walk_.Begin(batch, options_.seed, options_.dtype, /*held_out=*/true);
+    do {
+      RETURN_IF_ERROR(RecordLeaf(walk_.last() ? forward_recorder_ : search_recorder_, point, batch, index < count));
+      if (!walk_.last()) RETURN_IF_ERROR(BackwardToSamples(search_recorder_));
+    } while (walk_.Move(batch));
     if (index >= count) continue;
     const double samples = static_cast<double>(batch.count);
     for (size_t t = 0; t < terms.size(); ++t) {

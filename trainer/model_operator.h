@@ -15,12 +15,14 @@
 #include "trainer/expert_memory.h"
 #include "trainer/leaf_gradients.h"
 #include "trainer/leaf_table.h"
+#include "trainer/sample_walk.h"
 
 namespace conclave {
 
 // f_m of worker m is differentiated leaf by leaf (micro_batches leaves a worker); F_m = M grad f_m, signed per player. Leaves of one worker
-// are summed by the reduction tree before they are handed over. An expert block's share of another rank's worker is handed over by the
-// owner in that rank's data column, also where copies of the expert took part (ExpertCopies).
+// are summed by the reduction tree before they are handed over. Where the model perturbs its samples, a leaf is differentiated at every
+// point of their way, and F_m is the gradient by the parameters alone. An expert block's share of another rank's worker is handed over by
+// the owner in that rank's data column, also where copies of the expert took part (ExpertCopies).
 class ModelOperator : public Operator {
  public:
   struct Options {
@@ -80,12 +82,17 @@ class ModelOperator : public Operator {
     int64_t index = 0;
     bool last = false;
     bool each_worker = false;
+    bool present = true;
   };
   // The leaf (worker * micro_batches + b) that `rank` runs in micro-step i, or -1.
   int64_t LeafOf(int rank, int64_t micro_step) const;
   absl::Status LoadLeaf(const SampleKey& key, int64_t index);
   absl::Status LoadLeaves(const SampleKey& key);
-  std::span<const Seed> PlantSeeds();
+  std::span<const Seed> PlantSeeds(Recorder& recorder);
+  absl::Status Differentiate(const FlatVector& point, const Batch& batch, const MicroStep& step, const OnBlock& on_block);
+  // Where the samples stand.
+  absl::Status RecordLeaf(Recorder& recorder, const FlatVector& point, const Batch& batch, bool present);
+  absl::Status BackwardToSamples(Recorder& recorder);
   absl::Status Backward(const MicroStep& step, const OnBlock& on_block);
   absl::Status ReturnCopies(const MicroStep& step);
   absl::Status Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block);
@@ -101,6 +108,8 @@ class ModelOperator : public Operator {
   LeafGradients gradients_;
   ModelBuffers buffers_;
   Recorder recorder_, forward_recorder_;
+  Recorder search_recorder_;  // of points whose gradient by the parameters is not wanted
+  SampleWalk walk_;
   std::vector<BatchBuffer> batches_;  // local leaves in order; the last one stays empty
   BatchBuffer held_out_batch_;
   LeafTable table_;

@@ -13,7 +13,7 @@ usage: bench/acceptance/vineq.sh [--quick] [--bin-dir DIR] [--data DIR]
 
   --quick        the part that fits in 60 seconds: the large gains on 3 seeds with coarse grids, and the laws
   --bin-dir DIR  the program and the test programs (default build/ci/bin)
-  --data DIR     folder with tinyshakespeare/input.txt (default ../shared/data beside the repository)
+  --data DIR     folder with tinyshakespeare/input.txt and fashion-mnist/*.gz (default ../shared/data beside the repository)
 HELP
 }
 
@@ -171,6 +171,19 @@ robust_regression() {
   at_least "$(round "$(of robust robust_rotation two_way_gain)")" 3 x "G10: two-way gain on a robust regression with a strong rotation, gradient mapping 1e-6"
   at_most "$(round "$(of robust robust_rotation evaluations_of_baseline)")" 1.5 x "its evaluations over the baseline's"
 }
+# Local steps on a game that curves more than it turns, against the better of descent-ascent and OGDA.
+local_steps() {
+  contest local "$v"/proxskip{_gda,_ogda,}.textproto --by two-way --tune 'optim.gda.gamma=0.4..2.4/7' --tune 'optim.ogda.gamma=0.2..1.2/7' \
+    --tune 'optim.proxskip.gamma=0.4..1.4/6' --tune optim.proxskip.p=0.1,0.15,0.2,0.3 --max-evaluations 2000
+  at_least "$(round "$(of local proxskip two_way_gain)")" 2 x "two-way, ProxSkip-VIP-FL on a game that curves more than it turns, M=8"
+}
+# spread A B: by how much the mean of the numbers in file B is above that in file A, in standard deviations of A's.
+spread() {
+  cat "$1" - "$2" <<< '' 2> /dev/null | awk '
+    NF == 0 { second = 1; next }
+    { if (second) { t += $1; ++m } else { s += $1; q += $1 * $1; ++n } }
+    END { if (n > 1 && m > 0) printf "%.2f", (t / m - s / n) / sqrt((q - s * s / n) / (n - 1)) }'
+}
 # A GAN on eight Gaussians, 5 seeds: the distance of the generator's points to the data over the last tenth of the steps, and two-way bytes.
 gan() {
   local seed entrant
@@ -183,10 +196,58 @@ gan() {
     tail -n 1 "$scratch/$entrant-1/metrics.jsonl" | sed -n 's/.*"logical_up":\([0-9]*\).*"logical_down":\([0-9]*\).*/\1 \2/p' | awk '{ print $1 + $2 }' > "$scratch/$entrant.bytes"
   done
   at_least "$(round "$(ratio "$(cat "$scratch/eight_gaussians.bytes")" "$(cat "$scratch/eight_gaussians_int4.bytes")")")" 4 x "G12: eight Gaussians, two-way bytes of exact over 4-bit EF21"
-  at_most "$(cat "$scratch/eight_gaussians.distances" - "$scratch/eight_gaussians_int4.distances" <<< '' | awk '
-    NF == 0 { second = 1; next }
-    { if (second) { t += $1; ++m } else { s += $1; q += $1 * $1; ++n } }
-    END { if (n > 1 && m > 0) printf "%.2f", (t / m - s / n) / sqrt((q - s * s / n) / (n - 1)) }')" 2 sigma "G12: its distance to the data above exact training's, in spreads over seeds"
+  at_most "$(spread "$scratch/eight_gaussians.distances" "$scratch/eight_gaussians_int4.distances")" 2 sigma "G12: its distance to the data above exact training's, in spreads over seeds"
+}
+# perturbed CONFIG FIELD SETTINGS...: a run a seed; FIELD of the last held-out evaluation by seed, and two-way bytes of a step.
+perturbed() {
+  local entrant=$1 field=$2 seed
+  shift 2
+  [[ -e $scratch/$entrant.bytes ]] && return
+  for ((seed = 1; seed <= seeds; ++seed)); do
+    "$conclave" train "$v/$entrant.textproto" --set "seed=$seed" --run-dir "$scratch/$entrant-$seed" "$@" > "$scratch/$entrant.log" 2>&1 || tail -n 5 "$scratch/$entrant.log" >&2
+    sed -n "s/.*\"evaluation\":{.*\"$field\":\([-0-9.e]*\).*/\1/p" "$scratch/$entrant-$seed/metrics.jsonl" | tail -n 1
+  done > "$scratch/$entrant.held-out"
+  tail -n 1 "$scratch/$entrant-1/metrics.jsonl" | sed -n 's/.*"logical_up":\([0-9]*\).*"logical_down":\([0-9]*\).*/\1 \2/p' | awk '{ print $1 + $2 }' > "$scratch/$entrant.bytes"
+}
+mean_of() { awk '{ s += $1 } END { if (NR) printf "%.4f", s / NR }' "$1" 2> /dev/null; }
+# Adversarial training at exact and at 4-bit gradients: images whose pixels are moved, and masked text whose embeddings are (FreeLB).
+robust_images() {
+  local folder=$data_dir/fashion-mnist files=() entrant
+  if ! ls "$folder"/train-images-idx3-ubyte* > /dev/null 2>&1; then short "no $folder" "<= 2 sigma" "PGD-trained perceptron on Fashion-MNIST (--data DIR)"; return; fi
+  folder=$(realpath "$folder")
+  files=(--set "data.sources[0].images.path=\"$folder/train-images-idx3-ubyte.gz\"" --set "data.sources[0].images.labels=\"$folder/train-labels-idx1-ubyte.gz\""
+    --set "data.sources[0].images.held_out_path=\"$folder/t10k-images-idx3-ubyte.gz\"" --set "data.sources[0].images.held_out_labels=\"$folder/t10k-labels-idx1-ubyte.gz\"")
+  for entrant in fashion_robust fashion_robust_int4; do seeds=3 perturbed "$entrant" robust_accuracy "${files[@]}"; done
+  at_least "$(round "$(ratio "$(cat "$scratch/fashion_robust.bytes")" "$(cat "$scratch/fashion_robust_int4.bytes")")")" 4 x "G12: adversarial perceptron on Fashion-MNIST, two-way bytes of exact over 4-bit EF21"
+  at_most "$(spread "$scratch/fashion_robust_int4.held-out" "$scratch/fashion_robust.held-out")" 2 sigma \
+    "G12: its robust accuracy ($(mean_of "$scratch/fashion_robust_int4.held-out")) below exact training's ($(mean_of "$scratch/fashion_robust.held-out")), in spreads over seeds"
+}
+# A short run of the encoder, alone, on four ranks, and stopped at step 10 of 20: the same losses, and the same last checkpoint after the stop.
+freelb_bits() {
+  local name more=(--set "data.sources[0].text.path=\"$text\"" --set "data.cache_dir=\"$scratch/cache\"" --set trainer.steps=20 --set trainer.eval.every=0
+    --set trainer.eval.batches=2 --set checkpoint.every=10 --set checkpoint.keep_last=9 --set model.masked_lm.width=16) figure=equal
+  for name in straight ranks stopped; do
+    "$conclave" train "$v/masked_freelb_int4.textproto" --run-dir "$scratch/bits-$name" --ranks "$([[ $name == ranks ]] && echo 4 || echo 1)" "${more[@]}" > "$scratch/log" 2>&1 || figure=failed
+  done
+  rm -rf "$scratch/bits-stopped/checkpoints/step-20"
+  "$conclave" train "$v/masked_freelb_int4.textproto" --run-dir "$scratch/bits-stopped" --resume "${more[@]}" > "$scratch/log" 2>&1 || figure=failed
+  grep -q 'resumed from .*step-10 ' "$scratch/log" || figure=failed
+  [[ $(state_fields bits-straight | wc -l) == 20 ]] || figure=failed
+  for name in ranks stopped; do cmp -s <(state_fields bits-straight) <(state_fields "bits-$name") || figure=differ; done
+  cmp -s "$scratch"/bits-{straight,stopped}/checkpoints/step-20/rank-0.safetensors || figure=differ
+  equal "$figure" equal "FreeLB-trained encoder: bits on 4 ranks, and after a stop at step 10 of 20"
+}
+robust_text() {
+  local text=$data_dir/tinyshakespeare/input.txt entrant
+  if [[ ! -r $text ]]; then short "no $text" "<= 1 %" "FreeLB-trained encoder (--data DIR)"; return; fi
+  text=$(realpath "$text")
+  freelb_bits
+  for entrant in masked_freelb masked_freelb_int4; do
+    seeds=3 perturbed "$entrant" clean_loss --set "data.sources[0].text.path=\"$text\"" --set "data.cache_dir=\"$scratch/cache\""
+  done
+  at_least "$(round "$(ratio "$(cat "$scratch/masked_freelb.bytes")" "$(cat "$scratch/masked_freelb_int4.bytes")")")" 4 x "FreeLB-trained encoder on masked text, two-way bytes of exact over 4-bit EF21"
+  at_most "$(awk -v a="$(mean_of "$scratch/masked_freelb_int4.held-out")" -v b="$(mean_of "$scratch/masked_freelb.held-out")" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", 100 * (a / b - 1) }')" 1 % \
+    "its held-out loss ($(mean_of "$scratch/masked_freelb_int4.held-out")) above exact training's, means of 3 seeds"
 }
 
 # -- laws, by the test programs ----------------------------------------------------------------------------------------------------------------
@@ -214,7 +275,14 @@ laws() {
   law optim_test '*SchemeTest.ResumesBitByBit*' "G9: kill and resume, every scheme"
   law optim_test 'ResumeTest.EveryPairAtEveryStep' "G9: kill and resume at every step, every scheme over every exchange"
   law optim_test 'ProxSkipTest.*:LocalExtragradientTest.*' "local steps: controls add up to zero and remove the bias"
+  law optim_test '*ProxTest.*:*SetTest.*:ProxFamilyTest.*:UncompressedTest.EverySchemeFindsTheSolutionThatAProxAsksFor' "prox terms: each solves its problem, firmly non-expansive, projections to the bit"
+  law optim_test 'Masha1Test.WhereEveryWorker*:Masha1Test.APartialMean*' "partial participation: all is MASHA1 to the bit, some are unbiased"
+  law models_test 'Games.*:ProblemRows.*:MatrixGame.*:GroupRobust.*:QuadraticGame.*' "games: solutions, gaps, constants, samples, files in LIBSVM's format"
+  law trainer_test 'VineqErrors.*:RunFolder.ResumeTakesSafeChangesOnly:ResumeTest.*' "bad input: configs, and resuming with another M or codec"
+  law optim_test '*SchemeTest.SkipsAPoisonedStep*:*AreRefused:*IsRefused:StepSizeTest.Missing*' "bad input: numbers that are none, settings without a meaning"
+  law comm_test 'WireFrame.*:CodecConformance.*DataLoss*:CodecConformance.WhatIsBeyond*:*Refuses*:*ANonFinite*' "bad input: codecs of the wrong class, damaged messages"
   law trainer_test 'VineqGates.EveryGameIsSolved:VineqGates.VarianceReduction*' "every game, uncompressed and compressed; finite sums"
+  law trainer_test 'PerturbedTraining.*' "perturbed samples: the inner maximum, its gradient, any number of ranks"
 }
 
 # Two halves of the contests at once; the lines of the second are printed when both are there.
@@ -224,6 +292,8 @@ second_half() {
   uplink_gains 1 2.4 3
   m_law
   gan
+  robust_images
+  robust_text
 }
 first_half() {
   two_way_gains 8 0.1 10 optimistic_permk_int4
@@ -237,6 +307,7 @@ first_half() {
   server_codec
   participation
   robust_regression
+  local_steps
 }
 
 second_half > /dev/null 2>&1 &

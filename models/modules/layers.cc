@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "models/kv_cache.h"
+#include "models/modules/full_attention.h"
 #include "models/token_travel.h"
 
 namespace conclave {
@@ -72,7 +73,7 @@ Var AttentionLayer::Record(Recorder& r, Var x, int64_t sequences) const {
   if (options.qk_norm != MoeLmConfig::NO_QK_NORM) projected = Normalized(r, projected);
   if (options.rope_theta > 0) projected = Rotary(r.tape(), projected, shape, options.rope_theta);
   if (cache != nullptr) return out.Record(r, CachedAttention(r.tape(), projected, shape, cache->rows(options.layer)));
-  return out.Record(r, CausalAttention(r.tape(), projected, shape));
+  return out.Record(r, options.causal ? CausalAttention(r.tape(), projected, shape) : FullAttention(r.tape(), projected, shape));
 }
 
 MlpLayer MlpLayer::Register(ParameterSet& parameters, const std::string& name, const MlpOptions& o) {

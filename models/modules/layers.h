@@ -39,13 +39,14 @@ struct NormLayer {
   Var Record(Recorder& r, Var x) const;  // [n, width]
 };
 
-// Causal multi-head self-attention with one product for q | k | v. Groups of query heads share a head of keys and values (Ainslie et al.,
-// 2023); queries and keys may be normalised (Henry et al., 2020).
+// Multi-head self-attention, causal unless told otherwise, with one product for q | k | v. Groups of query heads share a head of keys and
+// values (Ainslie et al., 2023); queries and keys may be normalised (Henry et al., 2020).
 struct AttentionLayer {
   struct Options {
     int64_t width = 0;
     int heads = 1, kv_heads = 0;  // kv_heads 0: as many as heads
     int64_t head_dim = 0;         // 0: width / heads
+    bool causal = true;           // false: every position sees every other; without a cache
     bool bias = false, qkv_bias = false;
     double rope_theta = 0;  // 0: no rotary embedding
     MoeLmConfig::QkNorm qk_norm = MoeLmConfig::NO_QK_NORM;

@@ -30,6 +30,8 @@ class SourceConformance : public testing::TestWithParam<std::string> {
         {"text", absl::StrFormat("text { path: '%s' document_separator: '\\n\\n' }", text)},
         {"shards", absl::StrFormat("shards { path: '%s' }", shards)},
         {"gaussian", "gaussian { dim: 3 samples: 40 tail_eigenvalue: 2 }"},
+        {"images", absl::StrFormat("images { path: '%s' labels: '%s' classes: 10 held_out_path: '' held_out_labels: '' }",
+                                   scratch_.Write("images.idx", IdxFile({40, 2, 3})), scratch_.Write("labels.idx", IdxFile({40})))},
         {"none", "none {}"},
     };
     const auto found = cases.find(GetParam());

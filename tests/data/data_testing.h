@@ -65,6 +65,18 @@ class CountingSource : public Source {
   int64_t size_;
 };
 
+// A file in the IDX format: bytes of the given dimensions, each (7 i + i / 3) % 10.
+inline std::string IdxFile(const std::vector<int64_t>& dims) {
+  std::string file = {0, 0, 8, static_cast<char>(dims.size())};
+  int64_t bytes = 1;
+  for (const int64_t dim : dims) {
+    for (int shift = 24; shift >= 0; shift -= 8) file.push_back(static_cast<char>(dim >> shift & 255));
+    bytes *= dim;
+  }
+  for (int64_t i = 0; i < bytes; ++i) file.push_back(static_cast<char>((7 * i + i / 3) % 10));
+  return file;
+}
+
 inline std::vector<int32_t> Values(const Tensor& tensor) {
   const std::span<int32_t> values = tensor.span<int32_t>();
   return {values.begin(), values.end()};

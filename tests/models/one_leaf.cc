@@ -52,7 +52,8 @@ BatchBuffer RandomBatch(const SampleShape& shape, int64_t rows, int64_t vocabula
       batch.targets.data<int32_t>()[i] = i % 7 == 6 ? kIgnoredTarget : static_cast<int32_t>(key.Below(vocabulary, 2 * i + 1));
       batch.count += i % 7 != 6;
     }
-  } else if (shape.kind == SampleShape::Kind::kFeatures) {
+  } else if (shape.kind != SampleShape::Kind::kNone) {
+    for (int64_t i = 0; batch.targets.defined() && i < rows; ++i) batch.targets.data<int32_t>()[i] = static_cast<int32_t>(key.Below(2, i));
     DispatchFloat(dtype, [&](auto t) {
       using T = decltype(t);
       for (int64_t i = 0; i < rows * shape.width; ++i) batch.features.data<T>()[i] = static_cast<T>(key.Normal(i));
@@ -104,6 +105,15 @@ absl::StatusOr<double> OneLeaf::Objective(const Batch& batch) {
   arena_.Reset();
   recorder_->BeginEvaluation();
   recorder_->Begin(&point_, &batch, true);
+  if (const Perturbation* perturbation = model_->perturbation(); perturbation != nullptr) {
+    if (!sample_values_->defined()) {
+      const Shape shape = {batch.sequences, perturbation->block().shape.elements()};
+      sample_values_ = OwnedTensor(shape, point_.dtype());
+      sample_gradient_ = OwnedTensor(shape, point_.dtype());
+      perturbation->Start(batch, {.seed = 7}, *sample_values_);
+    }
+    recorder_->UseSampleValues(*sample_values_, *sample_gradient_, /*searching=*/false);
+  }
   RETURN_IF_ERROR(model_->Record(*recorder_));
   RETURN_IF_ERROR(recorder_->poison());
   double objective = 0;
@@ -118,6 +128,7 @@ absl::StatusOr<double> OneLeaf::Objective(const Batch& batch) {
 absl::StatusOr<double> OneLeaf::Differentiate(const Batch& batch) {
   ASSIGN_OR_RETURN(const double objective, Objective(batch));
   gradient_.Zero();
+  if (sample_gradient_->defined()) sample_gradient_->Zero();
   std::vector<Seed> seeds;
   for (const Recorder::Recorded& recorded : recorder_->recorded()) {
     const TermSpec& term = model_->terms()[recorded.term];

@@ -19,7 +19,8 @@ ModelConfig ParseModelConfig(const std::string& text);
 // A model made from `text`; a config that makes none fails the test and gives null.
 std::unique_ptr<Model> ModelFromText(const std::string& text, const ModelContext& context = {});
 
-// Random samples of a shape: tokens and targets below `vocabulary`, every seventh target ignored; or features.
+// Random samples of a shape: tokens and targets below `vocabulary`, every seventh target ignored; or features, of two classes where those
+// are known.
 BatchBuffer RandomBatch(const SampleShape& shape, int64_t rows, int64_t vocabulary, DType dtype);
 
 class OneLeaf : public GradientSlots {
@@ -41,6 +42,10 @@ class OneLeaf : public GradientSlots {
   absl::StatusOr<double> Objective(const Batch& batch);
   // The same; gradient() holds its gradient.
   absl::StatusOr<double> Differentiate(const Batch& batch);
+  // What a model's perturbation adds to the samples, [samples, width], from the first recording on where it starts them; and the gradient
+  // by it. Undefined without a perturbation.
+  Tensor sample_values() const { return *sample_values_; }
+  Tensor sample_gradient() const { return *sample_gradient_; }
   // Term `term` of the last recording, unscaled.
   double Term(int term) const { return recorder_->values()[term]; }
 
@@ -55,6 +60,7 @@ class OneLeaf : public GradientSlots {
   Layout layout_;
   ExpertDispatch dispatch_;
   FlatVector point_, gradient_;
+  OwnedTensor sample_values_, sample_gradient_;
   ModelBuffers buffers_;
   Arena arena_;
   Tape tape_;

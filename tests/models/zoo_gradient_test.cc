@@ -53,17 +53,26 @@ const std::map<std::string, std::vector<std::string>>& Cases() {
       {"eight_gaussians",
        {"eight_gaussians { hidden: 5 layers: 1 latent_dim: 2 samples: 6 power_steps: 500 }",
         "eight_gaussians { hidden: 4 layers: 2 latent_dim: 3 samples: 5 heterogeneity: 0.5 spectral_norm: false }"}},
+      {"masked_lm",
+       {"masked_lm { vocab_size: 11 layers: 2 width: 6 heads: 2 context: 5 mask_rate: 0.5 }",
+        "masked_lm { vocab_size: 11 layers: 1 width: 6 heads: 3 context: 5 hidden: 7 mask_rate: 0.6 perturbation { norm: L2 radius: 0.3 } }"}},
+      {"robust_mlp",
+       {"robust_mlp { inputs: 6 classes: 3 hidden: 5 layers: 2 perturbation { radius: 0.2 } }",
+        "robust_mlp { inputs: 4 classes: 2 layers: 0 perturbation { norm: L2 radius: 0.5 every_point: true } }",
+        "robust_mlp { inputs: 4 classes: 2 hidden: 3 perturbation { radius: 0 } }"}},
       {"gaussian_wgan", {"gaussian_wgan { dim: 3 }", "gaussian_wgan { dim: 2 samples: 5 penalty: 0.3 }"}},
   };
   return cases;
 }
 
-// |gradient - (f(x + h) - f(x - h)) / 2h| <= 2e-7 max(1, |difference|) for up to 5 elements of a block.
+// |gradient - (f(x + h) - f(x - h)) / 2h| <= 2e-7 max(1, |difference|) for up to 5 elements of a block. A block with the id -1 is the
+// samples' own.
 absl::Status CheckBlock(OneLeaf& leaf, const Batch& batch, const BlockSpec& spec, BlockId id) {
   constexpr double kStep = 1e-5, kTolerance = 2e-7;
-  const std::span<double> x = leaf.point().block(id).span<double>();
-  const std::vector<double> gradient = ValuesOf(leaf.gradient().block(id));
-  const RngKey key{.seed = 17, .site = static_cast<uint32_t>(id.value), .kind = RngKind::kTest};
+  const bool own = id.value < 0;
+  const std::span<double> x = (own ? leaf.sample_values() : leaf.point().block(id)).span<double>();
+  const std::vector<double> gradient = ValuesOf(own ? leaf.sample_gradient() : leaf.gradient().block(id));
+  const RngKey key{.seed = 17, .site = own ? 999 : static_cast<uint32_t>(id.value), .kind = RngKind::kTest};
   for (uint64_t sample = 0; sample < 5; ++sample) {
     const size_t i = key.Below(x.size(), sample);
     const double at = x[i];
@@ -100,6 +109,7 @@ TEST(Zoo, GradientsOfTheWholeObjective) {
         for (int b = 0; b < model->parameters().size(); ++b) {
           RETURN_IF_ERROR(CheckBlock(leaf, buffer.batch(), model->parameters()[{b}], {b}));
         }
+        if (model->perturbation() != nullptr) RETURN_IF_ERROR(CheckBlock(leaf, buffer.batch(), model->perturbation()->block(), {-1}));
         return absl::OkStatus();
       });
     }

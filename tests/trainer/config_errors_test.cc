@@ -129,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{Valid("comm: 3"), {"6:7: error: 'comm' expects a block { ... }, got '3'"}},
         BadConfig{Without("data", R"(data { sources { weight: 0 text { path: "a" } } sources { weight: 1 } })"),
                   {"5:26: error: 'weight' must be > 0, got 0",
-                   "5:57: error: 'data.sources[1]' needs a kind: one of text, shards, gaussian, none"}},
+                   "5:57: error: 'data.sources[1]' needs a kind: one of text, shards, gaussian, none, images"}},
         BadConfig{Without("optim", "optim { masha1 { gamma: 0.1 p: 1.5 exchange { quantized {} } } }"),
                   {"5:32: error: 'p' must be in (0, 1], got 1.5",
                    "5:47: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, block_int, "
@@ -177,7 +177,7 @@ INSTANTIATE_TEST_SUITE_P(
                   {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
                    "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha, proxskip, local_extragradient, diloco",
                    "1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
-                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians",
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, masked_lm",
                    "1:5: error: expected ':' after 'name', got the end of the text"}},
         BadConfig{"{", {"1:1: error: expected a field name, got '{'", "1:1: error: block opened at 1:1 is not closed"}}));
 
@@ -188,7 +188,7 @@ INSTANTIATE_TEST_SUITE_P(
                   {"1:1: error: the experiment needs 'name' (name of the experiment; the default run folder is runs/NAME)"}},
         BadConfig{Without("model", ""),
                   {"1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
-                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians"}},
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, masked_lm"}},
         BadConfig{
             Without("optim", ""),
             {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
@@ -208,13 +208,13 @@ INSTANTIATE_TEST_SUITE_P(
                   {"5:18: error: 'model.moe_lm.moe' needs 'experts' (routed experts a block)"}},
         BadConfig{Without("model", "model { precision { compute: F64 } }"),
                   {"5:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
-                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians"}},
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, masked_lm"}},
         BadConfig{Without("model", "model { linear_vae { data_dim: 3 } }"),
                   {"5:9: error: 'model.linear_vae' needs 'latent_dim' (dimension of z)"}},
         BadConfig{Without("data", "data { sources { text { } } }"),
                   {"5:18: error: 'data.sources[0].text' needs 'path' (file, or glob of files)"}},
         BadConfig{Without("data", "data { sources { } }"),
-                  {"5:16: error: 'data.sources[0]' needs a kind: one of text, shards, gaussian, none"}}));
+                  {"5:16: error: 'data.sources[0]' needs a kind: one of text, shards, gaussian, none, images"}}));
 
 INSTANTIATE_TEST_SUITE_P(
     Rules, BadConfigTest,

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/trainer/labelled_points.h"
 #include "tests/trainer/laws.h"
 
 namespace conclave {
@@ -65,7 +66,7 @@ TEST(MemoryPlan, ForetellsMixturesOnEveryMesh) {
   }
 }
 
-TEST(MemoryPlan, ForetellsVaesAndGames) {
+TEST(MemoryPlan, ForetellsVaesGamesAndPerturbedSamples) {
   class Normals : public Source {
    public:
     SampleShape shape() const override { return {SampleShape::Kind::kFeatures, 20}; }
@@ -84,7 +85,11 @@ TEST(MemoryPlan, ForetellsVaesAndGames) {
   ModelRun game{.config =
                     "name: 'game' trainer { workers: 2 global_batch: 0 } optim { extragradient { gamma: 0.3 } }"
                     " model { bilinear_game { dim: 300 lambda: 0.1 } }"};
-  for (ModelRun run : {vae, game}) {
+  ModelRun robust{.config =
+                      "name: 'robust' trainer { workers: 2 global_batch: 1024 } optim { first_order { lr: 0.01 rule { adamw {} } } }"
+                      " model { robust_mlp { inputs: 30 classes: 2 hidden: 40 perturbation { moves: 2 } } }"};
+  robust.source = [] { return std::make_unique<LabelledPoints>(30); };
+  for (ModelRun run : {vae, game, robust}) {
     for (const int ranks : {1, 2}) {
       run.data = ranks;
       ExpectForetold(run);

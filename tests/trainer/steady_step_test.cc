@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/trainer/counted_heap.h"
+#include "tests/trainer/labelled_points.h"
 #include "tests/trainer/laws.h"
 #include "trainer/memory_plan.h"
 
@@ -81,6 +82,17 @@ TEST(SteadyStep, OfVaes) {
   for (const int ranks : {1, 2}) {
     run.data = ranks;
     ExpectNoAllocation(run, 3);
+  }
+}
+
+TEST(SteadyStep, OfPerturbedSamples) {
+  for (const char* every_point : {"false", "true"}) {
+    const ModelRun run{.config = absl::StrFormat("name: 'robust' trainer { workers: 2 global_batch: 8 } optim { first_order { lr: 0.01 rule"
+                                                 " { adamw {} } } } model { robust_mlp { inputs: 5 classes: 2 hidden: 4"
+                                                 " perturbation { moves: 2 every_point: %s } } }",
+                                                 every_point),
+                       .source = [] { return std::make_unique<LabelledPoints>(5); }};
+    ExpectNoAllocation(run, 8);
   }
 }
 

@@ -1,0 +1,66 @@
+// What a config of a compressed method can get wrong: refused with the reason, before anything is evaluated.
+#include <gtest/gtest.h>
+
+#include "comm/loopback.h"
+#include "tests/trainer/config_fixture.h"
+#include "trainer/assembly.h"
+
+namespace conclave {
+namespace {
+
+constexpr char kProblem[] = R"(name: "game"
+trainer { steps: 6 workers: 4 global_batch: 0 }
+model { bilinear_game { dim: 8 lambda: 0.1 } }
+)";
+
+// By loading the config, or by making its parts.
+absl::Status Refusal(const std::string& optim) {
+  const absl::StatusOr<LoadedConfig> loaded = LoadText(kProblem + ("optim { " + optim + " }\n"));
+  RETURN_IF_ERROR(loaded.status());
+  return RunRanks(1, [&](Communicator& world) -> absl::Status {
+    Assembly assembly;
+    return Assemble(loaded->config, world, RealFileSystem(), &assembly);
+  });
+}
+
+TEST(VineqErrors, BadInputIsRefusedBeforeAnythingRuns) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { top_k { fraction: 0.5 } } } } }", "biased"},
+      {"masha1 { gamma: 0.1 p: 0.5 exchange { ef14 { codec { top_k { fraction: 0.5 } } } } }", "optim.masha1.exchange"},
+      {"masha2 { gamma: 0.1 p: 0.5 exchange { quantized { codec { rand_k { fraction: 0.5 } } } } }", "optim.masha2.exchange"},
+      {"masha2 { gamma: 0.1 p: 0.5 exchange { ef14 { codec { rand_k { fraction: 0.5 } } } } }", "contractive"},
+      {"masha2 { gamma: 0.1 p: 0.5 exchange { ef14 { codec { top_k { fraction: 0.5 } } } } } prox { l1 { weight: 1 } }", "prox"},
+      {"optimistic_masha { gamma: 0.1 p: 0.5 exchange { quantized { codec { top_k { fraction: 0.5 } } } } }", "biased"},
+      {"masha1 { gamma: 0.1 p: 0 }", "p"},
+      {"masha1 { gamma: 0.1 p: 1.5 }", "p"},
+      {"masha1 { gamma: 0 p: 1 }", "gamma"},
+      {"masha1 { gamma: 0.1 p: 0.5 participants: 5 }", "participants"},
+      {"masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { rand_k { fraction: 0 } } } } }", "fraction"},
+      {"masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { rand_k { fraction: 1.5 } } } } }", "fraction"},
+      {"masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { block_int { bits: 8 block: 0 } } } } }", "block"},
+      {"masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { no_such_codec {} } } } }", "no_such_codec"},
+      {"proxskip { gamma: 0.1 p: 0.5 } prox { l2_ball { radius: 1 } }", "skips the prox of consensus"},
+  };
+  for (const auto& [optim, expected] : cases) {
+    const absl::Status status = Refusal(optim);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << optim << ": " << status;
+    EXPECT_NE(std::string(status.message()).find(expected), std::string::npos) << optim << ": " << status;
+  }
+}
+
+// A block of fewer coordinates than workers cannot be dealt out.
+TEST(VineqErrors, MoreWorkersThanCoordinatesAreRefused) {
+  const absl::StatusOr<LoadedConfig> loaded =
+      LoadText(std::string(kProblem) + "optim { masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { perm_k {} } } } } }\n",
+               {"trainer.workers=9"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const absl::Status status = RunRanks(1, [&](Communicator& world) -> absl::Status {
+    Assembly assembly;
+    return Assemble(loaded->config, world, RealFileSystem(), &assembly);
+  });
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_NE(std::string(status.message()).find("perm_k"), std::string::npos) << status;
+}
+
+}  // namespace
+}  // namespace conclave
