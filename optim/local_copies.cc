@@ -45,10 +45,10 @@ void LocalCopies::StartFromZ() {
   alone_ = 0;
 }
 
-void LocalCopies::Register(StateDict& state, const std::string& method) {
+void LocalCopies::Register(StateDict& state, const std::string& copies, const std::string& alone) {
   state.Add("model", z_);
-  x_m_.Register(state, method + ".x");
-  state.AddScalar(method + ".alone", &alone_);
+  x_m_.Register(state, copies);
+  state.AddScalar(alone, &alone_);
   exchange_->Register(state, "exchange");
 }
 

@@ -35,8 +35,8 @@ class LocalCopies {
   void GoOn(const WorkerVectors& v_m);
   void StartFromZ();
 
-  // z as "model", the copies, how long they are alone, the exchange. method: begins the names.
-  void Register(StateDict& state, const std::string& method);
+  // z as "model", the exchange, and under their names the copies and alone().
+  void Register(StateDict& state, const std::string& copies, const std::string& alone);
 
  private:
   std::unique_ptr<Exchange> exchange_;

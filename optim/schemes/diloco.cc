@@ -13,14 +13,12 @@
 
 #include "base/trace.h"
 #include "comm/exchanges.h"
-#include "comm/sums.h"
 #include "optim/field_exchange.h"
 #include "optim/layout_subset.h"
+#include "optim/local_copies.h"
 #include "optim/parameter_groups.h"
 #include "optim/rules.h"
 #include "optim/schedule.h"
-#include "optim/schemes.h"
-#include "optim/worker_points.h"
 
 namespace conclave {
 namespace {
@@ -49,40 +47,36 @@ class Diloco final : public Scheme {
         map_(context.exchange.workers),
         total_steps_(context.total_steps),
         groups_(std::move(groups)),
-        exchange_(std::move(exchange)),
         norm_(context.exchange.layout, context.exchange.world),
-        z_(InitialPoint(context)),
-        points_(context.exchange),
-        x_m_(context.exchange.layout, map_, context.exchange.dtype),
-        f_m_(context.exchange.layout, map_, context.exchange.dtype),
-        delta_({std::max<int64_t>(1, LargestBlock(*context.exchange.layout))}, context.exchange.dtype),
+        copies_(context, std::move(exchange)),
         clip_(static_cast<size_t>(map_.workers), 1.0) {}
 
   // Rules and their slots for every worker seen here; the outer one.
   absl::Status MakeRules() {
-    const Layout& all = z_.layout();
-    for (int i = 0; i < points_.count(); ++i) {
+    const Layout& all = z().layout();
+    const WorkerPoints& points = copies_.points();
+    for (int i = 0; i < points.count(); ++i) {
       for (int r = 0; r < static_cast<int>(groups_.rules().size()); ++r) {
         layouts_.push_back(std::make_unique<Layout>(LayoutSubset(
-            all, [&](BlockId id) { return points_.Holds(points_.first() + i, id) && groups_[id].rule == r && !groups_[id].frozen; })));
-        ASSIGN_OR_RETURN(std::unique_ptr<UpdateRule> rule, MakeUpdateRule(groups_.rules()[r], layouts_.back().get(), z_.dtype()));
+            all, [&](BlockId id) { return points.Holds(points.first() + i, id) && groups_[id].rule == r && !groups_[id].frozen; })));
+        ASSIGN_OR_RETURN(std::unique_ptr<UpdateRule> rule, MakeUpdateRule(groups_.rules()[r], layouts_.back().get(), z().dtype()));
         rules_.push_back(std::move(rule));
       }
     }
-    ASSIGN_OR_RETURN(outer_, MakeUpdateRule(OuterRule(config_.diloco()), &z_.layout(), z_.dtype()));
+    ASSIGN_OR_RETURN(outer_, MakeUpdateRule(OuterRule(config_.diloco()), &z().layout(), z().dtype()));
     return absl::OkStatus();
   }
 
-  FlatVector& point() override { return z_; }
+  FlatVector& point() override { return copies_.z(); }
   absl::Status Start(Operator&) override {
-    ToCopies();
+    copies_.StartFromZ();
     return absl::OkStatus();
   }
 
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     StepReport report{.step = cursor.step};
     report.learning_rate = config_.diloco().lr() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    ASSIGN_OR_RETURN(report.evaluation, points_.Evaluate(field, x_m_, z_, cursor.Key(), f_m_));
+    ASSIGN_OR_RETURN(report.evaluation, copies_.Evaluate(field, copies_.x_m(), cursor.Key()));
     report.evaluations = 1;
     RETURN_IF_ERROR(MeasureNorms(report));
     // The losses of several workers' points are mixed where they share a replica, so the norm alone is judged.
@@ -90,35 +84,32 @@ class Diloco final : public Scheme {
       return RefuseStep(std::move(report), verdict, guard, {});
     }
     ++accepted_;
-    ++since_outer_;
     RETURN_IF_ERROR(MoveCopies(report.learning_rate));
+    copies_.GoOn(copies_.x_m());
     const bool last = total_steps_ > 0 && cursor.step + 1 == total_steps_;
-    if (since_outer_ < config_.diloco().local_steps() && !last) return report;
+    if (copies_.alone() < config_.diloco().local_steps() && !last) return report;
     return Outer(cursor, guard, std::move(report));
   }
 
   void Register(StateDict& state) override {
-    state.Add("model", z_);
+    copies_.Register(state, "diloco.x", "diloco.since_outer");
     state.AddScalar("optim.accepted", &accepted_);
-    state.AddScalar("diloco.since_outer", &since_outer_);
     state.AddScalar("diloco.outer_steps", &outer_steps_);
-    x_m_.Register(state, "diloco.x");
     const size_t kinds = groups_.rules().size();
     for (size_t i = 0; i < rules_.size(); ++i) {
       StateDict own;
       rules_[i]->Register(own);
-      AddPrefixed(state, own, absl::StrFormat("diloco.worker.%d/", points_.first() + static_cast<int>(i / kinds)), true);
+      AddPrefixed(state, own, absl::StrFormat("diloco.worker.%d/", copies_.points().first() + static_cast<int>(i / kinds)), true);
     }
     StateDict outer;
     outer_->Register(outer);
     AddPrefixed(state, outer, "diloco.outer/", false);
-    exchange_->Register(state, "exchange");
   }
 
  private:
   absl::Status MeasureNorms(StepReport& report) {
     ASSIGN_OR_RETURN(const std::span<const double> squares,
-                     points_.SquaredNorms(f_m_, [this](BlockId block) { return !groups_[block].frozen; }));
+                     copies_.points().SquaredNorms(copies_.f_m(), [this](BlockId block) { return !groups_[block].frozen; }));
     double clipped = 0;
     for (int m = 0; m < map_.workers; ++m) {
       const double norm = std::sqrt(squares[static_cast<size_t>(m)]);
@@ -134,11 +125,11 @@ class Diloco final : public Scheme {
   absl::Status MoveCopies(double learning_rate) {
     const TraceSpan span("update");
     const size_t kinds = groups_.rules().size();
-    return x_m_.ForEach([&](WorkerId worker, BlockId id, const Tensor& x) {
+    return copies_.x_m().ForEach([&](WorkerId worker, BlockId id, const Tensor& x) {
       const BlockSettings& block = groups_[id];
       if (block.frozen) return absl::OkStatus();
-      const size_t rule = static_cast<size_t>(worker.value - points_.first()) * kinds + static_cast<size_t>(block.rule);
-      rules_[rule]->Apply(id, x, f_m_.At(worker, id),
+      const size_t rule = static_cast<size_t>(worker.value - copies_.points().first()) * kinds + static_cast<size_t>(block.rule);
+      rules_[rule]->Apply(id, x, copies_.f_m().At(worker, id),
                           {.learning_rate = learning_rate * block.lr_multiplier,
                            .weight_decay = block.weight_decay,
                            .gradient_scale = clip_[static_cast<size_t>(worker.value)],
@@ -148,53 +139,36 @@ class Diloco final : public Scheme {
   }
 
   absl::StatusOr<StepReport> Outer(const Cursor& cursor, Guard& guard, StepReport report) {
-    exchange_->Begin(static_cast<uint32_t>(cursor.step), 0);
-    RETURN_IF_ERROR(x_m_.ForEach([&](WorkerId worker, BlockId id, const Tensor& x) -> absl::Status {
-      if (groups_[id].frozen) return absl::OkStatus();
-      const Tensor delta = delta_->Slice(0, x.elements());
-      Difference(x.dtype(), z_.block(id).raw(), x.raw(), delta.raw(), x.elements());
-      return exchange_->Put(worker, id, delta);
-    }));
-    ASSIGN_OR_RETURN(const Aggregate mean, exchange_->Finish());
+    ASSIGN_OR_RETURN(const Aggregate mean,
+                     copies_.MeanMove(copies_.x_m(), cursor.Key().step, [this](BlockId id) { return !groups_[id].frozen; }));
     ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*mean));
     if (!std::isfinite(norms.total)) {
-      return RefuseStep(std::move(report), FailedPrecondition("the outer gradient is not finite"), guard, {exchange_.get()});
+      return RefuseStep(std::move(report), FailedPrecondition("the outer gradient is not finite"), guard, {&copies_.exchange()});
     }
-    exchange_->Commit();
+    copies_.exchange().Commit();
     ++outer_steps_;
-    since_outer_ = 0;
-    for (const BlockId id : z_.layout().local_blocks()) {
+    for (const BlockId id : z().layout().local_blocks()) {
       if (!groups_[id].frozen) {
-        outer_->Apply(id, z_.block(id), mean->block(id), {.learning_rate = config_.diloco().outer_lr(), .t = outer_steps_});
+        outer_->Apply(id, z().block(id), mean->block(id), {.learning_rate = config_.diloco().outer_lr(), .t = outer_steps_});
       }
     }
-    ToCopies();
+    copies_.StartFromZ();
     return report;
   }
 
-  void ToCopies() {
-    CHECK_OK(x_m_.ForEach([&](WorkerId, BlockId id, const Tensor& x) {
-      x.Flat().CopyFrom(z_.block(id).Flat());
-      return absl::OkStatus();
-    }));
-  }
+  FlatVector& z() { return copies_.z(); }
 
   const OptimConfig config_;
   const WorkerMap map_;
   const int64_t total_steps_;
   const ParameterGroups groups_;
-  std::unique_ptr<Exchange> exchange_;
   LogicalNorm norm_;
-  FlatVector z_;  // x
-  WorkerPoints points_;
-  WorkerVectors x_m_, f_m_;
-  OwnedTensor delta_;                               // [largest block]
+  LocalCopies copies_;                              // z: x
   std::vector<double> clip_;                        // by worker
   std::vector<std::unique_ptr<Layout>> layouts_;    // by worker and rule: where its slots are
   std::vector<std::unique_ptr<UpdateRule>> rules_;  // likewise
   std::unique_ptr<UpdateRule> outer_;
-  int64_t accepted_ = 0;     // local steps made
-  int64_t since_outer_ = 0;  // of them, since the last outer step
+  int64_t accepted_ = 0;  // local steps made
   int64_t outer_steps_ = 0;
 };
 

@@ -68,7 +68,7 @@ class LocalExtragradient final : public Scheme {
     return report;
   }
 
-  void Register(StateDict& state) override { copies_.Register(state, "local_extragradient"); }
+  void Register(StateDict& state) override { copies_.Register(state, "local_extragradient.x", "local_extragradient.alone"); }
 
  private:
   // zh_m = prox(x_m - gamma f_m).

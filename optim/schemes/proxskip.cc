@@ -70,7 +70,7 @@ class ProxSkip final : public Scheme {
   }
 
   void Register(StateDict& state) override {
-    copies_.Register(state, "proxskip");
+    copies_.Register(state, "proxskip.x", "proxskip.alone");
     h_m_.Register(state, "proxskip.h");
   }
 
