@@ -117,6 +117,8 @@ void CheckMaskedLm(const Experiment& config, ConfigRules* rules) {
   const MaskedLmConfig& lm = config.model().masked_lm();
   rules->Require(lm.width() % lm.heads() == 0, {"model.masked_lm.heads", "model.masked_lm.width"},
                  absl::StrFormat("width %d is not divisible by %d heads", lm.width(), lm.heads()));
+  rules->Require(lm.width() % lm.heads() != 0 || lm.width() / lm.heads() % 2 == 0, {"model.masked_lm.heads", "model.masked_lm.width"},
+                 absl::StrFormat("rotary positions turn pairs of coordinates, but a head has %d", lm.width() / lm.heads()));
 }
 
 void CheckRobustMlp(const Experiment& config, ConfigRules* rules) {

@@ -1,6 +1,7 @@
 // masked_lm: a small transformer encoder that fills in masked tokens (Devlin et al., arXiv 1810.04805): a share of the positions is chosen
-// anew in every step, and of those 80 % are shown as a mask, 10 % as another token, 10 % as they are. A second player may add to the
-// embedding of every token, within a ball around each sequence (FreeLB, Zhu et al., arXiv 1909.11764).
+// anew in every step, and of those 80 % are shown as a mask, 10 % as another token, 10 % as they are. Positions are rotary (Su et al.,
+// arXiv 2104.09864); embeddings start with length 1. A second player may add to the embedding of every token, within a ball around each
+// sequence (FreeLB, Zhu et al., arXiv 1909.11764).
 //   accuracy: share of the chosen tokens that are told right, clean_loss: their loss, both of sequences that nobody perturbs
 #include <algorithm>
 #include <cmath>
@@ -13,6 +14,7 @@
 namespace conclave {
 namespace {
 
+constexpr double kRopeTheta = 10000;
 constexpr int kMaskedLoss = 0, kMaskedAccuracy = 1, kMaskedCleanLoss = 2;
 
 // What the numbers of a leaf are drawn for.
@@ -66,9 +68,9 @@ class MaskedLm : public Model {
   void RegisterParameters() {
     const int64_t width = config_.width();
     const double std = config_.init_std(), residual_std = std / std::sqrt(2.0 * static_cast<double>(config_.layers()));
-    const Init init{Init::Kind::kNormal, std};
-    embedding_ = parameters_.Add({.name = "embedding.weight", .shape = {vocabulary_ + 1, width}, .init = init});
-    positions_ = parameters_.Add({.name = "positions.weight", .shape = {config_.context(), width}, .init = init});
+    embedding_ = parameters_.Add({.name = "embedding.weight",
+                                  .shape = {vocabulary_ + 1, width},
+                                  .init = {Init::Kind::kNormal, 1 / std::sqrt(static_cast<double>(width))}});
     const auto norm = [&](const std::string& name) { return NormLayer::Register(parameters_, name, {.width = width, .bias = true}); };
     for (int i = 0; i < config_.layers(); ++i) {
       const std::string name = absl::StrFormat("blocks.%d", i);
@@ -79,6 +81,7 @@ class MaskedLm : public Model {
                                                   .heads = static_cast<int>(config_.heads()),
                                                   .causal = false,
                                                   .bias = true,
+                                                  .rope_theta = kRopeTheta,
                                                   .std = std,
                                                   .residual_std = residual_std,
                                                   .layer = i});
@@ -94,11 +97,9 @@ class MaskedLm : public Model {
   // [sequences * length, vocabulary].
   Var Scores(Recorder& r, const Tensor& shown, Var delta) const {
     Tape& tape = r.tape();
-    const int64_t sequences = r.batch().sequences, tokens = sequences * config_.context();
+    const int64_t sequences = r.batch().sequences;
     Var x = Embedding(tape, r.Parameter(embedding_), shown);
-    if (delta.defined()) x = Add(tape, x, Reshape(tape, delta, {tokens, config_.width()}));
-    const Var table = Reshape(tape, r.Parameter(positions_), {config_.context() * config_.width()});
-    x = Reshape(tape, Add(tape, Reshape(tape, x, {sequences, config_.context() * config_.width()}), table), {tokens, config_.width()});
+    if (delta.defined()) x = Add(tape, x, Reshape(tape, delta, tape.value(x).shape()));
     for (const EncoderBlock& block : blocks_) {
       x = Add(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
       x = Add(tape, x, block.mlp.Record(r, block.mlp_norm.Record(r, x)));
@@ -129,7 +130,7 @@ class MaskedLm : public Model {
   MaskedLmConfig config_;
   int64_t vocabulary_;
   std::optional<Perturbation> perturbation_;
-  BlockId embedding_, positions_;
+  BlockId embedding_;
   std::vector<EncoderBlock> blocks_;
   NormLayer final_norm_;
   LinearLayer head_;
@@ -146,6 +147,9 @@ absl::StatusOr<std::unique_ptr<Model>> MakeMaskedLm(const MaskedLmConfig& config
   }
   if (config.width() % config.heads() != 0) {
     return InvalidArgument("model.masked_lm: width %d is not divisible by heads %d", config.width(), config.heads());
+  }
+  if (config.width() / config.heads() % 2 != 0) {
+    return InvalidArgument("model.masked_lm: rotary positions need an even head width, got %d", config.width() / config.heads());
   }
   return std::make_unique<MaskedLm>(config, vocabulary);
 }

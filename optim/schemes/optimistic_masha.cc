@@ -20,7 +20,7 @@ namespace conclave {
 namespace {
 
 constexpr uint32_t kMessageDraw = 0;
-constexpr uint32_t kRefreshDraw = 1;
+constexpr uint32_t kExactRefreshDraw = 1;
 
 // What a message is made of: F_m at z, w' and z'.
 template <typename T>
@@ -154,7 +154,7 @@ class OptimisticMasha final : public Scheme {
 
   // The mean of the vectors kept aside, exactly.
   absl::StatusOr<Aggregate> ExchangeFully(uint32_t step) {
-    full_->Begin(step, kRefreshDraw);
+    full_->Begin(step, kExactRefreshDraw);
     RETURN_IF_ERROR(
         F_m_now_.ForEach([this](WorkerId worker, BlockId block, const Tensor& span) { return full_->Put(worker, block, span); }));
     return full_->Finish();

@@ -54,8 +54,9 @@ const std::map<std::string, std::vector<std::string>>& Cases() {
        {"eight_gaussians { hidden: 5 layers: 1 latent_dim: 2 samples: 6 power_steps: 500 }",
         "eight_gaussians { hidden: 4 layers: 2 latent_dim: 3 samples: 5 heterogeneity: 0.5 spectral_norm: false }"}},
       {"masked_lm",
-       {"masked_lm { vocab_size: 11 layers: 2 width: 6 heads: 2 context: 5 mask_rate: 0.5 }",
-        "masked_lm { vocab_size: 11 layers: 1 width: 6 heads: 3 context: 5 hidden: 7 mask_rate: 0.6 perturbation { norm: L2 radius: 0.3 } }"}},
+       {"masked_lm { vocab_size: 11 layers: 2 width: 8 heads: 2 context: 5 mask_rate: 0.5 }",
+        "masked_lm { vocab_size: 11 layers: 1 width: 6 heads: 1 context: 5 hidden: 7 mask_rate: 0.6 perturbation { norm: L2 radius: 0.3 } "
+        "}"}},
       {"robust_mlp",
        {"robust_mlp { inputs: 6 classes: 3 hidden: 5 layers: 2 perturbation { radius: 0.2 } }",
         "robust_mlp { inputs: 4 classes: 2 layers: 0 perturbation { norm: L2 radius: 0.5 every_point: true } }",
