@@ -285,6 +285,24 @@ laws() {
   law trainer_test 'PerturbedTraining.*' "perturbed samples: the inner maximum, its gradient, any number of ranks"
 }
 
+# One rank, four threads, four processes: the same losses and norms; the last two also book the same bytes.
+transports() {
+  local config name figure=equal how
+  for config in ogda_diana_int4 optimistic_permk_int4 masha2_topk_int8; do
+    for name in one threads processes; do
+      how=("$conclave")
+      if [[ $name == processes ]]; then how=(launch/mpirun.sh -n 4 --timeout 100 "$conclave"); fi
+      how+=(train "$v/$config.textproto" --run-dir "$scratch/$config-$name" --set trainer.steps=60)
+      if [[ $name == threads ]]; then how+=(--ranks 4); fi
+      "${how[@]}" > "$scratch/log" 2>&1 || { tail -n 5 "$scratch/log" >&2; figure=failed; }
+      [[ $(state_fields "$config-$name" | wc -l) == 60 ]] || figure=failed
+      cmp -s <(state_fields "$config-one") <(state_fields "$config-$name") || figure=differ
+    done
+    cmp -s <(sed 's/,"clock":.*//' "$scratch/$config-threads/metrics.jsonl") <(sed 's/,"clock":.*//' "$scratch/$config-processes/metrics.jsonl") || figure=differ
+  done
+  equal "$figure" equal "G9: three compressed methods on 1 rank, 4 threads and 4 processes under MPI: bits and bytes"
+}
+
 # Two halves of the contests at once; the lines of the second are printed when both are there.
 second_half() {
   uplink_gains 0.1 8 35
@@ -313,6 +331,7 @@ first_half() {
 second_half > /dev/null 2>&1 &
 other=$!
 laws
+transports
 first_half
 wait "$other"
 second_half
