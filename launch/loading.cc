@@ -19,7 +19,8 @@ int FailConfig(const absl::Status& status) {
 absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks) {
   ASSIGN_OR_RETURN(Experiment config, folder.ReadConfig());
   const int64_t experts = config.model().has_moe_lm() && config.model().moe_lm().has_moe() ? config.model().moe_lm().moe().experts() : 1;
-  config.mutable_parallel()->set_expert(std::gcd(experts, int64_t{ranks}));
+  const int64_t parts = config.model().has_moe_lm() ? config.model().moe_lm().embedding_parts() : 1;
+  config.mutable_parallel()->set_expert(std::gcd(parts > 1 ? std::gcd(experts, parts) : experts, int64_t{ranks}));
   config.mutable_parallel()->set_data(0);
   // How training dealt work and memory out is of no concern to a reader.
   config.mutable_parallel()->clear_expert_memory();

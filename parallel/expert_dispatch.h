@@ -55,6 +55,7 @@ class ExpertDispatch {
   void BeginLeaf(int64_t leaf) { leaf_ = leaf; }
 
   const ExpertPlacement& placement() const { return *placement_; }
+  const Mesh& mesh() const { return *mesh_; }
   int lanes() const { return placement_->axis(); }
   int coordinate() const { return mesh_->expert_coordinate(); }
 

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "parallel/partitioned_embedding.h"
+
 namespace conclave {
 namespace {
 
@@ -122,6 +124,8 @@ Layout PlanLayout(const ParameterSet* parameters, const MeshShape& shape, int ra
   BlockHome everywhere;
   everywhere.owners.resize(ranks);
   std::iota(everywhere.owners.begin(), everywhere.owners.end(), 0);
+  const auto is_part = [](const BlockSpec& spec) { return spec.kind == BlockKind::kExpert && spec.moe_layer < 0; };
+  const int parts = static_cast<int>(std::ranges::count_if(parameters->blocks(), is_part));
   std::vector<BlockHome> homes;
   homes.reserve(parameters->size());
   for (const BlockSpec& spec : parameters->blocks()) {
@@ -129,7 +133,8 @@ Layout PlanLayout(const ParameterSet* parameters, const MeshShape& shape, int ra
       homes.push_back(everywhere);
       continue;
     }
-    const int coordinate = placement.coordinate(spec.moe_layer, spec.expert);
+    const int coordinate =
+        is_part(spec) ? CoordinateOfPart(spec.expert, parts, shape.expert) : placement.coordinate(spec.moe_layer, spec.expert);
     BlockHome& home = homes.emplace_back();
     for (int d = 0; d < shape.data; ++d) home.owners.push_back(d * shape.expert + coordinate);
     home.canonical = coordinate;

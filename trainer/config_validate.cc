@@ -80,6 +80,13 @@ void CheckMoeLm(const Experiment& config, ConfigRules* rules) {
                  absl::StrFormat("ROTARY turns pairs of coordinates, but a head has %d", head_dim));
   rules->Require(lm.kv_heads() == 0 || lm.heads() % lm.kv_heads() == 0, {"model.moe_lm.kv_heads", "model.moe_lm.heads"},
                  absl::StrFormat("%d query heads cannot be shared out evenly among %d kv_heads", lm.heads(), lm.kv_heads()));
+  const int64_t parts = lm.embedding_parts(), axis = config.parallel().expert();
+  rules->Require(lm.width() % parts == 0, {"model.moe_lm.embedding_parts", "model.moe_lm.width"},
+                 absl::StrFormat("width %d cannot be cut into %d equal parts", lm.width(), parts));
+  rules->Require(parts == 1 || parts % axis == 0, {"model.moe_lm.embedding_parts", "parallel.expert"},
+                 absl::StrFormat("%d parts of the embedding cannot be split evenly over an expert axis of %d ranks", parts, axis));
+  rules->Require(parts == 1 || !lm.tied_head(), {"model.moe_lm.embedding_parts", "model.moe_lm.tied_head"},
+                 "a head that is the embedding needs all of it on every rank; set tied_head to false");
   if (lm.has_moe()) {
     CheckMoe(lm, config, rules);
   } else {

@@ -4,13 +4,18 @@
 #include <map>
 
 namespace conclave {
+namespace {
+
+bool IsOfMixture(const BlockSpec& spec) { return spec.kind == BlockKind::kExpert && spec.moe_layer >= 0; }
+
+}  // namespace
 
 absl::Status ExpertMemory::Move(const Layout& layout, const StateDict& state) {
   const ParameterSet& parameters = layout.parameters();
   std::map<std::pair<int, int>, std::vector<BlockId>> experts;  // by layer and expert
   for (const BlockId id : layout.local_blocks()) {
     const BlockSpec& spec = parameters[id];
-    if (spec.kind == BlockKind::kExpert) experts[{spec.moe_layer, spec.expert}].push_back(id);
+    if (IsOfMixture(spec)) experts[{spec.moe_layer, spec.expert}].push_back(id);
   }
   ranges_.resize(parameters.size());
   weights_.resize(parameters.size());
@@ -18,7 +23,7 @@ absl::Status ExpertMemory::Move(const Layout& layout, const StateDict& state) {
   for (const StateEntry& entry : state.entries()) {
     const size_t slash = entry.name.find('/');
     const BlockId id = parameters.Find(std::string_view(entry.name).substr(slash == std::string::npos ? 0 : slash + 1));
-    if (id.value < 0 || parameters[id].kind != BlockKind::kExpert) continue;
+    if (id.value < 0 || !IsOfMixture(parameters[id])) continue;
     const PagedMemory::Range range = entry.data.AsBytes();
     if (entry.name.starts_with("model/")) weights_[id.value] = range;
     ranges_[id.value].push_back(range);

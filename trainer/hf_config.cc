@@ -253,6 +253,7 @@ absl::StatusOr<HfModel> ParseHfConfig(std::string_view json) {
 }
 
 absl::StatusOr<HfFamily> FamilyFor(const MoeLmConfig& c) {
+  if (c.embedding_parts() > 1) return CannotBe("embedding_parts", "an embedding in parts");
   if (!c.has_moe()) {
     if (c.position() != MoeLmConfig::LEARNED || c.norm() != MoeLmConfig::LAYER_NORM || c.activation() != MoeLmConfig::GELU || !c.bias()) {
       return CannotBe("moe", "a dense model without learned positions, layer norms, GELU and biases");

@@ -251,7 +251,4 @@ capacity_check
 
 # shellcheck source=bench/acceptance/se_moe.sh
 source bench/acceptance/se_moe.sh
-
-# -- what is not there yet -----------------------------------------------------------------------------------------------------------------
-missing "same bits" "embedding partitioned by columns over data ranks"
 summary

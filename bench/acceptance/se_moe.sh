@@ -69,10 +69,40 @@ ring_memory() {
     "memory of layers with 2 of 8 in a ring over all"
 }
 
+# parts_run NAME RANKS ARGUMENTS...: configs/mixtures/partitioned_embedding.textproto.
+parts_run() {
+  local name=$1 ranks=$2
+  shift 2
+  launch/mpirun.sh -n "$ranks" --timeout 300 "$conclave" train configs/mixtures/partitioned_embedding.textproto --run-dir "$scratch/$name" \
+    --set "data.sources[0].text.path=\"$text\"" --set "data.cache_dir=\"$scratch/cache\"" --set parallel.expert="$ranks" --set trainer.steps=5 \
+    --set optim.schedule.warmup_steps=0 --set trainer.eval.batches=4 "$@" > "$scratch/$name.log" 2>&1 || { tail -n 5 "$scratch/$name.log" >&2; return 1; }
+}
+bytes_sent() { sed -nE 's/^\{"step":5,.*"physical_sent":([0-9]+).*/\1/p' "$scratch/$1/metrics.jsonl"; }
+elements_here() { sed -nE 's/.*memory of this rank .* parameters, ([0-9.]+)K here.*/\1/p' "$scratch/$1.log" | head -n 1; }
+embedding_parts() {
+  local what="embedding of 4,096 rows in 4 parts on 4 ranks over a whole one on each"
+  if [[ ! -r $text ]]; then unmeasured "same bits" "$what (--text $text)"; return; fi
+  parts_run parts 4 && parts_run parts-1 1 && parts_run whole 4 --set model.moe_lm.embedding_parts=1 || { short failed "same bits" "$what"; return; }
+  equal "$(cmp <(state_fields parts) <(state_fields parts-1) && state_fields parts | wc -l)" 5 "steps of equal bits, embedding in 4 parts on 4 ranks and on one"
+  "$conclave" eval "$scratch/parts" --json --batches 4 > "$scratch/parts.eval" 2> "$scratch/log"
+  "$conclave" eval "$scratch/parts-1" --json --batches 4 > "$scratch/parts-1.eval" 2>> "$scratch/log"
+  equal "$(cmp "$scratch/parts.eval" "$scratch/parts-1.eval" && grep -c loss "$scratch/parts.eval")" 1 "held-out loss on one rank of the checkpoints of 4 ranks and of one"
+  at_most "$(awk -v a="$(bytes_sent parts)" -v b="$(bytes_sent whole)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b }')" 0.75 "" \
+    "bytes rank 0 sends in a step: $what ($(bytes_sent parts) of $(bytes_sent whole))"
+  at_most "$(awk -v a="$(elements_here parts)" -v b="$(elements_here whole)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b }')" 0.75 "" \
+    "parameters of a rank: $what ($(elements_here parts) of $(elements_here whole) thousand)"
+}
+
 cases parallel_test 'TaskAssignment*' "ranks by load: 512, 256, 128, 128 on 8 ranks give 4, 2, 1, 1; the least largest load; packing where ranks are fewer"
 cases trainer_test 'TaskTraining*' "tasks of unequal size: every assignment and number of ranks gives the same bits"
 cases trainer_test 'ExpertCache*:ExpertMemory*' "experts on disk: the cache's log of events is exact; the same bits with any number of them in memory"
 cases base_test 'PagedMemory*' "memory in a file: contents stay, the process shrinks, a full disk loses nothing"
 cases trainer_test 'RingMemory*' "ring of layers: the same bits with any number of slots; all layers in memory move nothing; 0 and N + 1 refused"
+cases parallel_test 'PartitionedEmbedding*' "embedding in parts: the bits of the whole table, forward and backward; bytes of the three exchanges"
+cases trainer_test 'EmbeddingParts*' "embedding in parts trains as the whole one on every split, to the bit"
 ring_memory
-if ! $quick; then elastic_tasks; experts_on_disk; fi
+if ! $quick; then
+  elastic_tasks
+  experts_on_disk
+  embedding_parts
+fi

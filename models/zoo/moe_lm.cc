@@ -10,6 +10,7 @@
 #include "models/modules/layers.h"
 #include "models/modules/mixture.h"
 #include "models/token_travel.h"
+#include "parallel/partitioned_embedding.h"
 
 namespace conclave {
 namespace {
@@ -65,7 +66,7 @@ class MoeLm : public Model {
     Tape& tape = r.tape();
     const Tensor tokens = r.batch().tokens;
     const int64_t sequences = tokens.dim(0), length = tokens.dim(1);
-    Var x = Embedding(tape, r.Parameter(embedding_), tokens.Flat());
+    ASSIGN_OR_RETURN(Var x, RecordEmbedding(r, tokens.Flat()));
     if (positions_.value >= 0) {
       const std::span<const int64_t> first = r.cache() != nullptr ? r.cache()->first() : std::span<const int64_t>();
       x = Add(tape, x, Embedding(tape, r.Parameter(positions_), Positions(tape.arena(), {sequences, length}, first)));
@@ -90,6 +91,18 @@ class MoeLm : public Model {
       update = block.dense->Record(r, normed);
     }
     return Add(tape, x, update);
+  }
+
+  absl::StatusOr<Var> RecordEmbedding(Recorder& r, const Tensor& ids) const {
+    if (embedding_parts_.empty()) return Embedding(r.tape(), r.Parameter(embedding_), ids);
+    Var* const local = static_cast<Var*>(r.tape().arena().Allocate(embedding_parts_.size() * sizeof(Var)));
+    size_t count = 0;
+    for (const BlockId part : embedding_parts_) {
+      if (r.is_local(part)) local[count++] = r.Parameter(part);
+    }
+    return PartitionedEmbedding(
+        r.tape(), r.dispatch().mesh(),
+        {.local = {local, count}, .parts = static_cast<int>(embedding_parts_.size()), .width = config_.width(), .dtype = r.dtype()}, ids);
   }
 
   // of: sequences, length. first: by sequence, the position of its first token; empty: 0.
@@ -118,7 +131,17 @@ class MoeLm : public Model {
     const int64_t width = config_.width();
     const double std = config_.init_std(), residual_std = std / std::sqrt(2.0 * static_cast<double>(config_.layers()));
     const bool rotary = config_.position() == MoeLmConfig::ROTARY;
-    embedding_ = parameters_.Add({.name = "embedding.weight", .shape = {vocabulary_, width}, .init = {Init::Kind::kNormal, std}});
+    const int parts = static_cast<int>(config_.embedding_parts());
+    if (parts == 1) {
+      embedding_ = parameters_.Add({.name = "embedding.weight", .shape = {vocabulary_, width}, .init = {Init::Kind::kNormal, std}});
+    }
+    for (int p = 0; parts > 1 && p < parts; ++p) {
+      embedding_parts_.push_back(parameters_.Add({.name = absl::StrFormat("embedding.parts.%d.weight", p),
+                                                  .shape = {vocabulary_, width / parts},
+                                                  .kind = BlockKind::kExpert,
+                                                  .expert = p,
+                                                  .init = {Init::Kind::kNormal, std}}));
+    }
     if (!rotary) {
       positions_ = parameters_.Add({.name = "positions.weight", .shape = {config_.context(), width}, .init = {Init::Kind::kNormal, std}});
     }
@@ -196,7 +219,8 @@ class MoeLm : public Model {
   int64_t vocabulary_;
   int moe_layers_ = 0;
   MixtureTerms router_terms_;
-  BlockId embedding_, positions_{-1}, head_;
+  BlockId embedding_{-1}, positions_{-1}, head_;
+  std::vector<BlockId> embedding_parts_;  // empty: the embedding is whole
   std::vector<Block> blocks_;
   NormLayer final_norm_;
 };
@@ -204,6 +228,14 @@ class MoeLm : public Model {
 absl::Status CheckHeads(const MoeLmConfig& config) {
   if (config.head_dim() == 0 && config.width() % config.heads() != 0) {
     return InvalidArgument("model.moe_lm: width %d is not divisible by heads %d", config.width(), config.heads());
+  }
+  if (config.width() % config.embedding_parts() != 0) {
+    return InvalidArgument("model.moe_lm.embedding_parts: width %d cannot be cut into %d equal parts", config.width(),
+                           config.embedding_parts());
+  }
+  if (config.embedding_parts() > 1 && config.tied_head()) {
+    return InvalidArgument(
+        "model.moe_lm.embedding_parts: a head that is the embedding needs all of it on every rank; set tied_head to false");
   }
   const int64_t head_dim = config.head_dim() > 0 ? config.head_dim() : config.width() / config.heads();
   if (config.position() == MoeLmConfig::ROTARY && head_dim % 2 != 0) {

@@ -57,6 +57,12 @@ TEST(SteadyStep, OfMixtures) {
   }
 }
 
+TEST(SteadyStep, OfAnEmbeddingInParts) {
+  ModelRun run = SmallMixture(" model { precision { compute: F64 } }", "tied_head: false embedding_parts: 4");
+  run.expert = 2;
+  ExpectNoAllocation(run, 3);
+}
+
 TEST(SteadyStep, OfMixturesWithShardedUpdates) {
   ModelRun run = SmallMixture(" parallel { updates: SHARDED } model { precision { compute: F64 } }");
   run.data = 2;
