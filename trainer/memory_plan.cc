@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/paged_memory.h"
 #include "base/strings.h"
 
 namespace conclave {
@@ -73,8 +74,8 @@ std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
 
 std::string MemoryLine(const MemoryPlan& plan, int64_t measured) {
   const double off = 100.0 * static_cast<double>(measured - plan.total()) / static_cast<double>(std::max<int64_t>(plan.total(), 1));
-  return absl::StrFormat("memory: %s at the peak of a step, %+.1f %% off the plan's %s; the process held %s at most", HumanBytes(measured),
-                         off, HumanBytes(plan.total()), HumanBytes(PeakResidentBytes()));
+  return absl::StrFormat("memory: %s at the peak of a step, %+.1f %% off the plan's %s; the process holds %s, at most %s so far",
+                         HumanBytes(measured), off, HumanBytes(plan.total()), HumanBytes(ResidentBytes()), HumanBytes(PeakResidentBytes()));
 }
 
 }  // namespace conclave

@@ -30,12 +30,14 @@ experts_run() {
   local name=$1
   shift
   "$conclave" train configs/mixtures/experts_on_disk.textproto --run-dir "$scratch/$name" --set "data.sources[0].text.path=\"$text\"" \
-    --set "data.cache_dir=\"$scratch/cache\"" --set trainer.steps=5 --set trainer.eval.batches=1 "$@" > "$scratch/$name.log" 2>&1 ||
+    --set "data.cache_dir=\"$scratch/cache\"" --set trainer.steps=5 --set trainer.eval.batches=1 --set checkpoint.every=2 \
+    --set checkpoint.keep_every=2 "$@" > "$scratch/$name.log" 2>&1 ||
     { tail -n 5 "$scratch/$name.log" >&2; return 1; }
 }
+held() { sed -nE 's/.*the process holds ([0-9.]+) MiB.*/\1/p' "$scratch/$1.log" | head -n 1; }  # after the third step
 planned() { sed -nE 's/.*  in all +([0-9.]+) MiB.*/\1/p' "$scratch/$1.log" | head -n 1; }
 experts_on_disk() {
-  local what="tensor memory with 8 of 64 experts in memory, the others on disk, over all in memory"
+  local what="8 of 64 experts in memory, the others on disk, over all in memory"
   if [[ ! -r $text ]]; then unmeasured "same bits" "$what (--text $text)"; return; fi
   sed '/expert_memory/d' configs/mixtures/experts_on_disk.textproto > "$scratch/experts_in_memory.textproto"
   experts_run disk && "$conclave" train "$scratch/experts_in_memory.textproto" --run-dir "$scratch/memory" --set "data.sources[0].text.path=\"$text\"" \
@@ -43,7 +45,14 @@ experts_on_disk() {
     { short failed "same bits" "$what"; return; }
   equal "$(cmp <(state_fields disk) <(state_fields memory) && state_fields disk | wc -l)" 5 "steps of equal bits, experts on disk and in memory"
   at_most "$(awk -v a="$(planned disk)" -v b="$(planned memory)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b }')" 0.8 "" \
-    "$what ($(planned disk) MiB of $(planned memory) MiB)"
+    "tensor memory, $what ($(planned disk) MiB of $(planned memory) MiB)"
+  at_most "$(awk -v a="$(held disk)" -v b="$(held memory)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b }')" 0.8 "" \
+    "memory of the process after three steps, $what ($(held disk) MiB of $(held memory) MiB)"
+  # A run that stopped after step 2 and went on.
+  state_fields disk > "$scratch/straight"
+  rm -r "$scratch"/disk/checkpoints/step-{4,5}
+  equal "$(experts_run disk --resume && cmp <(state_fields disk) "$scratch/straight" && grep -c 'resumed from .* at step 2' "$scratch/disk.log")" 1 \
+    "a run with experts on disk goes on from step 2 as if it had not stopped, to the bit"
   (ulimit -f 1024 && experts_run full) 2> /dev/null
   if grep -qE 'parallel.expert_memory: cannot make .*/paged-.*: [0-9]+ bytes .* are needed, 1048576 .* are free' "$scratch/full.log"; then
     ok refused refused "no room for the experts: one error with file, bytes needed and bytes free"
