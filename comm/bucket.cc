@@ -31,6 +31,8 @@ std::vector<BucketPlan> PlanBuckets(const ExchangeContext& context, const std::v
   return plans;
 }
 
+absl::Status VectorBucket::StartSharing(const FlatVector&) { return Internal("this bucket gives every owner the mean"); }
+
 void BucketQueue::Begin() {
   next_ = summed_ = 0;
   for (auto& bucket : buckets_) bucket->Begin();

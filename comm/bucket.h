@@ -36,6 +36,18 @@ class Bucket {
   virtual absl::StatusOr<bool> SumsArrived() { return false; }
 };
 
+// A bucket that takes vectors as they are.
+class VectorBucket : public Bucket {
+ public:
+  // block: index in the plan; folded: see Exchange::Put. Errors: Internal for a vector that came already.
+  virtual absl::Status Put(WorkerId worker, int block, const Tensor& span, bool folded) = 0;
+  // With to_canonical: the canonical blocks of `point` go out, the others' come in; done when FinishSharing returns, which does nothing if
+  // nothing was started. Between the two calls other buckets may do the same; vectors may not be put.
+  virtual absl::Status StartSharing(const FlatVector& point);
+  virtual absl::Status FinishSharing() { return absl::OkStatus(); }
+  virtual bool sharing() const { return false; }
+};
+
 class BucketQueue {
  public:
   // overlap: buckets travel as soon as they can; else all at the end. The same bits either way.

@@ -51,6 +51,10 @@ struct ExchangeContext {
   bool to_canonical = false;
   // Which blocks keep their codec, known from the first Begin on (comm/codec_decisions.h); null: all.
   CodecDecisions* decisions = nullptr;
+  // The two levels of `world`: ranks of one node, and ranks of equal place in theirs, by node. Null: one level. With both, exact exchanges
+  // of FIXED_MESH add up a node's vectors before they leave it (comm/node_bucket.h); the same bits.
+  Communicator* inside = nullptr;
+  Communicator* between = nullptr;
 };
 
 // The mean over all M workers: local blocks (with to_canonical: those this rank is canonical for) hold (1/M) sum_m v_m. Valid until the

@@ -31,13 +31,12 @@ struct TreeBucketOptions {
 };
 
 // All memory is taken at construction: SlotsNeeded vectors per source rank (one with `fold`), and the received pieces of one chunk.
-class TreeBucket final : public Bucket {
+class TreeBucket final : public VectorBucket {
  public:
   TreeBucket(const ExchangeContext& context, BucketPlan plan, const TreeBucketOptions& options);
 
   void Begin() override;
-  // block: index in the plan. Errors: Internal for a vector that came already.
-  absl::Status Put(WorkerId worker, int block, const Tensor& span, bool folded);
+  absl::Status Put(WorkerId worker, int block, const Tensor& span, bool folded) override;
   bool full() const override { return full_blocks_ == static_cast<int>(blocks_.size()); }
   absl::Status Start() override;
   absl::Status Poll() override;
@@ -45,11 +44,9 @@ class TreeBucket final : public Bucket {
   absl::Status Deliver(const FlatVector& aggregate) override;
   absl::StatusOr<bool> SumsArrived() override;
 
-  // With to_canonical: the canonical blocks of `point` go out, the others' come in; done when FinishSharing returns, which does nothing if
-  // nothing was started. Between the two calls other buckets may do the same; vectors may not be put.
-  absl::Status StartSharing(const FlatVector& point);
-  absl::Status FinishSharing();
-  bool sharing() const { return shared_ != nullptr; }
+  absl::Status StartSharing(const FlatVector& point) override;
+  absl::Status FinishSharing() override;
+  bool sharing() const override { return shared_ != nullptr; }
 
  private:
   // The workers of one rank that feed this one; their vectors arrive in order.

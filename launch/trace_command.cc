@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/strings.h"
+#include "launch/affinity_table.h"
 #include "launch/commands.h"
 #include "launch/job.h"
 #include "parallel/markov_trace.h"
@@ -123,6 +124,36 @@ absl::Status ShowDrift(const std::string& run) {
   return absl::OkStatus();
 }
 
+// A trace, or all traces of a run, on every number of ranks.
+absl::Status ShowAffinity(const Arguments& arguments, const std::string& what) {
+  if (what.empty()) return InvalidArgument("missing argument TRACE or RUN (see conclave trace --help)");
+  PlacementConfig config;
+  ASSIGN_OR_RETURN(const int64_t effort, arguments.Integer("--effort", 20));
+  if (effort < 0 || effort > 100000) return InvalidArgument("--effort: expected 0..100000, got %d", effort);
+  config.mutable_affinity()->set_effort(effort);
+  config.mutable_affinity()->set_seed(1);
+  ASSIGN_OR_RETURN(const auto solver, MakePlacementSolver(config));
+  std::vector<std::string> traces;
+  if (what.ends_with(".npy") || what.ends_with(".csv")) {
+    traces.push_back(what);
+  } else {
+    ASSIGN_OR_RETURN(const std::vector<int64_t> steps, TracedSteps(what));
+    for (const int64_t step : steps) traces.push_back(RunFolder(&RealFileSystem(), what).RoutingTrace(step));
+  }
+  std::vector<AffinityLine> lines;
+  for (const std::string& path : traces) {
+    ASSIGN_OR_RETURN(const RoutingTrace trace, Read(arguments, path));
+    for (const std::string& text : SplitString(arguments.Get("--ranks", "4,8"), ',')) {
+      ASSIGN_OR_RETURN(const int64_t ranks, ParseInt64(text));
+      if (ranks < 1 || ranks > trace.experts()) return InvalidArgument("--ranks: expected 1..%d, got %d", trace.experts(), ranks);
+      ASSIGN_OR_RETURN(AffinityLine line, MeasureAffinity(trace, static_cast<int>(ranks), *solver));
+      lines.push_back(line);
+    }
+  }
+  PrintAffinity(lines, arguments.Has("--json"));
+  return absl::OkStatus();
+}
+
 absl::Status RunWhat(const Arguments& arguments) {
   const std::string &what = arguments.positional(), &first = arguments.positional(1), &second = arguments.positional(2);
   if (what == "show") {
@@ -142,8 +173,9 @@ absl::Status RunWhat(const Arguments& arguments) {
   }
   if (what == "export") return ExportTrace(first, second);
   if (what == "drift") return ShowDrift(first);
-  const std::string closest = ClosestName(what, std::vector<std::string>{"show", "convert", "export", "drift", "markov"});
-  return InvalidArgument("unknown '%s'%s; known: show, convert, export, drift, markov", what,
+  if (what == "affinity") return ShowAffinity(arguments, first);
+  const std::string closest = ClosestName(what, std::vector<std::string>{"show", "convert", "export", "drift", "affinity", "markov"});
+  return InvalidArgument("unknown '%s'%s; known: show, convert, export, drift, affinity, markov", what,
                          closest.empty() ? "" : "; did you mean '" + closest + "'?");
 }
 
@@ -162,10 +194,13 @@ Command TraceCommand() {
        .summary =
            "Shows, converts and makes routing traces: which expert each token used in each layer.\n"
            "WHAT is show TRACE, convert TRACE OUT, export RUN OUT (the newest trace of a run that recorded its routing), drift RUN (how\n"
-           "its routing changed), or markov OUT (a synthetic trace). Files end in .csv or .npy.",
+           "its routing changed), affinity TRACE or RUN (what placements could keep on a rank), or markov OUT (a synthetic trace). Files\n"
+           "end in .csv or .npy.",
        .options = {{"--experts", "E", "experts of a layer: for files without a header, and for markov (default 64)"},
                    {"--first-slot", "", "convert: keep only each token's first expert"},
-                   {"--json", "", "show: print one JSON object"},
+                   {"--ranks", "P,...", "affinity: numbers of ranks (default 4,8)"},
+                   {"--effort", "N", "affinity: length of the planner's search (default 20)"},
+                   {"--json", "", "show, affinity: print JSON objects, one a line"},
                    {"--layers", "L", "markov: layers (default 24)"},
                    {"--tokens", "T", "markov: tokens (default 5000)"},
                    {"--sigma", "S", "markov: strength of the affinity; 0 for none (default 1.5)"},

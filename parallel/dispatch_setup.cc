@@ -10,6 +10,7 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
   const DispatchConfig& config = request.config;
   setup->route = config.route();
   setup->pre_reduce = request.pre_reduce;
+  setup->most_rows = config.most_rows();
   if (config.route() == DispatchConfig::AUTO || InTwoLevels(config.route())) {
     ASSIGN_OR_RETURN(setup->grid, DispatchGrid::Create(mesh, config.ranks_per_node()));
   }

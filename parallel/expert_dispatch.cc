@@ -32,6 +32,7 @@ absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& id
   const Tensor value = tape.value(x);
   if (recorder_ != nullptr) recorder_->Routed(layer, ids, value.dim(1));
   RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {ids, layer, leaf_}, plan));
+  if (setup_->most_rows > 0) RETURN_IF_ERROR(CheckRoom(layer, plan->received));
   const Tensor rows = arena.New({plan->received, value.dim(1)}, value.dtype());
   if (alone()) {
     SpreadTokens(value, CopiesOf(*plan), rows);  // one rank: the order of sending is expert order
@@ -44,6 +45,18 @@ absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& id
       [this, x, output, plan = *plan](Tape& t) { return DispatchBackward(t.arena(), t.gradient(output), t.gradient_target(x), plan); },
       Tape::StepKind::kCollective);
   return output;
+}
+
+absl::Status ExpertDispatch::CheckRoom(int layer, int64_t received) const {
+  // The most rows and, of the ranks that receive so many, the first.
+  const int64_t ranks = mesh_->ranks();
+  int64_t most = received * ranks + (ranks - 1 - mesh_->rank());
+  RETURN_IF_ERROR(mesh_->control().AllReduce("rows to experts", Tensor(&most, {1}, DType::kI64), ReduceOp::kMax));
+  if (most / ranks <= setup_->most_rows) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "dispatch: the tokens of mixture layer %d send %d rows to the experts of rank %d, and parallel.dispatch.most_rows is %d; nothing was "
+      "allocated for them. Raise it, balance the router, or cut leaves smaller (trainer.micro_batches)",
+      layer, most / ranks, ranks - 1 - most % ranks, setup_->most_rows));
 }
 
 absl::Status ExpertDispatch::DispatchBackward(Arena& arena, const Tensor& g, const Tape::GradientTarget& dx,

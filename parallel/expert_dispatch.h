@@ -20,6 +20,7 @@ namespace conclave {
 struct DispatchSetup {
   std::unique_ptr<DispatchGrid> grid;  // null where one level is enough
   DispatchConfig::Route route = DispatchConfig::FLAT;
+  int64_t most_rows = 0;    // that a rank takes at a time; 0: any number
   bool pre_reduce = false;  // each rank (node) returns one partial sum a token instead of a row for each slot
   // Null: rows as they are.
   std::unique_ptr<RowCodec> dispatch_forward, combine_forward, combine_backward, dispatch_backward;
@@ -60,8 +61,9 @@ class ExpertDispatch {
   int coordinate() const { return mesh_->expert_coordinate(); }
 
   // x: [n, h], ids: i32 [n, k] logical experts of `layer`, -1: the slot is empty; returns rows [m, h] in expert order and fills `plan`.
-  // Backward: sum of row gradients, in slot order or, with pre_reduce, by rank. Collective on axis "expert". Cost: the route's plan, and
-  // its rows; backward about n k h elements, or the route's rows with pre_reduce.
+  // Backward: sum of row gradients, in slot order or, with pre_reduce, by rank. Collective on axis "expert", with most_rows on all ranks.
+  // Cost: the route's plan, and its rows; backward about n k h elements, or the route's rows with pre_reduce. Errors: ResourceExhausted,
+  // on every rank of the job, where a rank would receive more than most_rows; no memory was taken for rows then.
   absl::StatusOr<Var> Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const;
 
   // rows: [m, h] expert outputs in expert order, weights: [n, k]; returns [n, h], y[t] = sum over slots s = 0.. k-1 in that order of
@@ -73,6 +75,7 @@ class ExpertDispatch {
   absl::Status SumOverTokens(const Tensor& counts) const;
 
  private:
+  absl::Status CheckRoom(int layer, int64_t received) const;
   bool alone() const { return placement_->axis() == 1 && !setup_->lossy(); }
   // dx = or += sum of the copies' gradients g [m, h].
   absl::Status DispatchBackward(Arena& arena, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const;

@@ -30,14 +30,17 @@ class Mesh {
 
   Communicator& control() const { return *world_; }                  // all ranks: decisions, counts, checkpoints
   Communicator& gradient_world() const { return *gradient_world_; }  // all ranks: replicated blocks
-  Communicator& gradient_data() const { return *gradient_data_; }    // ranks of equal expert coordinate: expert blocks
-  Communicator& dispatch() const { return *dispatch_; }              // ranks of equal data coordinate: tokens to experts
+  // The two levels of gradient_world, where nodes have equally many consecutive ranks, more than one, and there are several; else null.
+  Communicator* gradient_inside() const { return gradient_inside_.get(); }    // ranks of one node
+  Communicator* gradient_between() const { return gradient_between_.get(); }  // ranks of equal place in their nodes, by node
+  Communicator& gradient_data() const { return *gradient_data_; }             // ranks of equal expert coordinate: expert blocks
+  Communicator& dispatch() const { return *dispatch_; }                       // ranks of equal data coordinate: tokens to experts
 
  private:
   Mesh(Communicator* world, const MeshShape& shape) : world_(world), shape_(shape) {}
   Communicator* world_;
   MeshShape shape_;
-  std::unique_ptr<Communicator> gradient_world_, gradient_data_, dispatch_;
+  std::unique_ptr<Communicator> gradient_world_, gradient_inside_, gradient_between_, gradient_data_, dispatch_;
 };
 
 }  // namespace conclave

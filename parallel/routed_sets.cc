@@ -111,6 +111,21 @@ RowCount CountTouched(const RoutedSets& sets, int layer, std::span<const int> ra
   return SumOverHomes(sets, layer, rank_of, topology, [](const Touched& touched, int home) { return touched.Distinct(home); });
 }
 
+std::vector<RowCount> CountTouchedFrom(const RoutingTrace& trace, std::pair<int64_t, int64_t> tokens,
+                                       std::span<const std::vector<int>> table, const Topology& topology) {
+  Touched touched(topology);
+  std::vector<RowCount> sums(topology.ranks);
+  std::vector<int32_t> experts(trace.top_k());
+  for (int64_t t = tokens.first; t < tokens.second; ++t) {
+    for (int j = 0; j < trace.layers(); ++j) {
+      for (int s = 0; s < trace.top_k(); ++s) experts[s] = trace.expert(t, j, s);
+      touched.Set(experts, table[j]);
+      for (int home = 0; home < topology.ranks; ++home) sums[home] += touched.Distinct(home);
+    }
+  }
+  return sums;
+}
+
 RowCount CountRows(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology, DispatchConfig::Route route) {
   CHECK(route != DispatchConfig::AUTO);
   return SumOverHomes(sets, layer, rank_of, topology, [route](const Touched& touched, int home) { return touched.Rows(home, route); });

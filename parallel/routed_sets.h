@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "parallel/routing_trace.h"
@@ -65,6 +66,10 @@ struct RowCount {
 // Nodes other than its own that tokens of a layer touch (`between`), and other ranks of their own node (`inside`), times sets.homes().
 // rank_of: [E]. The co-activation objective is l_inter * between + l_intra * inside. Cost: sets * k. topology.ranks = sets.ranks().
 RowCount CountTouched(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology);
+
+// What tokens [first, last) of a trace touch if rank r is their home, all layers together: [ranks] of the same counts.
+std::vector<RowCount> CountTouchedFrom(const RoutingTrace& trace, std::pair<int64_t, int64_t> tokens,
+                                       std::span<const std::vector<int>> table, const Topology& topology);
 
 // Rows that a route (not AUTO) sends on their way to the experts of a layer, over all ranks, times sets.homes(): what the ledger books for
 // the same tokens at the same homes. The results of the experts come home in as many rows as FLAT or, in two levels, HIERARCHICAL sends;

@@ -5,16 +5,6 @@
 #include "parallel/assignment.h"
 
 namespace conclave {
-namespace {
-
-// The tokens of one sequence as a trace of its own.
-absl::StatusOr<RoutingTrace> SequenceOf(const RoutingTrace& trace, int64_t sequence, int64_t sequence_tokens) {
-  const int64_t row = int64_t{trace.layers()} * trace.top_k();
-  const auto ids = trace.ids().subspan(static_cast<size_t>(sequence * sequence_tokens * row), static_cast<size_t>(sequence_tokens * row));
-  return RoutingTrace::Make(trace.header(), {ids.begin(), ids.end()});
-}
-
-}  // namespace
 
 absl::StatusOr<std::vector<int>> PlaceSequences(const RoutingTrace& trace, int64_t sequence_tokens, const PlacementTable& table,
                                                 const Topology& topology) {
@@ -27,11 +17,10 @@ absl::StatusOr<std::vector<int>> PlaceSequences(const RoutingTrace& trace, int64
   }
   std::vector<int64_t> gain(static_cast<size_t>(topology.ranks * sequences));  // [ranks, sequences]
   for (int64_t q = 0; q < sequences; ++q) {
-    ASSIGN_OR_RETURN(const RoutingTrace tokens, SequenceOf(trace, q, sequence_tokens));
+    const std::vector<RowCount> touched = CountTouchedFrom(trace, {q * sequence_tokens, (q + 1) * sequence_tokens}, table, topology);
     for (int rank = 0; rank < topology.ranks; ++rank) {
-      const std::vector<int> here(static_cast<size_t>(sequence_tokens), rank);
-      const RowCount touched = CountTouched(RoutedSets::Of(tokens, topology.ranks, here), table, topology);
-      gain[static_cast<size_t>(rank * sequences + q)] = -(topology.inter_cost * touched.between + topology.intra_cost * touched.inside);
+      gain[static_cast<size_t>(rank * sequences + q)] =
+          -(topology.inter_cost * touched[rank].between + topology.intra_cost * touched[rank].inside);
     }
   }
   std::vector<int> homes = HomesInOrder(sequences, topology.ranks);

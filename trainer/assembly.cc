@@ -215,7 +215,9 @@ ExchangeContext Assembly::MakeExchangeContext() const {
           .bucket_bytes = config.comm().bucket_bytes(),
           .seed = config.seed(),
           .overlap = config.comm().overlap(),
-          .to_canonical = config.parallel().updates() == ParallelConfig::SHARDED};
+          .to_canonical = config.parallel().updates() == ParallelConfig::SHARDED,
+          .inside = mesh->gradient_inside(),
+          .between = mesh->gradient_between()};
 }
 
 void SwapHomes(ExpertHomes& homes, Assembly& assembly) {

@@ -26,6 +26,18 @@ absl::StatusOr<int64_t> ForetellActivations(Assembly& a) {
 // Experts' states that are on disk alone.
 int64_t OnDisk(const Assembly& a) { return a.expert_memory == nullptr ? 0 : a.expert_memory->bytes() - a.expert_memory->cached_bytes(); }
 
+// By how much more than at an even share a rank may have to hold: only what experts receive varies, and the rank with the most received no
+// less than its share.
+double MostOverShare(const Assembly& a) {
+  if (a.model->experts().empty()) return 1;
+  const auto all = static_cast<double>(a.mesh->shape().expert);
+  const int64_t most_rows = a.dispatch_setup == nullptr ? 0 : a.dispatch_setup->most_rows;
+  if (most_rows == 0) return all;
+  const MoeLmConfig& lm = a.config.model().moe_lm();
+  const auto share = static_cast<double>(a.field->leaf_rows() * lm.context() * lm.moe().top_k());
+  return std::clamp(static_cast<double>(most_rows) / share, 1.0, all);
+}
+
 // Tensors without the activations, in memory or on disk.
 int64_t Standing(const Assembly& a) { return Buffer::OfThisThread() - a.field->reserved_bytes(); }
 
@@ -42,8 +54,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(Assembly& a) {
   ASSIGN_OR_RETURN(plan.activations, ForetellActivations(a));
   int64_t most = plan.activations;
   RETURN_IF_ERROR(a.mesh->control().AllReduce("memory", Tensor(&most, {1}, DType::kI64), ReduceOp::kMax));
-  // Only what experts receive varies, and the rank with the most received no less than its share.
-  plan.activation_bound = most * (a.model->experts().empty() ? 1 : a.mesh->shape().expert);
+  plan.activation_bound = static_cast<int64_t>(static_cast<double>(most) * MostOverShare(a));
   a.field->ReserveActivations(plan.activation_bound + plan.activation_bound / 16 + (int64_t{64} << 10));
   StateDict state;
   a.scheme->Register(state);
@@ -68,7 +79,10 @@ std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
                      line("activations of a leaf", plan.activations);
   if (plan.on_disk > 0) text += line("of these, experts on disk alone", plan.on_disk);
   text += line("in all", plan.total());
-  if (plan.activation_bound > plan.activations) text += line("activations, all tokens on one rank", plan.activation_bound);
+  const bool bounded = a.dispatch_setup != nullptr && a.dispatch_setup->most_rows > 0;
+  if (plan.activation_bound > plan.activations) {
+    text += line(bounded ? "activations, most_rows on one rank" : "activations, all tokens on one rank", plan.activation_bound);
+  }
   return text;
 }
 

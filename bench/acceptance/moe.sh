@@ -200,7 +200,24 @@ generation_hops() {
 }
 cases trainer_test 'CoherentGeneration*' "context-coherent generation: logits to the bit in double and float, one all-to-all a layer, memory refused with numbers"
 generation_bytes
-if ! $quick; then generation_hops; fi
+# Affinity over training, and what a plan made from half of the tokens of a trace keeps of the other half.
+affinity_over_training() {
+  local what="fewer rank changes on tokens a plan has not seen, 64 experts of 24 layers" first last ranks
+  if [[ ! -d $e64_run/routing ]]; then unmeasured reported "$what: $e64_run is missing"; return; fi
+  "$conclave" trace affinity "$e64_run" --ranks 4,8,16 --effort 10 --json > "$scratch/affinity" 2> "$scratch/log" || { short failed reported "$what"; return; }
+  for ranks in 4 8 16; do
+    grep "\"ranks\":$ranks," "$scratch/affinity" > "$scratch/rows"
+    head -n 1 "$scratch/rows" > "$scratch/first"
+    tail -n 1 "$scratch/rows" > "$scratch/last"
+    first=$(number fewer_hops "$scratch/first") last=$(number fewer_hops "$scratch/last")
+    ok "$(awk -v x="$last" 'BEGIN { printf "%.1f %%", 100 * x }')" reported \
+      "$what on $ranks ranks at step $(number step "$scratch/last") (at step $(number step "$scratch/first") $(awk -v x="$first" 'BEGIN { printf "%.1f %%", 100 * x }'); affinity $(number affinity "$scratch/first") to $(number affinity "$scratch/last"))"
+  done
+}
+if ! $quick; then
+  generation_hops
+  affinity_over_training
+fi
 
 # -- traffic of training -----------------------------------------------------------------------------------------------------------------
 cases trainer_test 'Rebalancer.TheLedgerBooksTheRowsOfTheTrace' "bytes on the ledger = rows counted from the trace, every route, moved experts"
@@ -210,6 +227,9 @@ if $quick; then unmeasured ">= 75 %" "traffic between nodes (not in the quick pa
 
 # -- routing, dispatch, other programs' models -----------------------------------------------------------------------------------------------
 cases trainer_test 'RoutingReplay*' "recorded routing replayed gives a bit-equal loss on 1 and 2 ranks; another length is refused"
+cases parallel_test 'ExpertDispatch.MoreRowsThanAllowedAreRefusedByAllRanks' "more rows than allowed: refused by every rank with counts, before memory is taken"
+cases trainer_test 'MemoryPlan.RowsThatAreNotAllowedTakeNoMemory' "memory kept for dispatch follows the rows that are allowed; the bound is in the log"
+cases comm_test 'ExactExchange.TwoLevels*' "gradients between nodes: half the bytes with two ranks a node, the same bits"
 cases parallel_test '*DispatchRoutes*' "two-level exchange: (q - 1) + (N - 1) messages, rows as they follow from the ids, by the ledger"
 hf_logits() {
   local log=$scratch/hf what="logits against transformers, every Hugging Face family, both ways (INTEROP_PYTHON names a Python that has it)"

@@ -1,12 +1,15 @@
 // The exact exchange: the mean over workers, nothing lost. WORLD_SIZE_INVARIANT: by the reduction tree over workers, so the bits do not
 // depend on ranks, transport or buckets. FIXED_MESH: each rank folds its vectors from left to right, then the tree over ranks. Bytes sent
 // by each of P ranks for a bucket of n bytes: pieces * n (P - 1) / P to the chunks' owners (one piece with FIXED_MESH, else the rank's
-// nodes of the tree, mostly one), n (P - 1) / P back. With to_canonical the chunks are blocks, and what comes back are updated blocks.
+// nodes of the tree, mostly one), n (P - 1) / P back. Where the context has two levels, FIXED_MESH adds up inside nodes first: so much
+// between their ranks, and n (N - 1) / N each way between N nodes. With to_canonical the chunks are blocks, and what comes back are updated
+// blocks.
 #include <algorithm>
 #include <vector>
 
 #include "base/trace.h"
 #include "comm/exchange.h"
+#include "comm/node_bucket.h"
 #include "comm/tree_bucket.h"
 
 namespace conclave {
@@ -37,8 +40,7 @@ class ExactExchange final : public Exchange {
         std::ranges::stable_sort(plan.blocks, {}, [&](BlockId id) { return context.layout->home(id).canonical; });
       }
       const std::vector<BlockId> blocks = plan.blocks;
-      auto bucket = std::make_unique<TreeBucket>(context, std::move(plan),
-                                                 TreeBucketOptions{.fold = !world_size_invariant_, .aggregate = &aggregate_});
+      std::unique_ptr<VectorBucket> bucket = MakeBucket(context, std::move(plan));
       buckets_.push_back(bucket.get());
       for (size_t i = 0; i < blocks.size(); ++i) places_[blocks[i].value] = {bucket.get(), static_cast<int>(i)};
       queue_.Add(std::move(bucket));
@@ -69,7 +71,7 @@ class ExactExchange final : public Exchange {
   }
 
   absl::Status AwaitShared(BlockId block) override {
-    TreeBucket* const bucket = places_[block.value].bucket;
+    VectorBucket* const bucket = places_[block.value].bucket;
     if (bucket != nullptr) RETURN_IF_ERROR(bucket->FinishSharing());
     for (size_t i = buckets_.size(); i-- > 0;) {
       if (buckets_[i]->sharing()) return buckets_[i]->Poll();  // all that are on their way move on
@@ -89,16 +91,22 @@ class ExactExchange final : public Exchange {
 
  private:
   struct Place {
-    TreeBucket* bucket = nullptr;
+    VectorBucket* bucket = nullptr;
     int index = 0;
   };
+  std::unique_ptr<VectorBucket> MakeBucket(const ExchangeContext& context, BucketPlan plan) const {
+    if (!plan.expert && NodeBucket::Serves(context)) return std::make_unique<NodeBucket>(context, plan);
+    return std::make_unique<TreeBucket>(context, std::move(plan),
+                                        TreeBucketOptions{.fold = !world_size_invariant_, .aggregate = &aggregate_});
+  }
+
   const bool world_size_invariant_;
   const Layout held_;  // of the aggregate
   FlatVector aggregate_;
   const bool overlap_;
   std::vector<Place> places_;  // by block id
   BucketQueue queue_;
-  std::vector<TreeBucket*> buckets_;  // the queue's
+  std::vector<VectorBucket*> buckets_;  // the queue's
 };
 
 }  // namespace

@@ -43,6 +43,62 @@ TEST(ExactExchange, BitsDoNotDependOnWhenBucketsTravel) {
   }
 }
 
+// On a fixed mesh a node's vectors are added up before they leave it: the bits of one level, folded or not, whatever the buckets are.
+TEST(ExactExchange, TwoLevelsGiveTheBitsOfOne) {
+  for (const auto& [ranks, node_ranks] : {std::pair{4, 2}, {6, 2}, {8, 4}, {8, 2}}) {
+    for (const int64_t bytes : {1, 300, 1 << 20}) {
+      for (const bool folded : {false, true}) {
+        ExchangeCase one{.workers = 8, .ranks = ranks, .world_size_invariant = false, .folded = folded, .bucket_bytes = bytes};
+        ExchangeCase two = one;
+        two.node_ranks = node_ranks;
+        const Results<float> a = RunExchange<float>(one), b = RunExchange<float>(two);
+        for (int r = 0; r < ranks; ++r) {
+          for (const auto& [id, v] : a[r]) {
+            EXPECT_TRUE(SameBits(v, b[r].at(id))) << ranks << " ranks, " << node_ranks << " a node, block " << id << ", rank " << r;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(ExactExchange, TwoLevelsSendAsManyBytesBetweenNodesAsThereAreNodes) {
+  ParameterSet set;
+  set.Add({.name = "a", .shape = {1000}});
+  set.Add({.name = "b", .shape = {24}});
+  for (const int levels : {1, 2}) {
+    std::vector<int64_t> between(4);
+    ASSERT_EQ(RunRanks(4,
+                       [&](Communicator& world) -> absl::Status {
+                         const Layout layout = ReplicatedLayout(&set, world.rank(), 4);
+                         ASSIGN_OR_RETURN(const auto data, world.Split(world.rank(), 0, "data"));
+                         ASSIGN_OR_RETURN(const auto inside, world.Split(world.rank() / 2, world.rank(), "inside"));
+                         ASSIGN_OR_RETURN(const auto across, world.Split(world.rank() % 2, world.rank(), "between"));
+                         const auto exchange = MakeExactExchange({.layout = &layout,
+                                                                  .workers = {.workers = 4, .ranks = 4},
+                                                                  .world = &world,
+                                                                  .data = data.get(),
+                                                                  .inside = levels == 2 ? inside.get() : nullptr,
+                                                                  .between = levels == 2 ? across.get() : nullptr});
+                         world.ledger()->Take();
+                         exchange->Begin(0, 0);
+                         for (const BlockId id : {BlockId{1}, BlockId{0}}) {
+                           std::vector<float> v(set[id].shape.elements(), 1.0f);
+                           RETURN_IF_ERROR(exchange->Put({world.rank()}, id, Tensor(v.data(), set[id].shape, DType::kF32)));
+                         }
+                         RETURN_IF_ERROR(exchange->Finish().status());
+                         for (const WireLine& line : world.ledger()->Take().lines) {
+                           between[world.rank()] += line.links[static_cast<int>(LinkClass::kInterNode)].sent_bytes;
+                         }
+                         return absl::OkStatus();
+                       },
+                       {.nodes = {0, 0, 1, 1}}),
+              absl::OkStatus());
+    // A node with one level: to and from each of two ranks elsewhere, half of the bucket each way. With two: once.
+    EXPECT_EQ(between[0] + between[1], (levels == 1 ? 2 : 1) * 1024 * 4);
+  }
+}
+
 // Three barriers between two puts: by then every rank has taken what the others had posted before the first.
 absl::Status LetMessagesArrive(Communicator& world) {
   for (int i = 0; i < 3; ++i) RETURN_IF_ERROR(world.Barrier("arrival"));

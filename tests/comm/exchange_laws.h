@@ -70,6 +70,7 @@ struct ExchangeCase {
   int64_t bucket_bytes = 4096;
   int steps = 2;
   bool overlap = true;
+  int node_ranks = 0;                                   // nodes of so many consecutive ranks, and exchanges in two levels; 0: one node
   std::function<bool(int worker, BlockId block)> skip;  // never put
   std::function<std::unique_ptr<Exchange>(const ExchangeContext&)> make = [](const ExchangeContext& c) { return MakeExactExchange(c); };
   std::function<void(Communicator& world)> after;
@@ -120,6 +121,11 @@ absl::Status RunExchangeOn(Communicator& world, const ExchangeCase& c, Blocks<T>
   const ParameterSet set = TestParameters();
   const Layout layout = TestLayout(&set, world.rank(), c.ranks, c.expert_axis);
   ASSIGN_OR_RETURN(std::unique_ptr<Communicator> data, world.Split(world.rank() % c.expert_axis, world.rank(), "data"));
+  std::unique_ptr<Communicator> inside, between;
+  if (c.node_ranks > 0) {
+    ASSIGN_OR_RETURN(inside, world.Split(world.rank() / c.node_ranks, world.rank(), "inside"));
+    ASSIGN_OR_RETURN(between, world.Split(world.rank() % c.node_ranks, world.rank(), "between"));
+  }
   const ExchangeContext context = {.layout = &layout,
                                    .workers = {.workers = c.workers, .ranks = c.ranks, .expert_axis = c.expert_axis},
                                    .world = &world,
@@ -128,7 +134,9 @@ absl::Status RunExchangeOn(Communicator& world, const ExchangeCase& c, Blocks<T>
                                    .world_size_invariant = c.world_size_invariant,
                                    .bucket_bytes = c.bucket_bytes,
                                    .seed = 42,
-                                   .overlap = c.overlap};
+                                   .overlap = c.overlap,
+                                   .inside = inside.get(),
+                                   .between = between.get()};
   const std::unique_ptr<Exchange> exchange = c.make(context);
   world.ledger()->Take();
   for (int step = 0; step < c.steps; ++step) {
@@ -148,7 +156,10 @@ absl::Status RunExchangeOn(Communicator& world, const ExchangeCase& c, Blocks<T>
 template <typename T>
 Results<T> RunExchange(const ExchangeCase& c) {
   Results<T> results(c.ranks);
-  EXPECT_EQ(RunRanks(c.ranks, [&](Communicator& world) { return RunExchangeOn<T>(world, c, results[world.rank()]); }), absl::OkStatus());
+  std::vector<int> nodes;
+  for (int r = 0; c.node_ranks > 0 && r < c.ranks; ++r) nodes.push_back(r / c.node_ranks);
+  EXPECT_EQ(RunRanks(c.ranks, [&](Communicator& world) { return RunExchangeOn<T>(world, c, results[world.rank()]); }, {.nodes = nodes}),
+            absl::OkStatus());
   return results;
 }
 

@@ -26,6 +26,9 @@ cmp -s "$trace.header" "$scratch/again.npy.header" || fail "the header of a trac
 run "show" 0 trace show "$trace"
 says "show" '^experts +16, 1 a token$'
 
+run "affinity" 0 trace affinity "$trace" --ranks 2,4 --effort 2 --json
+[[ $(grep -c '"fewer_hops":0\.[0-9]' "$scratch/out") == 2 ]] || { fail "affinity: expected a line for 2 and one for 4 ranks"; show "$scratch/out"; }
+run "affinity on 3 ranks" 2 trace affinity "$trace" --ranks 3
 run "plan" 0 place "$trace" --ranks 4 --nodes 2 --effort 2 --half --replicas 20 --evaluate "$scratch/trace.csv" --out "$scratch/plan.json"
 says "plan" '^plan, other half '
 says "plan" '^replicas +20 slots'

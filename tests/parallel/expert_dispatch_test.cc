@@ -255,6 +255,42 @@ TEST(ExpertDispatch, OrderOfRows) {
   EXPECT_EQ(groups[1], (std::vector<int64_t>{2, 2, 1, 1}));
 }
 
+// All tokens of a data column on one rank: as many rows as are allowed pass, one fewer is refused by every rank of both columns, before
+// anything is sent.
+TEST(ExpertDispatch, MoreRowsThanAllowedAreRefusedByAllRanks) {
+  for (const DispatchConfig::Route route : {DispatchConfig::FLAT, DispatchConfig::DEDUPLICATED_HIERARCHICAL}) {
+    DispatchCase c{.data = 2, .expert = 2, .experts = 4, .top_k = 1, .tokens = {3, 4, 1, 2}, .only_expert = 2, .route = route};
+    c.most_rows = 7;
+    EXPECT_TRUE(RunDispatch(c, DType::kF32).ok());
+    c.most_rows = 6;
+    std::vector<absl::Status> seen(4);
+    ASSERT_TRUE(RunRanks(4, [&](Communicator& world) -> absl::Status {
+                  ASSIGN_OR_RETURN(const std::unique_ptr<Mesh> mesh, Mesh::Create(&world, {.data = 2, .expert = 2}));
+                  const std::vector<int> experts = {4};
+                  ASSIGN_OR_RETURN(const ExpertPlacement placement, ExpertPlacement::Contiguous(experts, 2));
+                  DispatchSetup::Request request{.width = 1, .dtype = DType::kF32};
+                  request.config.set_route(route);
+                  request.config.set_most_rows(c.most_rows);
+                  ASSIGN_OR_RETURN(const std::unique_ptr<DispatchSetup> setup, DispatchSetup::Create(*mesh, request));
+                  const ExpertDispatch dispatch(mesh.get(), &placement, setup.get());
+                  Arena arena;
+                  Tape tape(&arena, /*gradients=*/false);
+                  const int64_t n = c.tokens[world.rank()];
+                  const Tensor x = arena.NewZeroed({n, 1}, DType::kF32), ids = arena.NewZeroed({n, 1}, DType::kI32);
+                  for (int32_t& id : ids.span<int32_t>()) id = c.only_expert;
+                  DispatchPlan plan;
+                  seen[world.rank()] = dispatch.Dispatch(tape, tape.Constant(x), ids, 0, &plan).status();
+                  return absl::OkStatus();
+                }).ok());
+    for (const absl::Status& status : seen) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+      EXPECT_NE(std::string(status.message()).find("layer 0 send 7 rows to the experts of rank 1, and parallel.dispatch.most_rows is 6"),
+                std::string::npos)
+          << status;
+    }
+  }
+}
+
 TEST(ExpertDispatch, SumOverTokensReachesEveryRank) {
   std::vector<int64_t> sums(4);
   ASSERT_TRUE(RunRanks(4, [&](Communicator& world) -> absl::Status {

@@ -106,6 +106,19 @@ TEST(MemoryPlan, TellsTheParts) {
   EXPECT_EQ(told.plan.samples, 4 * 2 * 8 * 32 * 4);  // leaves x (tokens, targets) x rows x context x 4 bytes
 }
 
+// Where no more rows are allowed than an even share, nothing is kept ready for more; the loss does not know of it.
+TEST(MemoryPlan, RowsThatAreNotAllowedTakeNoMemory) {
+  ModelRun run = MediumMixture("");
+  run.expert = 2;
+  ModelRun bounded = MediumMixture(" parallel { dispatch { most_rows: 768 } }");  // of 2 x 8 x 32 tokens with 2 experts each: 512 a share
+  bounded.expert = 2;
+  const std::vector<Told> free = PlanAndTrain(run), held = PlanAndTrain(bounded);
+  for (int r = 0; r < 2; ++r) {
+    EXPECT_EQ(free[r].plan.activation_bound, held[r].plan.activation_bound / 3 * 4);
+    EXPECT_EQ(free[r].objective, held[r].objective);
+  }
+}
+
 TEST(MemoryPlan, ChangesNoBitOfTheRun) {
   ModelRun run = MediumMixture("");
   std::tie(run.data, run.expert) = std::pair{1, 2};
