@@ -41,6 +41,8 @@ class VectorBucket : public Bucket {
  public:
   // block: index in the plan; folded: see Exchange::Put. Errors: Internal for a vector that came already.
   virtual absl::Status Put(WorkerId worker, int block, const Tensor& span, bool folded) = 0;
+  // Of block `block` of the plan, see Exchange::Place.
+  virtual Tensor Place(int) const { return {}; }
   // With to_canonical: the canonical blocks of `point` go out, the others' come in; done when FinishSharing returns, which does nothing if
   // nothing was started. Between the two calls other buckets may do the same; vectors may not be put.
   virtual absl::Status StartSharing(const FlatVector& point);

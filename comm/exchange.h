@@ -72,6 +72,9 @@ class Exchange {
   // this one Put is the sum over all workers that feed this rank (its own for a replicated block, the data column's for an expert block),
   // and the only one for the block.
   virtual absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded = false) = 0;
+  // Where the mean of `block` will be, as memory in which a folded vector may be formed: Put, called with this very memory, makes the mean
+  // of it there, final at once. Whoever writes there ends the last aggregate's life. Undefined: formed elsewhere.
+  virtual Tensor Place(BlockId) const { return {}; }
   virtual absl::StatusOr<Aggregate> Finish() = 0;
   // With to_canonical, after Finish: every block of `point` sets out from its canonical owner to the other owners. Until it was awaited, or
   // all were, a block must be neither read nor written. Collective; `point` stays where it is.

@@ -178,12 +178,14 @@ std::byte* TreeBucket::SumOf(const Block& block) const {
 void TreeBucket::Fold(Block& block, const Tensor& span, bool last) {
   std::byte* const sum = SumOf(block);
   const double share = 1.0 / workers_.workers;
+  const bool in_place = span.raw() == sum;
   if (block.puts + block.folded_puts > 0) {
+    CHECK(!in_place) << "block " << block.id.value << " is formed in place, but other vectors came before";
     AddInto(dtype_, span.raw(), sum, block.elements);
     if (direct_ != nullptr && last) ScaleInto(dtype_, share, sum, sum, block.elements);
   } else if (direct_ != nullptr && last) {
-    ScaleInto(dtype_, share, span.raw(), sum, block.elements);
-  } else if (block.elements > 0) {
+    if (!in_place || share != 1) ScaleInto(dtype_, share, span.raw(), sum, block.elements);
+  } else if (!in_place && block.elements > 0) {
     std::memcpy(sum, span.raw(), static_cast<size_t>(block.elements * width_));
   }
 }

@@ -37,6 +37,7 @@ class TreeBucket final : public VectorBucket {
 
   void Begin() override;
   absl::Status Put(WorkerId worker, int block, const Tensor& span, bool folded) override;
+  Tensor Place(int block) const override { return direct_ == nullptr ? Tensor() : direct_->block(blocks_[block].id); }
   bool full() const override { return full_blocks_ == static_cast<int>(blocks_.size()); }
   absl::Status Start() override;
   absl::Status Poll() override;

@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 
+#include "optim/norm.h"
 #include "optim/scheme.h"
 
 namespace conclave {
@@ -14,8 +15,10 @@ struct Exchanged {
 };
 
 // F_m(point) of every local worker into `exchange`, overlapped with the evaluation, up to Finish. draw: numbers the messages of one step.
-// Collective. Neither commits nor discards.
-absl::StatusOr<Exchanged> ExchangeField(Operator& field, const FlatVector& point, const SampleKey& key, uint32_t draw, Exchange& exchange);
+// norm: notes the blocks whose mean is final at once, while they are in the cache; null: nobody asks for norms. Collective. Neither commits
+// nor discards.
+absl::StatusOr<Exchanged> ExchangeField(Operator& field, const FlatVector& point, const SampleKey& key, uint32_t draw, Exchange& exchange,
+                                        LogicalNorm* norm = nullptr);
 
 // Discards what the step put into `exchanges` and lets the guard decide. Returns the report as a skipped step, or the error that ends the
 // run.

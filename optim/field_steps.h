@@ -29,7 +29,7 @@ class FieldScheme : public Scheme {
 
   FlatVector& point() final { return z_; }
   absl::Status Start(Operator&) override { return absl::OkStatus(); }
-  bool wants_each_worker() const final { return method_.exchange->wants_each_worker(); }
+  Exchange* exchange() final { return method_.exchange.get(); }
   void Register(StateDict& state) final;
 
  protected:

@@ -1,5 +1,6 @@
 #include "optim/norm.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/trace.h"
@@ -8,7 +9,7 @@
 namespace conclave {
 
 LogicalNorm::LogicalNorm(const Layout* layout, Communicator* world, const std::function<bool(BlockId)>& counts)
-    : layout_(layout), world_(world), squares_({layout->parameters().size()}, DType::kF64) {
+    : layout_(layout), world_(world), noted_(layout->parameters().size()), squares_({layout->parameters().size()}, DType::kF64) {
   for (int i = 0; i < layout->parameters().size(); ++i) {
     const BlockSpec& spec = layout->parameters()[{i}];
     if (counts && !counts({i})) {
@@ -21,13 +22,21 @@ LogicalNorm::LogicalNorm(const Layout* layout, Communicator* world, const std::f
   }
 }
 
+void LogicalNorm::Note(BlockId block, const Tensor& value) {
+  const TraceSpan span("gradient norm");
+  if (!counts_here(block)) return;
+  squares_->span<double>()[block.value] = SumOfSquares(value);
+  noted_[block.value] = 1;
+}
+
 absl::StatusOr<VectorNorms> LogicalNorm::Of(const FlatVector& x) {
   const TraceSpan span("gradient norm");
-  squares_->Zero();
   const auto squares = squares_->span<double>();
+  for (size_t i = 0; i < squares.size(); ++i) squares[i] = noted_[i] != 0 ? squares[i] : 0;
   for (const BlockId id : layout_->local_blocks()) {
-    if (layout_->is_canonical(id) && parts_[id.value] != Part::kNone) squares[id.value] = SumOfSquares(x.block(id));
+    if (counts_here(id) && noted_[id.value] == 0) squares[id.value] = SumOfSquares(x.block(id));
   }
+  std::ranges::fill(noted_, 0);
   RETURN_IF_ERROR(world_->AllReduce("norm", *squares_, ReduceOp::kSum));
   VectorNorms norms;
   for (size_t i = 0; i < parts_.size(); ++i) {

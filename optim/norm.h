@@ -30,15 +30,19 @@ class LogicalNorm {
   // x: over the same layout (or a part of it that holds every counted block). Collective. Cost: one all-reduce of 8 bytes a block.
   // Non-finite elements give non-finite norms, which is no error.
   absl::StatusOr<VectorNorms> Of(const FlatVector& x);
+  // A block of the x that Of will be asked about next, final already. Of does not read it again.
+  void Note(BlockId block, const Tensor& value);
 
   Communicator* world() const { return world_; }
 
  private:
   enum class Part : uint8_t { kNone, kDense, kRouter, kExpert };
+  bool counts_here(BlockId id) const { return layout_->is_canonical(id) && parts_[id.value] != Part::kNone; }
 
   const Layout* layout_;
   Communicator* world_;
   std::vector<Part> parts_;  // by block
+  std::vector<char> noted_;  // by block: its square is there
   OwnedTensor squares_;      // [blocks] f64
 };
 

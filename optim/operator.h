@@ -50,8 +50,9 @@ class Operator {
   // (pass the exchange's wants_each_worker()): one call per worker and block; otherwise blocks may come folded, once. One evaluation per
   // worker.
   virtual absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) = 0;
-  // From now on Evaluate awaits each block of its point there (Exchange::AwaitShared) before it reads it. Null: all have arrived.
-  virtual void ReadFrom(Exchange*) {}
+  // The exchange that the next evaluations are for: Evaluate awaits each block of its point there (Exchange::AwaitShared) before it reads
+  // it, and may form folded vectors in its places (Exchange::Place). Null: all have arrived, and vectors go to `on_block` alone.
+  virtual void Attach(Exchange*) {}
   virtual OperatorConstants constants() const { return {}; }
 };
 

@@ -52,8 +52,8 @@ class Scheme {
   virtual absl::Status Start(Operator& field) = 0;
   virtual absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) = 0;
   virtual void Register(StateDict& state) = 0;  // the iterate as "model", and all its state
-  // Whether its evaluations ask for every worker's own vector (Operator::Evaluate).
-  virtual bool wants_each_worker() const { return true; }
+  // What its evaluations go through as they are made; null: they ask for every worker's own vector (Operator::Evaluate).
+  virtual Exchange* exchange() { return nullptr; }
 };
 
 }  // namespace conclave

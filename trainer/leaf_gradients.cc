@@ -29,6 +29,7 @@ LeafGradients::LeafGradients(const Layout* layout, DType dtype, int column, int6
       dtype_(dtype),
       column_(column),
       leaves_(leaves),
+      copies_(copies != nullptr && !copies->local_blocks().empty()),
       offset_(layout->parameters().size(), -1),
       written_(layout->parameters().size() * std::max(column, 1)) {
   for (const Layout* part : {layout, copies}) {
@@ -45,12 +46,23 @@ void LeafGradients::Reserve(int levels, int lanes) {
     levels_.clear();
     reserved_lanes_ = lanes;
   }
-  while (static_cast<int>(levels_.size()) < levels) {
-    levels_.push_back({Buffer(shared_elements_ * SizeOf(dtype_)), Buffer(expert_elements_ * reserved_lanes_ * SizeOf(dtype_))});
+  const auto provide = [](Buffer& buffer, int64_t bytes) {
+    if (buffer.bytes() < bytes) buffer = Buffer(bytes);
+  };
+  if (static_cast<int>(levels_.size()) < levels) levels_.resize(levels);
+  for (int l = 0; l < levels; ++l) {
+    if (!shared_placed_) provide(levels_[l].shared, shared_elements_ * SizeOf(dtype_));
+    if (!expert_placed_) provide(levels_[l].expert, expert_elements_ * reserved_lanes_ * SizeOf(dtype_));
   }
 }
 
-void LeafGradients::Begin(bool each_worker) {
+void LeafGradients::Begin(bool each_worker, const Exchange* exchange) {
+  places_ = each_worker ? nullptr : exchange;
+  shared_placed_ = places_ != nullptr;
+  expert_placed_ = shared_placed_ && !copies_;  // what copies find has no place in the exchange
+  for (const BlockId id : layout_->local_blocks()) {
+    if (places_ != nullptr && !places_->Place(id).defined()) (is_expert(id) ? expert_placed_ : shared_placed_) = false;
+  }
   int levels = 1;
   for (int64_t n = 1; each_worker && n < leaves_; n *= 2) ++levels;
   lanes_ = each_worker ? column_ : 1;
@@ -71,6 +83,7 @@ Tensor LeafGradients::Running(BlockId block, int lane) {
 Tensor LeafGradients::At(int level, BlockId block, int lane) const {
   const int64_t offset = offset_[block.value];
   CHECK_GE(offset, 0) << layout_->parameters()[block].name;
+  if (level == 0 && placed(block)) return places_->Place(block);
   const Shape& shape = layout_->parameters()[block].shape;
   if (!is_expert(block)) return levels_[level].shared.View(offset * SizeOf(dtype_), shape, dtype_);
   return levels_[level].expert.View((lane * expert_elements_ + offset) * SizeOf(dtype_), shape, dtype_);

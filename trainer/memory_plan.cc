@@ -15,11 +15,11 @@ int64_t CutRows(const Assembly& a) { return a.model->sample_shape().kind == Samp
 
 absl::StatusOr<int64_t> ForetellActivations(Assembly& a) {
   const int64_t rows = a.field->leaf_rows(), large = CutRows(a), small = large / 2;
-  const bool each_worker = a.scheme->wants_each_worker();
+  Exchange* const exchange = a.scheme->exchange();
   const FlatVector& point = a.scheme->point();
-  if (rows <= large) return a.field->MeasureLeaf(point, rows, each_worker);
-  ASSIGN_OR_RETURN(const int64_t at_small, a.field->MeasureLeaf(point, small, each_worker));
-  ASSIGN_OR_RETURN(const int64_t at_large, a.field->MeasureLeaf(point, large, each_worker));
+  if (rows <= large) return a.field->MeasureLeaf(point, rows, exchange);
+  ASSIGN_OR_RETURN(const int64_t at_small, a.field->MeasureLeaf(point, small, exchange));
+  ASSIGN_OR_RETURN(const int64_t at_large, a.field->MeasureLeaf(point, large, exchange));
   return at_small + (at_large - at_small) * (rows - small) / (large - small);
 }
 

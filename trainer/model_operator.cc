@@ -64,7 +64,7 @@ ModelOperator::ModelOperator(const Options& options)
 }
 
 Recorder::Options ModelOperator::WithArrivals(Recorder::Options options) {
-  options.before_read = [this](BlockId block) { return arriving_ == nullptr ? absl::OkStatus() : arriving_->AwaitShared(block); };
+  options.before_read = [this](BlockId block) { return attached_ == nullptr ? absl::OkStatus() : attached_->AwaitShared(block); };
   return options;
 }
 
@@ -125,7 +125,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   const int64_t micro_steps = options_.workers.MostPerRank() * options_.micro_batches;
   table_.Begin(leaves_);
   recorder_.BeginEvaluation();
-  gradients_.Begin(each_worker);
+  gradients_.Begin(each_worker, attached_);
   for (int64_t i = 0; i < micro_steps; ++i) {
     const int64_t leaf = LeafOf(options_.mesh->rank(), i);
     const Batch& batch = batches_[leaf >= 0 ? i : batches_.size() - 1].batch();
@@ -249,12 +249,13 @@ int64_t ModelOperator::sample_bytes() const {
   return total;
 }
 
-absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int64_t rows, bool each_worker) {
+absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int64_t rows, Exchange* exchange) {
   RETURN_IF_ERROR(LoadLeaf({}, 0));
   const Batch batch = FirstRows(batches_[0].batch(), rows);
   step_samples_ = batch.count;
   recorder_.BeginEvaluation();
-  gradients_.Begin(each_worker);
+  const bool each_worker = exchange == nullptr || exchange->wants_each_worker();
+  gradients_.Begin(each_worker, exchange);
   arena_.Reserve(0);
   segments_.Reserve(0);
   const auto forget = [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); };

@@ -46,7 +46,7 @@ class ModelOperator : public Operator {
   const Layout& layout() const override { return *options_.layout; }
   DType dtype() const override { return options_.dtype; }
   absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) override;
-  void ReadFrom(Exchange* arriving) override { arriving_ = arriving; }
+  void Attach(Exchange* exchange) override { attached_ = exchange; }
   OperatorConstants constants() const override;
 
   // Means of the terms over the first `batches` held-out batches of `rows` samples (0: all), weighted by tokens; counters are zero. Does
@@ -70,8 +70,9 @@ class ModelOperator : public Operator {
   int64_t sample_bytes() const;
   int64_t leaf_rows() const { return options_.loader == nullptr ? 0 : options_.loader->rows(); }  // samples of a leaf
   // Records and differentiates the first `rows` samples of this rank's first leaf of step 0, and forgets them. Returns what they took of
-  // the arena. Takes the gradients' memory of evaluations with this `each_worker`. Collective.
-  absl::StatusOr<int64_t> MeasureLeaf(const FlatVector& point, int64_t rows, bool each_worker);
+  // the arena. Takes the gradients' memory of evaluations that go through `exchange` (null: of each worker's own), and writes into its
+  // places. Collective.
+  absl::StatusOr<int64_t> MeasureLeaf(const FlatVector& point, int64_t rows, Exchange* exchange);
   // Takes over what belongs to the run, not to the placement that `before` was built for: buffers, counts, reserved memory.
   void Continue(const ModelOperator& before);
   // Up to `bytes` of activations nothing will be allocated.
@@ -118,7 +119,7 @@ class ModelOperator : public Operator {
   std::vector<char> final_;             // by block: handed over in the running micro-step
   int64_t step_samples_ = 0;            // T_step
   int64_t evaluations_ = 0;
-  Exchange* arriving_ = nullptr;
+  Exchange* attached_ = nullptr;
 };
 
 }  // namespace conclave

@@ -51,11 +51,16 @@ class ExactExchange final : public Exchange {
 
   absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded) override {
     const TraceSpan trace("exchange put");
-    const Place place = places_[block.value];
+    const InBucket place = places_[block.value];
     CHECK(place.bucket != nullptr) << "block " << block.value << " is not local";
     RETURN_IF_ERROR(place.bucket->FinishSharing());
     RETURN_IF_ERROR(place.bucket->Put(worker, place.index, span, folded));
     return queue_.Advance();
+  }
+
+  Tensor Place(BlockId block) const override {
+    const auto& [bucket, index] = places_[block.value];
+    return bucket == nullptr ? Tensor() : bucket->Place(index);
   }
 
   absl::StatusOr<Aggregate> Finish() override {
@@ -90,7 +95,7 @@ class ExactExchange final : public Exchange {
   void Register(StateDict&, const std::string&) override {}
 
  private:
-  struct Place {
+  struct InBucket {
     VectorBucket* bucket = nullptr;
     int index = 0;
   };
@@ -104,7 +109,7 @@ class ExactExchange final : public Exchange {
   const Layout held_;  // of the aggregate
   FlatVector aggregate_;
   const bool overlap_;
-  std::vector<Place> places_;  // by block id
+  std::vector<InBucket> places_;  // by block id
   BucketQueue queue_;
   std::vector<VectorBucket*> buckets_;  // the queue's
 };

@@ -45,7 +45,7 @@ class FirstOrder final : public Scheme {
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     StepReport report{.step = cursor.step};
     report.learning_rate = config_.first_order().lr() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, z_, cursor.Key(), 0, *exchange_));
+    ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, z_, cursor.Key(), 0, *exchange_, &norm_));
     report.evaluation = std::move(f.evaluation);
     report.evaluations = 1;
     ASSIGN_OR_RETURN(report.norms, norm_.Of(*f.aggregate));
@@ -62,7 +62,7 @@ class FirstOrder final : public Scheme {
     return report;
   }
 
-  bool wants_each_worker() const override { return exchange_->wants_each_worker(); }
+  Exchange* exchange() override { return exchange_.get(); }
 
   void Register(StateDict& state) override {
     state.Add("model", z_);

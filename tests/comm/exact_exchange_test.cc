@@ -99,6 +99,47 @@ TEST(ExactExchange, TwoLevelsSendAsManyBytesBetweenNodesAsThereAreNodes) {
   }
 }
 
+// Folded vectors may be formed where their means will be: equal bits, for any number of workers. More ranks have no such places.
+TEST(ExactExchange, FormsMeansInPlace) {
+  ParameterSet set;
+  set.Add({.name = "a", .shape = {100}});
+  set.Add({.name = "b", .shape = {33}, .kind = BlockKind::kExpert, .expert = 0, .moe_layer = 0});
+  for (const int workers : {1, 3}) {
+    EXPECT_EQ(RunRanks(1,
+                       [&](Communicator& world) -> absl::Status {
+                         const Layout layout = ReplicatedLayout(&set, 0, 1);
+                         const std::unique_ptr<Exchange> exchange =
+                             MakeExactExchange({.layout = &layout, .workers = {.workers = workers}, .world = &world, .data = &world});
+                         for (uint32_t step = 0; step < 2; ++step) {
+                           exchange->Begin(step, 0);
+                           for (const BlockId id : {BlockId{1}, BlockId{0}}) {
+                             const std::vector<float> v = WorkerVector<float>(static_cast<int>(step), id, set[id].shape.elements());
+                             const Tensor place = exchange->Place(id);
+                             std::ranges::copy(v, place.data<float>());
+                             RETURN_IF_ERROR(exchange->Put({0}, id, place, /*folded=*/true));
+                             for (size_t i = 0; i < v.size(); ++i) {
+                               EXPECT_EQ(place.data<float>()[i], v[i] * static_cast<float>(1.0 / workers));
+                             }
+                           }
+                           ASSIGN_OR_RETURN(const Aggregate mean, exchange->Finish());
+                           EXPECT_EQ(mean->block({0}).raw(), exchange->Place({0}).raw());
+                         }
+                         return absl::OkStatus();
+                       }),
+              absl::OkStatus());
+  }
+  EXPECT_EQ(RunRanks(2,
+                     [&](Communicator& world) -> absl::Status {
+                       const Layout layout = ReplicatedLayout(&set, world.rank(), 2);
+                       ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> other, world.Split(0, world.rank(), "gradient"));
+                       const std::unique_ptr<Exchange> exchange = MakeExactExchange(
+                           {.layout = &layout, .workers = {.workers = 2, .ranks = 2}, .world = other.get(), .data = other.get()});
+                       EXPECT_FALSE(exchange->Place({0}).defined());
+                       return absl::OkStatus();
+                     }),
+            absl::OkStatus());
+}
+
 // Three barriers between two puts: by then every rank has taken what the others had posted before the first.
 absl::Status LetMessagesArrive(Communicator& world) {
   for (int i = 0; i < 3; ++i) RETURN_IF_ERROR(world.Barrier("arrival"));

@@ -43,6 +43,29 @@ TEST(LeafGradients, ABlockLeftOutReadsAsZeros) {
   for (const float v : gradients.Merge(blocks.expert, 1, 0).span<float>()) EXPECT_EQ(v, 7);
 }
 
+// An exchange's places take all of it; without them, or with workers kept apart, the memory is the object's own.
+TEST(LeafGradients, FormsInThePlacesOfAnExchange) {
+  EXPECT_EQ(RunRanks(1,
+                     [](Communicator& world) -> absl::Status {
+                       Blocks blocks;
+                       const std::unique_ptr<Exchange> exchange =
+                           MakeExactExchange({.layout = &blocks.layout, .world = &world, .data = &world});
+                       LeafGradients gradients(&blocks.layout, DType::kF32, 1, 1);
+                       gradients.Begin(/*each_worker=*/false, exchange.get());
+                       EXPECT_EQ(gradients.bytes(), 0);
+                       for (const BlockId block : {blocks.shared, blocks.expert}) {
+                         EXPECT_EQ(gradients.Slot(block).first.raw(), exchange->Place(block).raw());
+                         exchange->Place(block).Fill(3);
+                         for (const float v : gradients.Running(block, 0).span<float>()) EXPECT_EQ(v, 0);  // nothing was written
+                       }
+                       gradients.Begin(/*each_worker=*/true, exchange.get());
+                       EXPECT_GT(gradients.bytes(), 0);
+                       EXPECT_NE(gradients.Slot(blocks.shared).first.raw(), exchange->Place(blocks.shared).raw());
+                       return absl::OkStatus();
+                     }),
+            absl::OkStatus());
+}
+
 TEST(LeafGradients, SumsLeavesByTheTree) {
   for (int64_t leaves = 1; leaves <= 17; ++leaves) {
     Blocks blocks;

@@ -97,12 +97,15 @@ TEST(MemoryPlan, ForetellsVaesGamesAndPerturbedSamples) {
   }
 }
 
-// AdamW keeps two numbers a parameter; an exchange over one rank one vector, of means; a leaf its gradient.
+// AdamW keeps two numbers a parameter; an exchange over one rank one vector, of means, in which a leaf's gradient is
+// formed; where workers are kept apart a leaf has its own.
 TEST(MemoryPlan, TellsTheParts) {
   const Told told = PlanAndTrain(MediumMixture("")).front();
   EXPECT_EQ(told.plan.scheme_state, 2 * 4 * told.parameter_elements);
   EXPECT_GE(told.plan.exchange, 4 * told.parameter_elements);
-  EXPECT_GE(told.plan.gradients, 4 * told.parameter_elements);
+  EXPECT_EQ(told.plan.gradients, 0);
+  const Told apart = PlanAndTrain(MediumMixture(" parallel { numerics: WORLD_SIZE_INVARIANT }")).front();
+  EXPECT_GE(apart.plan.gradients, 4 * told.parameter_elements);
   EXPECT_EQ(told.plan.samples, 4 * 2 * 8 * 32 * 4);  // leaves x (tokens, targets) x rows x context x 4 bytes
 }
 
