@@ -5,6 +5,7 @@ namespace conclave {
 void Tape::Reset() {
   if (segment_begin_ > 0) CloseSegment();  // an error left it open
   nodes_.clear();
+  free_.Clear();
 }
 
 Var Tape::Constant(const Tensor& value) {
@@ -69,12 +70,30 @@ Tensor Tape::EnsureGradient(int32_t id) {
     const Tensor parent = EnsureGradient(node.view_of);
     return Tensor(static_cast<std::byte*>(parent.raw()) + node.view_offset * SizeOf(parent.dtype()), node.value.shape(), parent.dtype());
   }
-  if (!node.gradient.defined()) node.gradient = ArenaOf(id).NewZeroed(node.value.shape(), node.value.dtype());
+  if (!node.gradient.defined()) {
+    NewGradient(id);
+    node.gradient.Zero();
+  }
   if (node.written != nullptr && node.written[0] == 0) {
     node.gradient.Zero();
     node.written[0] = 1;
   }
   return node.gradient;
+}
+
+void Tape::NewGradient(int32_t id) {
+  Node& node = nodes_[id];
+  void* const memory = FreeOf(id).Take(node.value.bytes());
+  node.gradient =
+      memory != nullptr ? Tensor(memory, node.value.shape(), node.value.dtype()) : ArenaOf(id).New(node.value.shape(), node.value.dtype());
+  node.owns_gradient = true;
+}
+
+void Tape::GiveBackGradient(int32_t id) {
+  Node& node = nodes_[id];
+  if (node.owns_gradient) FreeOf(id).Give(node.gradient.raw(), node.gradient.bytes());
+  node.owns_gradient = false;
+  if (node.block < 0) node.gradient = {};
 }
 
 Tensor Tape::gradient(Var v) { return EnsureGradient(v.id); }
@@ -83,7 +102,7 @@ Tape::GradientTarget Tape::gradient_target(Var v) {
   Node& node = nodes_[v.id];
   if (node.written != nullptr) return gradient_target(v, 0);
   if (node.view_of >= 0 || node.gradient.defined() || !node.wants_gradient) return {EnsureGradient(v.id), true};
-  node.gradient = ArenaOf(v.id).New(node.value.shape(), node.value.dtype());
+  NewGradient(v.id);
   return {node.gradient, false};
 }
 
@@ -108,12 +127,22 @@ Tensor Tape::gradient(Var v, int lane) {
 }
 
 bool Tape::TakeGradient(Var y, Var x) {
-  const Node& from = nodes_[y.id];
+  Node& from = nodes_[y.id];
   Node& to = nodes_[x.id];
   if (!to.wants_gradient || to.gradient.defined() || to.view_of >= 0 || from.view_of >= 0 || from.block >= 0) return false;
   if (&ArenaOf(x.id) != &ArenaOf(y.id)) return false;  // it would not live as long as x
   CHECK(from.gradient.defined() && from.value.elements() == to.value.elements() && from.value.dtype() == to.value.dtype());
   to.gradient = from.gradient.Reshape(to.value.shape());
+  std::swap(from.owns_gradient, to.owns_gradient);
+  return true;
+}
+
+bool Tape::PutGradient(Var x, const Tensor& memory) {
+  Node& node = nodes_[x.id];
+  if (!node.wants_gradient || node.gradient.defined() || node.view_of >= 0 || &ArenaOf(x.id) != arena_) return false;
+  CHECK(memory.elements() == node.value.elements() && memory.dtype() == node.value.dtype());
+  node.gradient = memory.Reshape(node.value.shape());
+  node.owns_gradient = true;
   return true;
 }
 
@@ -130,6 +159,7 @@ absl::Status Tape::WalkBack(int32_t begin, const OnFinal* on_final) {
   for (int32_t id = static_cast<int32_t>(nodes_.size()) - 1; id >= begin; --id) {
     const Node& node = nodes_[id];
     if (node.run != nullptr && (node.collective || has_gradient({id}))) RETURN_IF_ERROR(node.run(node.closure, *this));
+    GiveBackGradient(id);
     for (int32_t p = nodes_[id].finals; p >= 0 && on_final != nullptr; p = nodes_[p].next_final) {
       if (nodes_[p].wants_gradient) RETURN_IF_ERROR((*on_final)({nodes_[p].block}));
     }
@@ -159,6 +189,7 @@ void Tape::CloseSegment() {
   segment_begin_ = 0;
   first_pass_ = false;
   segments_->Reset();
+  segment_free_.Clear();
   arena_ = main_;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "tensor/arena.h"
+#include "tensor/free_spans.h"
 #include "tensor/ids.h"
 #include "tensor/precision.h"
 #include "tensor/tensor.h"
@@ -86,10 +87,14 @@ class Tape {
   // Hands y's gradient memory over to x, whose gradient was empty so far: for a backward step that turns dy into dx in place, after which
   // nobody may read y's. Same shape and dtype. False: nothing was done, use gradient_target(x).
   bool TakeGradient(Var y, Var x);
+  // Takes `memory` of the arena that holds nodes recorded now, not rewound before backward ends, as x's gradient, which was empty so far:
+  // for an op that formed it when it was recorded. False: nothing was done, use gradient_target(x).
+  bool PutGradient(Var x, const Tensor& memory);
   int lanes(Var v) const { return nodes_[v.id].lanes; }
 
-  // Walks the tape backwards from the seeds. `on_final(block)` is called once for every recorded parameter, when no later step can add to
-  // it; parameters that no op used are reported at the end. Errors: those of the steps (collectives). Callable once per recording.
+  // Walks the tape backwards from the seeds. What flowed into a node is gone when its step is done, but for parameters. `on_final(block)`
+  // is called once for every recorded parameter, when no later step can add to it; parameters that no op used are reported at the end.
+  // Errors: those of the steps (collectives). Callable once per recording.
   using OnFinal = std::function<absl::Status(BlockId)>;
   absl::Status Backward(std::span<const Seed> seeds, const OnFinal& on_final);
 
@@ -124,14 +129,18 @@ class Tape {
     int32_t next_final = -1;  // chain of parameters that become final with the same node
     int32_t finals = -1;      // head of that chain
     bool wants_gradient = false;
+    bool owns_gradient = false;  // its memory is given back after the node's backward step
     bool collective = false;
     absl::Status (*run)(void*, Tape&) = nullptr;
     void* closure = nullptr;
   };
   void NoteUse(Var input, int32_t user);
   Tensor EnsureGradient(int32_t id);
+  void NewGradient(int32_t id);
+  void GiveBackGradient(int32_t id);
   // Where the gradient of a node lives: those of nodes outside of the open segment outlive it.
   Arena& ArenaOf(int32_t id) { return id < segment_begin_ ? *main_ : *arena_; }
+  FreeSpans& FreeOf(int32_t id) { return segment_begin_ == 0 || id < segment_begin_ ? free_ : segment_free_; }
   absl::Status WalkBack(int32_t begin, const OnFinal* on_final);
   void AddSeeds(std::span<const Seed> seeds);
   void OpenSegment(bool gradients);
@@ -146,6 +155,9 @@ class Tape {
   bool gradients_;
   ProductPrecision products_ = ProductPrecision::kFull;
   std::vector<Node> nodes_;
+  // Of main_ and of segments_: gradients that nobody reads any more, whose memory others take while it is in the cache.
+  FreeSpans free_;
+  FreeSpans segment_free_;
   int32_t segment_begin_ = 0;        // first node of the open segment; 0: none is open
   bool first_pass_ = false;          // of the open segment: nothing is noted for backward
   std::vector<Var> segment_inputs_;  // what the open segment used of the nodes before it

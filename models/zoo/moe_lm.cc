@@ -56,13 +56,19 @@ class MoeLm : public Model {
   }
 
   absl::Status Record(Recorder& r) const override {
-    ASSIGN_OR_RETURN(const Var logits, Logits(r));
+    ASSIGN_OR_RETURN(const Var x, BeforeHead(r));
     if (!r.present()) return absl::OkStatus();
-    r.AddTerm(0, CrossEntropy(r.tape(), logits, r.batch().targets.Flat()));
+    r.AddTerm(0, LinearCrossEntropy(r.tape(), x, r.Parameter(head_), r.batch().targets.Flat()));
     return absl::OkStatus();
   }
 
   absl::StatusOr<Var> Logits(Recorder& r) const override {
+    ASSIGN_OR_RETURN(const Var x, BeforeHead(r));
+    return Linear(r.tape(), x, r.Parameter(head_));
+  }
+
+ private:
+  absl::StatusOr<Var> BeforeHead(Recorder& r) const {  // [tokens, width]
     Tape& tape = r.tape();
     const Tensor tokens = r.batch().tokens;
     const int64_t sequences = tokens.dim(0), length = tokens.dim(1);
@@ -74,10 +80,9 @@ class MoeLm : public Model {
     for (const Block& block : blocks_) {
       ASSIGN_OR_RETURN(x, r.Block(x, [&block, sequences](Recorder& r, Var x) { return RecordBlock(r, block, x, sequences); }));
     }
-    return Linear(tape, final_norm_.Record(r, x), r.Parameter(head_));
+    return final_norm_.Record(r, x);
   }
 
- private:
   static absl::StatusOr<Var> RecordBlock(Recorder& r, const Block& block, Var x, int64_t sequences) {
     Tape& tape = r.tape();
     if (r.travel() != nullptr) sequences = static_cast<int64_t>(r.travel()->here().size());

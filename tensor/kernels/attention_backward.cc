@@ -61,7 +61,8 @@ CONCLAVE_SIMD void ScoreGradient(const ScoreTile<double>& tile) { ScoreGradientL
 // Adds the part of (queries of `tile`, keys of `keys_tile`) to d_q and to the key tile's d_k, d_v. The first part of a tile's rows
 // overwrites: that of the first keys for d_q, that of the diagonal for d_k and d_v.
 template <typename T>
-CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h, const TileSpace<T>& s, int64_t tile, int64_t keys_tile) {
+CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h, const TileSpace<T>& s, int64_t tile, int64_t keys_tile,
+                              NextSequence& next) {
   const int64_t width = shape.padded_dim(), rows = TileRows(shape, tile), keys = TileRows(shape, keys_tile), first = tile * kTile;
   const bool diagonal = tile == keys_tile;
   const Band wanted = diagonal ? Band::kLowerC : Band::kAll;
@@ -76,7 +77,8 @@ CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h,
                                   .m = rows,
                                   .n = kTile,
                                   .k = shape.head_dim,
-                                  .band = wanted});
+                                  .band = wanted,
+                                  .ahead = next.Take()});
   };
   scores(h.q, s.k_tile, s.p);
   scores(h.d_out, s.v_tile, s.d_s);
@@ -93,7 +95,8 @@ CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h,
                                   .n = width,
                                   .k = rows,
                                   .accumulate = !diagonal,
-                                  .band = diagonal ? Band::kUpperA : Band::kAll});
+                                  .band = diagonal ? Band::kUpperA : Band::kAll,
+                                  .ahead = next.Take()});
   };
   to_keys(s.p, h.d_out, s.d_v);
   to_keys(s.d_s, h.q, s.d_k);
@@ -108,7 +111,8 @@ CONCLAVE_INLINE void TilePair(const AttentionShape& shape, const HeadRows<T>& h,
                                 .n = width,
                                 .k = keys,
                                 .accumulate = keys_tile > 0,
-                                .band = diagonal ? Band::kLowerA : Band::kAll});  // [queries, keys] [keys, d]
+                                .band = diagonal ? Band::kLowerA : Band::kAll,
+                                .ahead = next.Take()});  // [queries, keys] [keys, d]
 }
 
 // d[row] = scale * x[row] for the rows that exist, or +=. x: [.., padded_dim].
@@ -159,7 +163,7 @@ CONCLAVE_INLINE void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRo
 
 template <typename T>
 CONCLAVE_INLINE void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, const TileSpace<T>& s, int64_t first_row,
-                          int64_t head) {
+                          int64_t head, NextSequence& next) {
   const AttentionShape& shape = args.shape;
   const int64_t width = shape.padded_dim(), tiles = shape.padded_length() / kTile;
   // Heads that share keys and values add to them; the first of them overwrites.
@@ -168,7 +172,7 @@ CONCLAVE_INLINE void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T
   for (int64_t u = 0; u < tiles; ++u) {
     TransposeTile(shape, h.k + u * kTile * width, s.k_tile);
     TransposeTile(shape, h.v + u * kTile * width, s.v_tile);
-    for (int64_t tile = u; tile < tiles; ++tile) TilePair(shape, h, s, tile, u);
+    for (int64_t tile = u; tile < tiles; ++tile) TilePair(shape, h, s, tile, u, next);
     T* rows = args.d_qkv + (first_row + u * kTile) * shape.row();
     const int64_t count = std::min(kTile, shape.length - u * kTile);
     PutRows(shape, RowSums<T>{s.d_k, T(1), count, more_keys}, rows + shape.KeyColumn(head));
@@ -191,14 +195,21 @@ CONCLAVE_INLINE void Backward(const AttentionBackwardArgs<T>& args) {
   for (T** tile : {&s.k_tile, &s.v_tile}) *tile = scratch.Take(shape.head_dim * kTile);
   for (T** tile : {&s.p, &s.d_s}) *tile = scratch.Take(kTile * kTile);
   for (T** tile : {&s.d_k, &s.d_v}) *tile = scratch.Take(kTile * width);
-  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
+  const int64_t tiles = length / kTile, row = shape.heads * shape.head_dim;
+  const auto upcoming = [&](int64_t sequence) {
+    NextSequence next(shape.heads * tiles * (tiles + 1) / 2 * 5);
+    if (sequence == shape.sequences) return next;
     const int64_t first_row = sequence * shape.length;
-    Touch(args.qkv + first_row * shape.row(), shape.length * shape.row());
-    const int64_t row = shape.heads * shape.head_dim;
-    Touch(args.d_out + first_row * row, shape.length * row);
-    Touch(args.out + first_row * row, shape.length * row);
-    Touch<1>(args.d_qkv + first_row * shape.row(), shape.length * shape.row());
-    for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, s, first_row, head);
+    next.Add(args.qkv + first_row * shape.row(), shape.length * shape.row());
+    next.Add(args.d_out + first_row * row, shape.length * row);
+    next.Add(args.out + first_row * row, shape.length * row);
+    next.Add(args.d_qkv + first_row * shape.row(), shape.length * shape.row());
+    return next;
+  };
+  upcoming(0).AskForAll();
+  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
+    NextSequence next = upcoming(sequence + 1);
+    for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, s, sequence * shape.length, head, next);
   }
 }
 

@@ -78,7 +78,7 @@ struct HeadTiles {
 
 // Attention of one tile of queries to all keys up to them; leaves unnormalised sums in h.out.
 template <typename T>
-CONCLAVE_INLINE void QueryTile(const AttentionShape& shape, const HeadTiles<T>& h, int64_t tile) {
+CONCLAVE_INLINE void QueryTile(const AttentionShape& shape, const HeadTiles<T>& h, int64_t tile, NextSequence& next) {
   const int64_t width = shape.padded_dim(), rows = TileRows(shape, tile);
   TransposeTile(shape, h.q + tile * kTile * width, h.q_tile);
   std::fill(h.state.max, h.state.max + kTile, -std::numeric_limits<T>::infinity());
@@ -96,7 +96,8 @@ CONCLAVE_INLINE void QueryTile(const AttentionShape& shape, const HeadTiles<T>& 
                                   .m = keys,
                                   .n = kTile,
                                   .k = shape.head_dim,
-                                  .band = diagonal ? Band::kUpperC : Band::kAll});
+                                  .band = diagonal ? Band::kUpperC : Band::kAll,
+                                  .ahead = next.Take()});
     Softmax(h.s, keys, diagonal, h.state);
     if (u > 0) Decay(h.state.decay, h.out, rows, width);
     PanelProduct(PanelOperands<T>{.a = h.s,
@@ -110,7 +111,8 @@ CONCLAVE_INLINE void QueryTile(const AttentionShape& shape, const HeadTiles<T>& 
                                   .n = width,
                                   .k = keys,
                                   .accumulate = u > 0,
-                                  .band = diagonal ? Band::kLowerA : Band::kAll});
+                                  .band = diagonal ? Band::kLowerA : Band::kAll,
+                                  .ahead = next.Take()});
   }
 }
 
@@ -130,7 +132,7 @@ HeadTiles<T> Cut(const AttentionShape& shape, T* memory) {
 }
 
 template <typename T>
-CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T>& h, int64_t sequence, int64_t head) {
+CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T>& h, int64_t sequence, int64_t head, NextSequence& next) {
   const AttentionShape& shape = args.shape;
   const int64_t width = shape.padded_dim(), dim = shape.head_dim, first_row = sequence * shape.length;
   const T* qkv = args.qkv + first_row * shape.row();
@@ -141,7 +143,7 @@ CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T
     CopyHead(shape, columns(shape.ValueColumn(head)), T(1), h.v);
   }
   for (int64_t tile = args.first / kTile; tile * kTile < shape.length; ++tile) {
-    QueryTile(shape, h, tile);
+    QueryTile(shape, h, tile, next);
     for (int64_t q = std::max<int64_t>(args.first - tile * kTile, 0); q < std::min(kTile, shape.length - tile * kTile); ++q) {
       const int64_t row = first_row + tile * kTile + q - args.first;
       const T scale = T(1) / h.state.sum[q];
@@ -156,11 +158,20 @@ CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T
 template <typename T>
 CONCLAVE_INLINE void Forward(const AttentionForwardArgs<T>& args) {
   const HeadTiles<T> h = Cut(args.shape, args.scratch);
-  for (int64_t sequence = 0; sequence < args.shape.sequences; ++sequence) {
-    const int64_t elements = args.shape.length * args.shape.row(), shape_out = args.shape.length * args.shape.heads * args.shape.head_dim;
-    Touch(args.qkv + sequence * elements, elements);
-    if (args.first == 0) Touch<1>(args.out + sequence * shape_out, shape_out);
-    for (int64_t head = 0; head < args.shape.heads; ++head) Head(args, h, sequence, head);
+  const AttentionShape& shape = args.shape;
+  const int64_t tiles = shape.padded_length() / kTile, elements = shape.length * shape.row(),
+                out = shape.length * shape.heads * shape.head_dim;
+  const auto upcoming = [&](int64_t sequence) {
+    NextSequence next(shape.heads * tiles * (tiles + 1));
+    if (sequence == shape.sequences) return next;
+    next.Add(args.qkv + sequence * elements, elements);
+    if (args.first == 0) next.Add(args.out + sequence * out, out);
+    return next;
+  };
+  upcoming(0).AskForAll();
+  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
+    NextSequence next = upcoming(sequence + 1);
+    for (int64_t head = 0; head < shape.heads; ++head) Head(args, h, sequence, head, next);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/simd.h"
 #include "tensor/kernels/attention.h"
+#include "tensor/kernels/linear_blocks.h"
 #include "tensor/kernels/transpose.h"
 
 namespace conclave::cpu {
@@ -26,16 +27,50 @@ class Scratch {
   T* next_;
 };
 
-// Asks for a sequence's rows in the order of memory: the heads then read or write (kWrite) strips of them, which no prefetcher foresees.
-// What would not fit into the second-level cache is left alone.
-template <int kWrite = 0, typename T>
-CONCLAVE_INLINE void Touch(const T* x, int64_t elements) {
-  constexpr int64_t kLine = 64, kMostBytes = int64_t{1} << 20;
-  const char* const bytes = reinterpret_cast<const char*>(x);
-  const int64_t count = elements * static_cast<int64_t>(sizeof(T));
-  if (count > kMostBytes) return;
-  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(bytes + i, kWrite, 2);
-}
+// The rows of the next sequence, asked for in the order of memory while this one's heads are multiplied: heads read and write strips of
+// rows, which no prefetcher foresees, and who asks for all rows at once waits for memory. What would not fit into the second-level cache is
+// left alone.
+class NextSequence {
+ public:
+  // products: how often Take will be called, and each for a product of a tile.
+  explicit NextSequence(int64_t products) : products_(products) {}
+
+  template <typename T>
+  void Add(const T* x, int64_t elements) {
+    parts_[count_++] = {reinterpret_cast<const char*>(x), elements * static_cast<int64_t>(sizeof(T)) / kLine};
+    lines_ += parts_[count_ - 1].lines;
+  }
+
+  // The next product's share.
+  CONCLAVE_INLINE ReadAhead Take() {
+    if (first_ == count_ || lines_ > kMostLines) return {};
+    Part& part = parts_[first_];
+    const int64_t lines = std::min((lines_ + products_ - 1) / products_, part.lines);
+    const ReadAhead share{part.next, (lines + kTileRowsOfProduct - 1) / kTileRowsOfProduct};
+    part.next += lines * kLine;
+    part.lines -= lines;
+    if (part.lines == 0) ++first_;
+    return share;
+  }
+
+  // All of it, at once: before the first sequence.
+  void AskForAll() const {
+    for (int p = 0; p < count_ && lines_ <= kMostLines; ++p) {
+      for (int64_t i = 0; i < parts_[p].lines; ++i) __builtin_prefetch(parts_[p].next + i * kLine, 0, 2);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64, kMostLines = (int64_t{5} << 18) / kLine, kTileRowsOfProduct = kAttentionTile / kTileRows<float>;
+  struct Part {
+    const char* next;
+    int64_t lines;
+  };
+  Part parts_[4] = {};
+  int count_ = 0, first_ = 0;
+  const int64_t products_;
+  int64_t lines_ = 0;
+};
 
 template <typename T>
 struct HeadColumns {

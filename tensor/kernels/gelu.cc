@@ -1,5 +1,6 @@
 #include "tensor/kernels/gelu.h"
 
+#include "tensor/kernels/ahead.h"
 #include "tensor/kernels/exp.h"
 
 namespace conclave::cpu {
@@ -40,10 +41,13 @@ CONCLAVE_INLINE void BackwardInPlace(const T* __restrict__ x, T* __restrict__ d,
 
 template <typename T>
 CONCLAVE_INLINE void AgainAndBackward(const T* __restrict__ x, T* __restrict__ y, T* __restrict__ d, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    y[i] = x[i] * Gate(x[i]);
-    d[i] *= Derivative(x[i]);
-  }
+  const auto part = [=](int64_t begin, int64_t end) __attribute__((always_inline)) {
+    for (int64_t i = begin; i < end; ++i) {
+      y[i] = x[i] * Gate(x[i]);
+      d[i] *= Derivative(x[i]);
+    }
+  };
+  WithReadAhead(n, part, x);
 }
 
 }  // namespace

@@ -149,7 +149,9 @@ void Blocks(const BlockOperands<T>& o) {
 template <typename T>
 CONCLAVE_INLINE void Panels(const PanelOperands<T>& o) {
   constexpr int64_t kRows = kTileRows<T>;
+  const char* ahead = o.ahead.from;
   for (int64_t i = 0; i < o.m; i += kRows) {
+    for (int64_t l = 0; l < o.ahead.lines; ++l, ahead += 64) __builtin_prefetch(ahead, 0, 2);
     const int64_t begin = o.band == Band::kUpperA ? std::min(i, o.k) : 0;
     const int64_t end = o.band == Band::kLowerA ? std::min(i + kRows, o.k) : o.k;
     for (int64_t j = 0; j < o.n; j += kTileColumns) {

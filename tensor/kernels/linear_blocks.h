@@ -41,6 +41,12 @@ enum class Band {
   kUpperC,  // c(i, j) is not wanted for j < i and may be left unwritten
 };
 
+// Lines of memory that are asked for along the way, `lines` for each tile row of c: so many at a time do not delay the product.
+struct ReadAhead {
+  const char* from = nullptr;
+  int64_t lines = 0;
+};
+
 // The same product straight from memory, without packing: m a multiple of kTileRows<T>, n of kTileColumns, and b has unit column stride.
 template <typename T>
 struct PanelOperands {
@@ -53,6 +59,7 @@ struct PanelOperands {
   int64_t m, n, k;
   bool accumulate = false;
   Band band = Band::kAll;
+  ReadAhead ahead;
 };
 void PanelProduct(const PanelOperands<float>& operands);
 void PanelProduct(const PanelOperands<double>& operands);

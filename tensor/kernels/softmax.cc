@@ -76,6 +76,11 @@ CONCLAVE_INLINE void LogSumExpRowBackward(const T* __restrict__ x, T shift, T we
 }
 
 template <typename T>
+CONCLAVE_INLINE void SoftmaxInPlace(T shift, T scale, T* __restrict__ x, int64_t h) {
+  for (int64_t j = 0; j < h; ++j) x[j] = scale * Exp(x[j] - shift);
+}
+
+template <typename T>
 CONCLAVE_INLINE void SoftmaxRowsBackward(const RowsGradient<T>& a) {
   for (int64_t i = 0; i < a.n; ++i) SoftmaxRowBackward(a.y + i * a.h, a.dy + i * a.h, a.dx + i * a.h, a.h);
 }
@@ -107,6 +112,12 @@ CONCLAVE_SIMD void LogSumExpForward(const float* x, float* statistics, double* y
 }
 CONCLAVE_SIMD void LogSumExpForward(const double* x, double* statistics, double* y, int64_t n, int64_t h) {
   LogSumExp(x, statistics, y, n, h);
+}
+CONCLAVE_SIMD void SoftmaxRowInPlace(const float* statistics, float* x, int64_t row, int64_t h) {
+  SoftmaxInPlace(statistics[2 * row], statistics[2 * row + 1], x + row * h, h);
+}
+CONCLAVE_SIMD void SoftmaxRowInPlace(const double* statistics, double* x, int64_t row, int64_t h) {
+  SoftmaxInPlace(statistics[2 * row], statistics[2 * row + 1], x + row * h, h);
 }
 CONCLAVE_SIMD void LogSumExpBackwardRow(const LogSumExpGradient<float>& args, int64_t row, float dy) { LogSumExpBackward(args, row, dy); }
 CONCLAVE_SIMD void LogSumExpBackwardRow(const LogSumExpGradient<double>& args, int64_t row, double dy) { LogSumExpBackward(args, row, dy); }

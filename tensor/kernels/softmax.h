@@ -38,6 +38,9 @@ struct LogSumExpGradient {
   T* dx;
   int64_t h;
 };
+// x[row] = softmax(x[row]) in place, with the statistics of LogSumExpForward.
+void SoftmaxRowInPlace(const float* statistics, float* x, int64_t row, int64_t h);
+void SoftmaxRowInPlace(const double* statistics, double* x, int64_t row, int64_t h);
 // dx[row] += dy softmax(x[row]).
 void LogSumExpBackwardRow(const LogSumExpGradient<float>& args, int64_t row, float dy);
 void LogSumExpBackwardRow(const LogSumExpGradient<double>& args, int64_t row, double dy);

@@ -22,6 +22,10 @@ struct SwiGluGradient {
 void SwiGluBackward(const SwiGluGradient<float>& args);
 void SwiGluBackward(const SwiGluGradient<double>& args);
 
+// Both at once, d_gate_up uninitialised before; args.accumulate is false. y: [n, f].
+void SwiGluAgainAndBackward(const SwiGluGradient<float>& args, float* y);
+void SwiGluAgainAndBackward(const SwiGluGradient<double>& args, double* y);
+
 }  // namespace conclave::cpu
 
 #endif  // CONCLAVE_TENSOR_KERNELS_SWIGLU_H_

@@ -130,6 +130,11 @@ CONCLAVE_INLINE void AddScaledLoop(T a, const T* __restrict__ x, T* __restrict__
 }
 
 template <typename T>
+CONCLAVE_INLINE void ScaleLoop(T a, T* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= a;
+}
+
+template <typename T>
 CONCLAVE_INLINE void AddLoop(const T* __restrict__ x, T* __restrict__ y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
@@ -144,6 +149,8 @@ CONCLAVE_SIMD void AffineForward(float a, float b, const float* x, float* y, int
 CONCLAVE_SIMD void AffineForward(double a, double b, const double* x, double* y, int64_t n) { AffineLoop(a, b, x, y, n); }
 CONCLAVE_SIMD void AddScaled(float a, const float* x, float* y, int64_t n) { AddScaledLoop(a, x, y, n); }
 CONCLAVE_SIMD void AddScaled(double a, const double* x, double* y, int64_t n) { AddScaledLoop(a, x, y, n); }
+CONCLAVE_SIMD void ScaleInPlace(float a, float* x, int64_t n) { ScaleLoop(a, x, n); }
+CONCLAVE_SIMD void ScaleInPlace(double a, double* x, int64_t n) { ScaleLoop(a, x, n); }
 CONCLAVE_SIMD void AddTo(const float* x, float* y, int64_t n) { AddLoop(x, y, n); }
 CONCLAVE_SIMD void AddTo(const double* x, double* y, int64_t n) { AddLoop(x, y, n); }
 

@@ -32,6 +32,10 @@ void AffineForward(double a, double b, const double* x, double* y, int64_t n);
 void AddScaled(float a, const float* x, float* y, int64_t n);
 void AddScaled(double a, const double* x, double* y, int64_t n);
 
+// x *= a.
+void ScaleInPlace(float a, float* x, int64_t n);
+void ScaleInPlace(double a, double* x, int64_t n);
+
 // y += x.
 void AddTo(const float* x, float* y, int64_t n);
 void AddTo(const double* x, double* y, int64_t n);

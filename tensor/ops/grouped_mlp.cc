@@ -73,8 +73,8 @@ void ActivateBackward(Activation activation, const Tensor& hidden, const Tensor&
     using T = decltype(t);
     if (activation == Activation::kGelu)
       return cpu::GeluAgainAndBackward(hidden.data<T>(), active.data<T>(), d_hidden.data<T>(), hidden.elements());
-    cpu::SwiGluForward(hidden.data<T>(), active.data<T>(), n, f);
-    cpu::SwiGluBackward(cpu::SwiGluGradient<T>{hidden.data<T>(), d_active.data<T>(), d_hidden.data<T>(), n, f, false});
+    cpu::SwiGluAgainAndBackward(cpu::SwiGluGradient<T>{hidden.data<T>(), d_active.data<T>(), d_hidden.data<T>(), n, f, false},
+                                active.data<T>());
   });
 }
 

@@ -97,6 +97,43 @@ TEST(CrossEntropy, GradientAndIgnoredRows) {
   EXPECT_EQ(none.gradients[0], Doubles(28, 0.0));
 }
 
+// Rows over three pieces, the last of one row; the loss has the bits of the two ops, the gradients are those of the two ops to rounding.
+TEST(LinearCrossEntropy, IsCrossEntropyOfLinear) {
+  constexpr int64_t kRows = 513, kWidth = 5, kWords = 11;
+  OwnedTensor targets({kRows}, DType::kI32);
+  for (int i = 0; i < kRows; ++i) targets->data<int32_t>()[i] = i % 12 - 1;
+  const std::vector<GradientInput> inputs = {RandomInput({kRows, kWidth}, 1, -2, 2), RandomInput({kWords, kWidth}, 2, -2, 2)};
+  const auto f = [&](Tape& t, std::span<const Var> v) { return LinearCrossEntropy(t, v[0], v[1], *targets); };
+  const auto two = [&](Tape& t, std::span<const Var> v) { return CrossEntropy(t, Linear(t, v[0], v[1]), *targets); };
+  const OpResult one = RunOp<float>(inputs, f), other = RunOp<float>(inputs, two);
+  EXPECT_EQ(one.value, other.value);
+  for (int i = 0; i < 2; ++i) {
+    for (size_t j = 0; j < one.gradients[i].size(); ++j) EXPECT_NEAR(one.gradients[i][j], other.gradients[i][j], 2e-4) << i << ' ' << j;
+  }
+}
+
+TEST(LinearCrossEntropy, Gradient) {
+  OwnedTensor targets({4}, DType::kI32);
+  const int32_t wanted[] = {2, -1, 0, 6};
+  std::copy_n(wanted, 4, targets->data<int32_t>());
+  const auto weighted = [&](Tape& t, std::span<const Var> v) {
+    // Twice, with other gradients in x and w: what flows in is added.
+    const Var twice = Add(t, LinearCrossEntropy(t, v[0], v[1], *targets), LinearCrossEntropy(t, Tanh(t, v[0]), v[1], *targets));
+    return Add(t, Affine(t, twice, 0.3, 0), SumAll(t, v[0]));
+  };
+  EXPECT_TRUE(CheckGradients({RandomInput({4, 3}, 1, -2, 2), RandomInput({7, 3}, 2, -2, 2)}, weighted));
+}
+
+TEST(LinearCrossEntropy, HoldsAPieceOfTheLogits) {
+  constexpr int64_t kRows = 4096, kWidth = 4, kWords = 300;
+  Arena arena;
+  Tape tape(&arena);
+  OwnedTensor x({kRows, kWidth}, DType::kF32), w({kWords, kWidth}, DType::kF32), targets({kRows}, DType::kI32);
+  const Var loss = LinearCrossEntropy(tape, tape.Constant(*x), tape.Constant(*w), *targets);
+  EXPECT_NEAR(*tape.value(loss).data<double>(), kRows * std::log(static_cast<double>(kWords)), 1e-2);
+  EXPECT_LT(arena.peak_bytes(), kRows * kWords * 4 / 8);
+}
+
 TEST(CrossEntropy, NoRows) {
   OwnedTensor targets({0}, DType::kI32);
   const auto f = [&](Tape& t, std::span<const Var> v) { return CrossEntropy(t, v[0], *targets); };
