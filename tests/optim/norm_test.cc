@@ -19,7 +19,8 @@ ParameterSet Model() {
   parameters.Add({.name = "dense.weight", .shape = {90, 100}});  // more than two chunks
   parameters.Add({.name = "blocks.0.router.weight", .shape = {7}});
   for (int e = 0; e < 4; ++e) {
-    parameters.Add({.name = absl::StrFormat("blocks.0.experts.%d.w1", e), .shape = {5000}, .kind = BlockKind::kExpert, .expert = e});
+    parameters.Add(
+        {.name = absl::StrFormat("blocks.0.experts.%d.w1", e), .shape = {5000}, .kind = BlockKind::kExpert, .expert = e, .moe_layer = 0});
   }
   return parameters;
 }

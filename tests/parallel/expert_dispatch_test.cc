@@ -177,11 +177,14 @@ absl::StatusOr<std::vector<Straight>> RunStraight(const DispatchCase& c) {
     const Var x = tape.Parameter({0}, Tensor(mine.x.data(), {n, c.width}, DType::kF64), {.first = *gradient});
     DispatchPlan plan;
     ASSIGN_OR_RETURN(const Var rows, dispatch.Dispatch(tape, x, Tensor(ids.data(), {n, c.top_k}, DType::kI32), 0, &plan));
-    ASSIGN_OR_RETURN(const Var y, dispatch.Combine(tape, rows, tape.Constant(*weights), plan));
+    // Zeros that are added to the rows: a parameter keeps its gradient, which is theirs.
+    const OwnedTensor zeros(tape.value(rows).shape(), DType::kF64), row_gradients(tape.value(rows).shape(), DType::kF64);
+    const Var moved = Add(tape, rows, tape.Parameter({1}, *zeros, {.first = *row_gradients}));
+    ASSIGN_OR_RETURN(const Var y, dispatch.Combine(tape, moved, tape.Constant(*weights), plan));
     const Seed seed{Dot(tape, y, tape.Constant(Tensor(mine.cotangent.data(), {n, c.width}, DType::kF64)))};
     RETURN_IF_ERROR(tape.Backward(std::span(&seed, 1), [](BlockId) { return absl::OkStatus(); }));
     mine.rows = ReadF64(tape.value(rows)), mine.y = ReadF64(tape.value(y));
-    mine.dx = ReadF64(*gradient), mine.row_gradients = ReadF64(tape.gradient(rows));
+    mine.dx = ReadF64(*gradient), mine.row_gradients = ReadF64(*row_gradients);
 
     // The plan's two maps are permutations, and its groups hold every row.
     std::vector<int64_t> position(plan.position.begin(), plan.position.end()), wire(plan.wire_of.begin(), plan.wire_of.end());

@@ -42,7 +42,7 @@ TEST(MemoryTiers, CountsAModelsParameters) {
   config.mutable_moe()->set_experts(4), config.mutable_moe()->set_top_k(2), config.mutable_moe()->set_hidden(3),
       config.mutable_moe()->set_every(1);
   config.mutable_moe()->set_groups(1), config.mutable_moe()->set_group_top_k(1), config.mutable_moe()->set_group_score_top(1);
-  config.set_tied_head(true);
+  config.set_tied_head(true), config.set_embedding_parts(1);
   const auto model = MakeMoeLm(config, {});
   ASSERT_TRUE(model.ok()) << model.status();
   const absl::StatusOr<MixtureSize> size = SizeOfMixture(**model, 2);
