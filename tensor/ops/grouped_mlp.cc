@@ -15,7 +15,7 @@ namespace {
 
 // Multiples of what the products cut sums over rows into, so that the pieces do not show in the bits of a weight gradient. A rest that is
 // shorter than kMlpRest goes with the piece before it: weights are packed once a piece.
-constexpr int64_t kMlpPiece = 512, kMlpRest = 256;
+constexpr int64_t kMlpPiece = 1024, kMlpRest = 256;
 
 int64_t NextPiece(int64_t left) { return left < kMlpPiece + kMlpRest ? left : kMlpPiece; }
 

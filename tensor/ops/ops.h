@@ -32,7 +32,7 @@ Var GroupedLinear(Tape& tape, Var x, std::span<const Var> w, std::span<const Var
 // An MLP an expert, with the bits of GroupedLinear, the activation, GroupedLinear, in one op: row r of group e becomes
 // down[e] act(up[e] x[r] + up_bias[e]) + down_bias[e]. up[e]: [f, in] (SwiGLU: [2 f, in], gate before up), down[e]: [out, f]; biases empty
 // for none. Keeps the values before the activation alone. Gradients of weights as GroupedLinear's; those of biases are summed by pieces of
-// 512 rows.
+// 1,024 rows.
 enum class Activation { kGelu, kSwiGlu };
 struct MlpWeights {
   std::span<const Var> up, up_bias, down, down_bias;  // [experts]
