@@ -59,9 +59,9 @@ mixtures() {
   local text=$data_dir/tinyshakespeare/input.txt config
   if [[ ! -r $text ]]; then short "no $text" "<= 1 %" "moe_lm with EF21 and with DiLoCo (--data DIR)"; return; fi
   text=$(realpath "$text")
-  for config in moe_lm_adamw moe_lm_ef21_int8 moe_lm_adamw_64 moe_lm_diloco; do mixture "$config"; done
+  for config in moe_lm_adamw moe_lm_ef21_int8 moe_lm_adamw_256 moe_lm_diloco; do mixture "$config"; done
   against moe_lm_ef21_int8 moe_lm_adamw 3.5 "moe_lm, EF21 over int8 under AdamW"
-  against moe_lm_diloco moe_lm_adamw_64 20 "moe_lm, DiLoCo"
+  against moe_lm_diloco moe_lm_adamw_256 20 "moe_lm, DiLoCo"
 }
 
 on_slow_links() {
