@@ -33,6 +33,9 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
   ASSIGN_OR_RETURN(setup->combine_forward, codec(config.combine_forward()));
   ASSIGN_OR_RETURN(setup->combine_backward, codec(config.combine_backward()));
   ASSIGN_OR_RETURN(setup->dispatch_backward, codec(config.dispatch_backward()));
+  constexpr int kMostFolded = 64;  // slots that copies can name on the wire
+  setup->fold = request.top_k <= kMostFolded && config.fold() && !setup->pre_reduce && SendsOnce(setup->route) && !setup->combine_forward &&
+                !setup->dispatch_backward;
   return setup;
 }
 

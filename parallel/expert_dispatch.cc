@@ -24,7 +24,7 @@ ExpertDispatch::ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placemen
       placement_(placement),
       plain_(setup == nullptr ? std::make_shared<const DispatchSetup>() : nullptr),
       setup_(setup == nullptr ? plain_.get() : setup),
-      route_(mesh, setup_->grid.get(), setup_->route) {}
+      route_(mesh, setup_->grid.get(), setup_->route, setup_->fold) {}
 
 absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const {
   const TraceSpan span("dispatch");
@@ -72,6 +72,10 @@ absl::Status ExpertDispatch::DispatchBackward(Arena& arena, const Tensor& g, con
     const Tensor sums = dx.accumulate ? arena.New(dx.tensor.shape(), g.dtype()) : dx.tensor;
     RETURN_IF_ERROR(route_.ReturnSums(arena, plan, g, sums, wire));
     if (dx.accumulate) AddRows(sums, dx.tensor);
+  } else if (setup_->fold) {
+    const Tensor items = arena.New({plan.items, g.dim(1)}, g.dtype());
+    RETURN_IF_ERROR(route_.ReturnFolded(arena, plan, g, items, kToHome));
+    SumCopies(items, {plan.item, plan.top_k}, dx.tensor, dx.accumulate);
   } else {
     const Tensor home = arena.New({plan.tokens * plan.top_k, g.dim(1)}, g.dtype());
     RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, g, home, wire));
@@ -105,13 +109,19 @@ absl::StatusOr<Var> ExpertDispatch::Combine(Tape& tape, Var rows, Var weights, c
 absl::Status ExpertDispatch::CombineForward(Arena& arena, const Tensor& rows, const Tensor& weights, const DispatchPlan& plan,
                                             const Tensor& y, Kept* kept) const {
   const TokenRoute::Wire wire{kToHome, setup_->combine_forward.get()};
-  if (!alone() && setup_->pre_reduce) {
+  if (!alone() && setup_->weighs_there()) {
     kept->weights = arena.New({plan.received, 1}, weights.dtype());
     RETURN_IF_ERROR(route_.SendCopies(arena, plan, InOrderOfCopies(arena, weights, plan), kept->weights, {"dispatch weights"}));
     const Arena::Mark mark = arena.Here();
     const Tensor scaled = arena.New(rows.shape(), rows.dtype());
     ScaleRows(rows, kept->weights, {.to = scaled});
-    RETURN_IF_ERROR(route_.ReturnSums(arena, plan, scaled, y, wire));
+    if (setup_->pre_reduce) {
+      RETURN_IF_ERROR(route_.ReturnSums(arena, plan, scaled, y, wire));
+    } else {
+      const Tensor items = arena.New({plan.items, rows.dim(1)}, rows.dtype());
+      RETURN_IF_ERROR(route_.ReturnFolded(arena, plan, scaled, items, kToHome));
+      SumCopies(items, {plan.item, plan.top_k}, y, /*accumulate=*/false);
+    }
     arena.Rewind(mark);
     return absl::OkStatus();
   }
@@ -146,7 +156,7 @@ absl::Status ExpertDispatch::CombineBackwardThere(Arena& arena, const CombineInp
   const Tensor dy = arena.New(gradients.g.shape(), in.dy.dtype());
   RETURN_IF_ERROR(route_.SendRows(arena, plan, in.dy, dy, {kToExperts, setup_->combine_backward.get()}));
   Tensor weights = in.kept.weights;
-  if (!setup_->pre_reduce) {
+  if (!setup_->weighs_there()) {
     weights = arena.New({plan.received, 1}, in.weights.dtype());
     RETURN_IF_ERROR(route_.SendCopies(arena, plan, InOrderOfCopies(arena, in.weights, plan), weights, {"dispatch weights"}));
     if (gradients.dw.defined()) AddInnerProducts(in.dy, in.kept.rows, CopiesOf(plan), gradients.dw);

@@ -22,6 +22,8 @@ struct DispatchSetup {
   DispatchConfig::Route route = DispatchConfig::FLAT;
   int64_t most_rows = 0;    // that a rank takes at a time; 0: any number
   bool pre_reduce = false;  // each rank (node) returns one partial sum a token instead of a row for each slot
+  bool fold = false;        // results of a token's first slots come home as their sum where one rank (node) has them; the same bits
+  bool weighs_there() const { return pre_reduce || fold; }  // outputs are weighted by the rank that has them
   // Null: rows as they are.
   std::unique_ptr<RowCodec> dispatch_forward, combine_forward, combine_backward, dispatch_backward;
   bool lossy() const { return dispatch_forward || combine_forward || combine_backward || dispatch_backward; }

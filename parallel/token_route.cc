@@ -41,6 +41,19 @@ absl::Status ExchangeRows(Arena& arena, const RowExchange& x, const Tensor& send
                              .recv_offsets = part(3)});
 }
 
+// What a copy is called on the wire where rows are shared: its row in the member's block, and its slot above.
+constexpr int kRowBits = 25;
+constexpr int64_t kMostSlots = int64_t{1} << (31 - kRowBits);
+int64_t SharedRow(int32_t name) { return name & ((1 << kRowBits) - 1); }
+int64_t SharedSlot(int32_t name) { return name >> kRowBits; }
+
+// Slots 0, 1, .. of a token that are in one place.
+int64_t RunOfSlots(std::span<const int64_t> copies) {
+  int64_t run = 0;
+  while (run < static_cast<int64_t>(copies.size()) && copies[run] >= 0) ++run;
+  return run;
+}
+
 int64_t BytesOfRow(const Tensor& t) { return t.dim(-1) * SizeOf(t.dtype()); }
 
 // y[index[i]] = the sum over i, in order, of x[i]; rows that nothing is added to are 0. x: [m, w], y: [n, w].
@@ -68,6 +81,7 @@ void SumRows(Arena& arena, const Tensor& x, std::span<const int64_t> index, cons
 // Copies on their way: each goes to `member` of the next hop's group, is of class `klass` there, and is a copy of row `row`.
 struct TokenRoute::CopyList {
   int64_t copies = 0, rows = 0, classes = 1;
+  int64_t top_k = 0;                              // of the first hop of a route that folds: source = token * top_k + slot
   std::span<int64_t> source, member, klass, row;  // source: place before the hop
   static CopyList New(Arena& arena, int64_t copies, int64_t rows) {
     return {.copies = copies,
@@ -79,7 +93,9 @@ struct TokenRoute::CopyList {
   }
 };
 
-TokenRoute::TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind) : mesh_(mesh), grid_(grid), kind_(kind) {
+TokenRoute::TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind, bool folds)
+    : mesh_(mesh), grid_(grid), kind_(kind), folds_(folds) {
+  CHECK(!folds || SendsOnce(kind));
   CHECK(kind != DispatchConfig::AUTO);
   CHECK(grid != nullptr || !InTwoLevels(kind));
 }
@@ -108,7 +124,8 @@ void TokenRoute::ShareRows(Arena& arena, const CopyList& before, HopTables* tabl
         place[row] = rows - begin;
         hop->row_source[rows++] = row;
       }
-      tables->shared[p] = static_cast<int32_t>(place[row]);
+      const int64_t slot = before.top_k > 0 ? before.source[tables->order[p]] % before.top_k : 0;
+      tables->shared[p] = static_cast<int32_t>(slot << kRowBits | place[row]);
     }
     hop->send_rows[g] = tables->sent.data<int64_t>()[g * tables->width + tables->classes] = rows - begin;
   }
@@ -159,6 +176,7 @@ absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RouteHop*
     tables.shared_arrived = in.span<int32_t>();
   }
   hop->rows_received = Total(hop->recv_rows);
+  if (before.top_k > 0) FoldThere(arena, tables.shared_arrived, hop->recv_rows, before.top_k, hop);
 
   *after = CopyList::New(arena, hop->copies_received, hop->rows_received);
   int64_t at = 0, first_row = 0;
@@ -166,11 +184,56 @@ absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RouteHop*
     for (int64_t c = 0; c < tables.classes; ++c) {
       for (int64_t i = 0; i < arrived[g * tables.width + c]; ++i, ++at) {
         after->source[at] = at, after->member[at] = g, after->klass[at] = c;
-        after->row[at] = deduplicates() ? first_row + tables.shared_arrived[at] : at;
+        after->row[at] = deduplicates() ? first_row + SharedRow(tables.shared_arrived[at]) : at;
       }
     }
   }
   return absl::OkStatus();
+}
+
+// rows: by member.
+void TokenRoute::FoldThere(Arena& arena, std::span<const int32_t> arrived, std::span<const int64_t> rows, int64_t top_k, RouteHop* hop) {
+  hop->slot = NewIntegers(arena, hop->copies_received), hop->token = NewIntegers(arena, hop->copies_received);
+  hop->by_slot = NewIntegers(arena, hop->rows_received * top_k);
+  hop->send_items = NewIntegers(arena, static_cast<int64_t>(rows.size()));
+  std::ranges::fill(hop->by_slot, -1);
+  int64_t at = 0, first_row = 0;
+  for (size_t g = 0; g < rows.size(); first_row += rows[g++]) {
+    const int64_t begin = at, end = at + hop->recv_copies[g];
+    for (; at < end; ++at) {
+      hop->slot[at] = SharedSlot(arrived[at]), hop->token[at] = first_row + SharedRow(arrived[at]);
+      hop->by_slot[hop->token[at] * top_k + hop->slot[at]] = at;
+    }
+    for (int64_t p = begin; p < end; ++p) {
+      hop->send_items[g] += hop->slot[p] == 0 || hop->slot[p] >= RunOfSlots(hop->by_slot.subspan(hop->token[p] * top_k, top_k));
+    }
+  }
+}
+
+// before: the copies of the first hop, which is planned.
+void TokenRoute::FoldAtHome(Arena& arena, const CopyList& before, DispatchPlan* plan) {
+  RouteHop& hop = plan->hops[0];
+  const int64_t k = plan->top_k;
+  const std::span<int64_t> member = NewIntegers(arena, plan->tokens * k), run = NewIntegers(arena, plan->tokens);
+  std::ranges::fill(member, -1);
+  for (int64_t i = 0; i < before.copies; ++i) member[before.source[i]] = before.member[i];
+  for (int64_t t = 0; t < plan->tokens; ++t) {
+    const std::span<const int64_t> of = member.subspan(t * k, k);
+    while (run[t] < k && of[run[t]] >= 0 && of[run[t]] == of[0]) ++run[t];
+  }
+  plan->item = NewIntegers(arena, plan->tokens * k);
+  std::ranges::fill(plan->item, -1);
+  hop.recv_items = NewIntegers(arena, static_cast<int64_t>(hop.send_copies.size()));
+  int64_t p = 0;
+  for (size_t g = 0; g < hop.send_copies.size(); ++g) {
+    for (const int64_t end = p + hop.send_copies[g]; p < end; ++p) {
+      const int64_t source = hop.copy_source[p], token = source / k, slot = source % k;
+      const bool first_there = member[token * k] == static_cast<int64_t>(g);
+      if (slot > 0 && first_there && slot < run[token]) continue;
+      plan->item[source] = plan->items++;
+      ++hop.recv_items[g];
+    }
+  }
 }
 
 // arrived: member = the source's coordinate, klass = the local expert.
@@ -209,6 +272,8 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
 
   CopyList list = CopyList::New(arena, n * k, n), arrived;
   list.classes = (two ? plan->hops[1].group->size() : 1) * int64_t{slots};
+  list.top_k = folds_ ? k : 0;
+  CHECK(!folds_ || k <= kMostSlots) << k;
   list.copies = 0;
   for (int64_t i = 0; i < n * k; ++i) {
     const int32_t id = choice.ids.data<int32_t>()[i];
@@ -219,6 +284,7 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
     list.klass[p] = int64_t{b_of(to.coordinate)} * slots + to.slot;
   }
   RETURN_IF_ERROR(MakeHop(arena, list, &plan->hops[0], &arrived));
+  if (folds_) FoldAtHome(arena, list, plan);
   plan->position = NewIntegers(arena, n * k);
   std::ranges::fill(plan->position, -1);
   for (int64_t p = 0; p < list.copies; ++p) plan->position[plan->hops[0].copy_source[p]] = p;
@@ -231,6 +297,7 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
     }
     list = arrived;
     list.classes = int64_t{plan->hops[0].group->size()} * slots;
+    list.top_k = 0;
     RETURN_IF_ERROR(MakeHop(arena, list, &plan->hops[1], &arrived));
   }
   for (int64_t i = 0; i < arrived.copies; ++i) {
@@ -303,6 +370,39 @@ absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, co
     place = hop.copy_source;
   }
   if (wire.codec != nullptr) RETURN_IF_ERROR(wire.codec->Decode(current, home.Slice(0, current.dim(0))));
+  arena.Rewind(mark);
+  return absl::OkStatus();
+}
+
+absl::Status TokenRoute::ReturnFolded(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& items,
+                                      std::string_view label) const {
+  CHECK(folds_);
+  const Arena::Mark mark = arena.Here();
+  const int64_t k = plan.top_k, bytes = BytesOfRow(rows);
+  Tensor current = rows;
+  std::span<const int64_t> place = plan.wire_of;
+  if (plan.hop_count == 2) {
+    const RouteHop& hop = plan.hops[1];
+    const Tensor send = arena.New({hop.copies_received, rows.dim(1)}, rows.dtype());
+    current = arena.New({static_cast<int64_t>(hop.copy_source.size()), rows.dim(1)}, rows.dtype());
+    ScatterRows(rows, place, send);
+    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, label, hop.recv_copies, hop.send_copies, bytes}, send, current));
+    place = hop.copy_source;
+  }
+  const RouteHop& hop = plan.hops[0];
+  const Tensor copies = arena.New({hop.copies_received, rows.dim(1)}, rows.dtype());
+  ScatterRows(current, place, copies);
+  const Tensor folded = arena.New({Total(hop.send_items), rows.dim(1)}, rows.dtype());
+  int64_t next = 0;
+  for (int64_t p = 0; p < hop.copies_received; ++p) {
+    const std::span<const int64_t> slots = hop.by_slot.subspan(hop.token[p] * k, k);
+    const int64_t run = RunOfSlots(slots);
+    if (hop.slot[p] > 0 && hop.slot[p] < run) continue;
+    const Tensor to = folded.Slice(next++, 1);
+    std::copy_n(static_cast<const std::byte*>(copies.Slice(p, 1).raw()), bytes, static_cast<std::byte*>(to.raw()));
+    for (int64_t s = 1; hop.slot[p] == 0 && s < run; ++s) AddRows(copies.Slice(slots[s], 1), to);
+  }
+  RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, label, hop.send_items, hop.recv_items, bytes}, folded, items));
   arena.Rewind(mark);
   return absl::OkStatus();
 }

@@ -23,6 +23,11 @@ struct RouteHop {
   std::span<int64_t> send_rows, recv_rows;      // [members]
   std::span<int64_t> row_source;                // [rows sent] place among the rows before the hop; first hop: token
   int64_t copies_received = 0, rows_received = 0;
+  // First hop of a route that folds. Items come home: of every token the sum of its slots 0, 1, .. as far as one member has them, and all
+  // other copies as they are.
+  std::span<int64_t> send_items, recv_items;  // [members] to those whose tokens they are; from those who have the experts
+  std::span<int64_t> slot, token;             // [copies received] slot, and row
+  std::span<int64_t> by_slot;                 // [rows received * k] copies; -1: not here
 };
 
 // Where every row of one dispatch goes. P = expert axis, S = experts per rank, n tokens here, k slots, m rows received here. Expert order:
@@ -31,6 +36,8 @@ struct DispatchPlan {
   int64_t tokens = 0, top_k = 0, received = 0;
   RouteHop hops[2];
   int hop_count = 1;
+  int64_t items = 0;            // that come home to this rank where the route folds
+  std::span<int64_t> item;      // [n * k]: and which of them (token, slot) is; -1: part of an earlier one, or empty
   std::span<int64_t> position;  // [n * k]: place of (token, slot) among the copies of the first hop; -1: the slot is empty
   std::span<int64_t> wire_of;   // [m]: place of a row of expert order among the copies of the last hop
   std::span<int64_t> row_of;    // [m]: and among its rows
@@ -40,8 +47,8 @@ struct DispatchPlan {
 // The kinds of route (see DispatchConfig). Immutable; all must outlive it. Every rank enters every collective, whatever its counts.
 class TokenRoute {
  public:
-  // grid: needed by the two-level kinds. kind: not AUTO.
-  TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind);
+  // grid: needed by the two-level kinds. kind: not AUTO. folds: plans are made for ReturnFolded too; with kinds that send once only.
+  TokenRoute(const Mesh* mesh, const DispatchGrid* grid, DispatchConfig::Route kind, bool folds = false);
 
   bool deduplicates() const { return SendsOnce(kind_); }
 
@@ -65,6 +72,9 @@ class TokenRoute {
   absl::Status SendCopies(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const;
   // The way back of SendCopies: rows [m, w] in expert order -> [n k, w] in the order of `position`. Collective.
   absl::Status ReturnCopies(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& home, const Wire& wire) const;
+  // The same with sums of a token's first slots formed where they are: rows [m, w] f32 or f64 -> [plan.items, w] in the order of plan.item,
+  // whose sum over a token's items in the order of slots has the bits of the sum over its slots. Only for routes that fold. Collective.
+  absl::Status ReturnFolded(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& items, std::string_view label) const;
   // The adjoint of SendRows: rows [m, w] f32 or f64 in expert order -> y [n, w], y[t] = the sum of its copies, added up and written anew at
   // every hop on the way; tokens without copies give 0. Collective.
   absl::Status ReturnSums(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& y, const Wire& wire) const;
@@ -72,6 +82,8 @@ class TokenRoute {
  private:
   struct CopyList;
   struct HopTables;
+  static void FoldAtHome(Arena& arena, const CopyList& before, DispatchPlan* plan);
+  static void FoldThere(Arena& arena, std::span<const int32_t> arrived, std::span<const int64_t> rows, int64_t top_k, RouteHop* hop);
   absl::Status MakeHop(Arena& arena, const CopyList& before, RouteHop* hop, CopyList* after) const;
   static void ShareRows(Arena& arena, const CopyList& before, HopTables* tables, RouteHop* hop);
   static void MakeGroups(Arena& arena, const CopyList& arrived, std::pair<int64_t, int64_t> slots_and_ranks, DispatchPlan* plan);
@@ -79,6 +91,7 @@ class TokenRoute {
   const Mesh* mesh_;
   const DispatchGrid* grid_;
   DispatchConfig::Route kind_;
+  bool folds_;
 };
 
 }  // namespace conclave

@@ -230,6 +230,7 @@ cases trainer_test 'RoutingReplay*' "recorded routing replayed gives a bit-equal
 cases parallel_test 'ExpertDispatch.MoreRowsThanAllowedAreRefusedByAllRanks' "more rows than allowed: refused by every rank with counts, before memory is taken"
 cases trainer_test 'MemoryPlan.RowsThatAreNotAllowedTakeNoMemory' "memory kept for dispatch follows the rows that are allowed; the bound is in the log"
 cases comm_test 'ExactExchange.TwoLevels*' "gradients between nodes: half the bytes with two ranks a node, the same bits"
+cases trainer_test 'Dispatch.FoldingChangesNoBitOfARun' "first slots that come home as their sum change no bit of a run"
 cases parallel_test '*DispatchRoutes*' "two-level exchange: (q - 1) + (N - 1) messages, rows as they follow from the ids, by the ledger"
 hf_logits() {
   local log=$scratch/hf what="logits against transformers, every Hugging Face family, both ways (INTEROP_PYTHON names a Python that has it)"

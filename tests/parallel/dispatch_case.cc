@@ -62,6 +62,7 @@ absl::Status RunRank(Communicator& world, const DispatchCase& c, DType dtype, Di
   DispatchSetup::Request request{.pre_reduce = c.pre_reduce, .width = c.width, .dtype = dtype};
   request.config.set_route(c.route);
   request.config.set_most_rows(c.most_rows);
+  request.config.set_fold(c.fold);
   request.config.set_dispatch_forward(c.wire), request.config.set_combine_forward(c.wire);
   request.config.set_dispatch_backward(c.wire), request.config.set_combine_backward(c.wire);
   ASSIGN_OR_RETURN(const std::unique_ptr<DispatchSetup> setup, DispatchSetup::Create(*mesh, request));

@@ -29,6 +29,7 @@ struct DispatchCase {
   bool lanes = false;                                 // expert gradients kept apart by source rank
   int64_t width = 3;
   int64_t most_rows = 0;
+  bool fold = false;
 
   int ranks() const { return data * expert; }
   int Home(int e) const { return table.empty() ? e / (experts / expert) : table[e]; }

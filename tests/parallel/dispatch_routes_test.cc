@@ -80,6 +80,23 @@ TEST(DispatchRoutes, SumsOnTheWayHome) {
   }
 }
 
+// Sums of first slots formed on the way are the beginnings of the sums at home.
+TEST(DispatchRoutes, FoldingGivesTheSameBits) {
+  for (DispatchCase c : TwoNodes()) {
+    SCOPED_TRACE(c.name);
+    const auto flat = RunDispatch(c, DType::kF32);
+    ASSERT_TRUE(flat.ok()) << flat.status();
+    c.fold = true;
+    for (const DispatchConfig::Route route : kAllRoutes) {
+      SCOPED_TRACE(DispatchConfig::Route_Name(route));
+      c.route = route;
+      const auto folded = RunDispatch(c, DType::kF32);
+      ASSERT_TRUE(folded.ok()) << folded.status();
+      ExpectSameBits(*folded, *flat);
+    }
+  }
+}
+
 struct Counted {
   int64_t inside = 0, between = 0;
   bool operator==(const Counted&) const = default;
@@ -134,6 +151,55 @@ Counted RowsOf(const DispatchCase& c, DispatchConfig::Route route) {
     }
   }
   return rows;
+}
+
+// Rows on their way home where first slots are folded: a row for the first slots that one rank (in two levels: node) has together, and one
+// for every other copy; in two levels copies change their place in the node one by one.
+Counted FoldedRowsOf(const DispatchCase& c, DispatchConfig::Route route) {
+  Counted rows{.inside = InTwoLevels(route) ? RowsOf(c, DispatchConfig::HIERARCHICAL).inside : 0};
+  for (int r = 0; r < c.ranks(); ++r) {
+    const std::vector<int32_t> ids = c.Ids(r);
+    for (int64_t t = 0; t < c.tokens[r]; ++t) {
+      const auto place = [&](int s) {
+        const int32_t id = ids[t * c.top_k + s];
+        return id < 0 ? -1 : InTwoLevels(route) ? c.nodes[c.Home(id)] : c.Home(id);
+      };
+      int run = 0;
+      while (run < c.top_k && place(run) >= 0 && place(run) == place(0)) ++run;
+      for (int s = 0; s < c.top_k; ++s) {
+        if (place(s) < 0 || (s > 0 && s < run)) continue;
+        const int node = c.nodes[c.Home(ids[t * c.top_k + s])];
+        rows.between += node != c.nodes[r];
+        if (!InTwoLevels(route)) rows.inside += node == c.nodes[r] && place(s) != r;
+      }
+    }
+  }
+  return rows;
+}
+
+TEST(DispatchRoutes, FoldedRowsAreTheCountFromTheIds) {
+  int64_t saved = 0;
+  for (DispatchCase c : TwoNodes()) {
+    if (c.data > 1) continue;
+    SCOPED_TRACE(c.name);
+    c.fold = true;
+    for (const DispatchConfig::Route route : {DispatchConfig::DEDUPLICATED, DispatchConfig::DEDUPLICATED_HIERARCHICAL}) {
+      c.route = route;
+      const auto got = RunDispatch(c, DType::kF32);
+      ASSERT_TRUE(got.ok()) << got.status();
+      Counted home, home_back;
+      for (const DispatchOutcome::Rank& rank : got->ranks) {
+        for (const auto& [report, sum] : {std::pair{&rank.forward, &home}, {&rank.backward, &home_back}}) {
+          const Counted more = SentRows(*report, "combine rows", c.width * int64_t{sizeof(float)});
+          sum->inside += more.inside, sum->between += more.between;
+        }
+      }
+      EXPECT_EQ(home, FoldedRowsOf(c, route));
+      EXPECT_EQ(home_back, home);
+      saved += RowsOf(c, RouteHome(route, /*pre_reduce=*/false)).between - home.between;
+    }
+  }
+  EXPECT_GT(saved, 0);
 }
 
 TEST(DispatchRoutes, RowsAreTheCountFromTheIds) {

@@ -95,6 +95,22 @@ TEST(Dispatch, RoutesAndSumsChangeNoBitOfARun) {
   }
 }
 
+// Nor, with any number of experts a token, on whether first slots come home as their sum.
+TEST(Dispatch, FoldingChangesNoBitOfARun) {
+  ModelRun run = SmallMixture("", "moe { top_k: 5 }");
+  run.data = 1, run.expert = 4, run.steps = 3;
+  const auto flat = RunModel(run);
+  ASSERT_TRUE(flat.ok()) << flat.status();
+  for (const char* route : {"DEDUPLICATED", "DEDUPLICATED_HIERARCHICAL"}) {
+    ModelRun folding =
+        SmallMixture(absl::StrFormat("parallel { dispatch { route: %s ranks_per_node: 2 fold: true } }", route), "moe { top_k: 5 }");
+    folding.data = 1, folding.expert = 4, folding.steps = 3;
+    const auto got = RunModel(folding);
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_EQ(FirstDifference(*got, *flat), "") << route;
+  }
+}
+
 TEST(WorldSizeInvariant, AlsoWithUnevenWorkers) {
   ModelRun run = SmallMixture(std::string(kInvariant) + " trainer { workers: 7 global_batch: 14 }");
   run.steps = 2;
