@@ -62,7 +62,7 @@ std::vector<std::span<std::byte>> WholePages(std::vector<std::span<std::byte>> r
   for (const auto& range : ranges) {
     std::byte* const end = range.data() + range.size();
     if (!joined.empty() && range.data() - (joined.back().data() + joined.back().size()) < page) {
-      joined.back() = {joined.back().data(), end};
+      joined.back() = {joined.back().data(), std::max(end, joined.back().data() + joined.back().size())};
     } else {
       joined.push_back(range);
     }

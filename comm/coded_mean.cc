@@ -113,12 +113,13 @@ absl::StatusOr<int64_t> CodedMean::PutSum(WorkerId worker, BlockId block, const 
   const Tensor own(scratch_.data(), {x.elements()}, context_.dtype);
   const Tensor& sent = decoded != nullptr ? *decoded : own;
   int64_t payload = 0;
-  if (exact_[block.value] && !lossless_[block.value]) {
+  const bool declined = exact_[block.value] && !lossless_[block.value];
+  if (declined) {
     sent.CopyFrom(x.Flat());
     AddZero(sent.dtype(), sent.raw(), sent.elements());
     payload = x.bytes();
   }
-  for (size_t i = 0; payload == 0 && i < codecs_[block].size(); ++i) {
+  for (size_t i = 0; !declined && i < codecs_[block].size(); ++i) {
     const CodedPiece& piece = codecs_[block][i];
     CodecKey key = key_;
     key.block = block;
@@ -140,11 +141,14 @@ absl::StatusOr<Aggregate> CodedMean::Finish() {
   return &aggregate_;
 }
 
-// A codec that never shrank a byte is a mistake in the config. (The bound of a codec of varying size says nothing, so its messages are
-// looked at.)
+// A codec that never shrank a byte anywhere is a mistake in the config. (The bound of a codec of varying size says nothing, so its messages
+// are looked at.) Where codecs may be declined, those that do not pay are.
 absl::Status CodedMean::CheckWork() {
-  if (taken_ >= kExchangesUntilCheck || ++taken_ < kExchangesUntilCheck) return absl::OkStatus();
-  if (!codecs_.idle() && (dense_ == 0 || encoded_ < dense_)) return absl::OkStatus();
+  if (taken_ >= kExchangesUntilCheck || ++taken_ < kExchangesUntilCheck || context_.decisions != nullptr) return absl::OkStatus();
+  int64_t all[3] = {encoded_, dense_, codecs_.idle() ? 0 : 1};
+  RETURN_IF_ERROR(context_.world->AllReduce("exchange.work", Tensor(all, {3}, DType::kI64), ReduceOp::kSum));
+  encoded_ = all[0], dense_ = all[1];
+  if (all[2] > 0 && (dense_ == 0 || encoded_ < dense_)) return absl::OkStatus();
   return FailedPrecondition(
       "exchange: a codec was configured but did nothing: in %d exchanges it took %d bytes for vectors of %d; choose a codec that shrinks "
       "these blocks (rand_k with a fraction below 1, block_int, natural), blockwise rules that name some of them, or identity",

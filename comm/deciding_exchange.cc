@@ -1,5 +1,6 @@
 // An exchange that keeps its codecs only where they pay: it decides at its first Begin, or goes on as the train state says, and hands
-// everything else to the exchange it was made around. Memories are there for every block that has a codec, those declined stay zero.
+// everything else to the exchange it was made around. Memories are there for every block that has a codec; those of declined blocks are not
+// read.
 #include "comm/codec_decisions.h"
 #include "comm/exchanges.h"
 

@@ -78,9 +78,9 @@ void SparseSums::PlanRegions(const ExchangeContext& context) {
     down.recv_most.push_back(down_most[j]);
     sent += up.send_most.back(), received += j == me ? 0 : up.recv_most.back(), sums += down_most[j];
   }
-  sent_ = Buffer(std::max(sent, kSparseLeastMemory));
-  received_ = Buffer(std::max(received, kSparseLeastMemory));
-  sums_ = Buffer(std::max(sums, kSparseLeastMemory));
+  sent_ = Buffer::Uncleared(std::max(sent, kSparseLeastMemory));
+  received_ = Buffer::Uncleared(std::max(received, kSparseLeastMemory));
+  sums_ = Buffer::Uncleared(std::max(sums, kSparseLeastMemory));
   up.send_offsets = up_start_, up.recv_offsets = received_start_;
   up.send = RunsIn(sent_), up.recv = RunsIn(received_);
   down.send_offsets.assign(size, down_start_[me]), down.recv_offsets = down_start_;

@@ -2,6 +2,8 @@
 // tree over workers, drop sums below a threshold and send the rest to everyone. Everyone goes on with the decoded sums: equal bits on every
 // rank and for any number of ranks.
 //
+// Memory: for each region of a block the most that all its sums may take, a region may come to hold all of them; pages that no message
+// reaches are never touched.
 // Bytes sent with one worker a rank, for k terms a worker of b bytes each: k b (M - 1) / M up, and as many down for k sums that remain.
 #ifndef CONCLAVE_COMM_SPARSE_SUMS_H_
 #define CONCLAVE_COMM_SPARSE_SUMS_H_

@@ -14,7 +14,7 @@ LogicalNorm::LogicalNorm(const Layout* layout, Communicator* world, const std::f
     const BlockSpec& spec = layout->parameters()[{i}];
     if (counts && !counts({i})) {
       parts_.push_back(Part::kNone);
-    } else if (spec.kind == BlockKind::kExpert && spec.moe_layer >= 0) {
+    } else if (spec.of_mixture()) {
       parts_.push_back(Part::kExpert);
     } else {
       parts_.push_back(spec.name.find("router") != std::string::npos ? Part::kRouter : Part::kDense);

@@ -13,7 +13,7 @@ struct AnnealOptions {
   uint64_t seed = 1;
   uint32_t start = 0;    // which of several independent runs
   int64_t passes = 100;  // moves of all pairs of ranks
-  double hot = 1;    // column moves leave a random start from here on
+  double hot = 1;        // column moves leave a random start from here on
   double cold = 0.04;    // nothing moves here
 };
 

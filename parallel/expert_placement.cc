@@ -148,7 +148,7 @@ Layout PlanCopies(const ParameterSet* parameters, const MeshShape& shape, int ra
   for (int i = 0; i < parameters->size(); ++i) {
     const BlockSpec& spec = (*parameters)[{i}];
     homes[i].canonical = -1;
-    if (spec.kind != BlockKind::kExpert) continue;
+    if (!spec.of_mixture()) continue;
     for (const int c : placement.copies(spec.moe_layer, spec.expert)) homes[i].owners.push_back(first + c);
   }
   return Layout(parameters, rank, std::move(homes));

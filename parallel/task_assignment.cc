@@ -1,7 +1,9 @@
 #include "parallel/task_assignment.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <utility>
 
 #include "base/check.h"
 
@@ -14,9 +16,15 @@ std::vector<int> TasksInEqualParts(int tasks, int ranks) {
   return count;
 }
 
-// Tasks in runs, one run a rank.
-absl::StatusOr<std::vector<int>> FirstWorkersOfPacks(std::span<const int64_t> workers, int ranks) {
-  const std::vector<int> rank = PackTasks(workers, ranks);
+// Whether a rank's tasks are neighbours and ranks ascend, so that each has workers of consecutive ids.
+bool InRuns(const std::vector<int>& rank) {
+  for (size_t i = 1; i < rank.size(); ++i) {
+    if (rank[i] != rank[i - 1] && rank[i] != rank[i - 1] + 1) return false;
+  }
+  return true;
+}
+
+std::vector<int> FirstWorkersOfRuns(std::span<const int64_t> workers, const std::vector<int>& rank) {
   std::vector<int> firsts;
   int64_t next = 0;
   for (size_t i = 0; i < rank.size(); ++i) {
@@ -24,18 +32,7 @@ absl::StatusOr<std::vector<int>> FirstWorkersOfPacks(std::span<const int64_t> wo
     next += workers[i];
   }
   firsts.push_back(static_cast<int>(next));
-  if (static_cast<int>(firsts.size()) == ranks + 1) return firsts;
-  std::string order;
-  for (int r = 0; r < ranks; ++r) {
-    for (size_t i = 0; i < rank.size(); ++i) {
-      if (rank[i] == r) absl::StrAppendFormat(&order, "%s%d", order.empty() ? "" : ", ", i);
-    }
-  }
-  return InvalidArgument(
-      "parallel.assignment: TASKS_BY_LOAD: %d ranks for %d tasks put tasks together that are not neighbours in data.sources; list the "
-      "sources "
-      "in the order %s, start %d ranks or more, or set WORKERS",
-      ranks, workers.size(), order, workers.size());
+  return firsts;
 }
 
 }  // namespace
@@ -66,9 +63,37 @@ std::vector<int> PackTasks(std::span<const int64_t> loads, int ranks) {
   return rank;
 }
 
+std::vector<int> PackNeighbours(std::span<const int64_t> loads, int ranks) {
+  const int tasks = static_cast<int>(loads.size());
+  std::vector<int64_t> before(tasks + 1, 0);
+  for (int i = 0; i < tasks; ++i) before[i + 1] = before[i] + loads[i];
+  // best[i]: the least largest load with the first i tasks on the ranks so far; cut[r][i]: where the last of them begins.
+  std::vector<int64_t> best(before);
+  std::vector<std::vector<int>> cut(ranks, std::vector<int>(tasks + 1, 0));
+  for (int r = 1; r < ranks; ++r) {
+    std::vector<int64_t> next(tasks + 1, std::numeric_limits<int64_t>::max());
+    for (int i = r + 1; i <= tasks; ++i) {
+      for (int j = r; j < i; ++j) {
+        const int64_t most = std::max(best[j], before[i] - before[j]);
+        if (most < next[i]) next[i] = most, cut[r][i] = j;
+      }
+    }
+    best = std::move(next);
+  }
+  std::vector<int> rank(tasks);
+  for (int r = ranks - 1, end = tasks; r >= 0; --r) {
+    std::fill(rank.begin() + cut[r][end], rank.begin() + end, r);
+    end = cut[r][end];
+  }
+  return rank;
+}
+
 absl::StatusOr<std::vector<int>> FirstWorkersOf(ParallelConfig::Assignment assignment, std::span<const int64_t> workers, int ranks) {
   const int tasks = static_cast<int>(workers.size());
-  if (ranks < tasks) return FirstWorkersOfPacks(workers, ranks);
+  if (ranks < tasks) {
+    const std::vector<int> packed = PackTasks(workers, ranks);
+    return FirstWorkersOfRuns(workers, InRuns(packed) ? packed : PackNeighbours(workers, ranks));
+  }
   const std::vector<int> count =
       assignment == ParallelConfig::TASKS_BY_LOAD ? SpreadTasks(workers, ranks) : TasksInEqualParts(tasks, ranks);
   std::vector<int> firsts;

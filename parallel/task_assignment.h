@@ -20,10 +20,13 @@ std::vector<int> SpreadTasks(std::span<const int64_t> loads, int ranks);
 // lower rank among equals. At most 4/3 - 1/(3 ranks) of the least possible largest load (Graham, 1969).
 std::vector<int> PackTasks(std::span<const int64_t> loads, int ranks);
 
+// The same with neighbours only, ranks ascending, each with a task at least: the least largest load of all such. Cost: ranks * tasks^2.
+std::vector<int> PackNeighbours(std::span<const int64_t> loads, int ranks);
+
 // The first worker of every rank, and the number of workers last, where task i has the next workers[i] of all workers in the order of ids:
-// TASKS_EVENLY: tasks take turns in having one rank more; TASKS_BY_LOAD: SpreadTasks or PackTasks. A task's workers are dealt evenly to its
-// ranks. Errors: InvalidArgument where a rank would have no worker, and where PackTasks puts tasks together that are not neighbours (a rank
-// has workers of consecutive ids).
+// TASKS_EVENLY: tasks take turns in having one rank more; TASKS_BY_LOAD: SpreadTasks. With fewer ranks than tasks both are PackTasks, or
+// PackNeighbours where that puts tasks together that are no neighbours, since a rank has workers of consecutive ids. A task's workers are
+// dealt evenly to its ranks. Errors: InvalidArgument where a rank would have no worker.
 absl::StatusOr<std::vector<int>> FirstWorkersOf(ParallelConfig::Assignment assignment, std::span<const int64_t> workers, int ranks);
 
 }  // namespace conclave

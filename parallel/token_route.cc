@@ -127,6 +127,7 @@ void TokenRoute::ShareRows(Arena& arena, const CopyList& before, HopTables* tabl
       const int64_t slot = before.top_k > 0 ? before.source[tables->order[p]] % before.top_k : 0;
       tables->shared[p] = static_cast<int32_t>(slot << kRowBits | place[row]);
     }
+    CHECK_LE(rows - begin, int64_t{1} << kRowBits);
     hop->send_rows[g] = tables->sent.data<int64_t>()[g * tables->width + tables->classes] = rows - begin;
   }
   hop->row_source = hop->row_source.first(rows);

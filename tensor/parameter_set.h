@@ -29,8 +29,9 @@ struct BlockSpec {
   Player player = Player::kMin;
   BlockKind kind = BlockKind::kReplicated;
   int expert = -1;     // EXPERT: logical id inside its layer
-  int moe_layer = -1;  // EXPERT: index among the MoE layers
+  int moe_layer = -1;  // EXPERT: index among the MoE layers; -1: a part of an embedding, at home where `expert` says
   Init init;
+  bool of_mixture() const { return kind == BlockKind::kExpert && moe_layer >= 0; }
 };
 
 class ParameterSet {

@@ -3,6 +3,7 @@
 #include <functional>
 #include <utility>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "optim/guard.h"
 #include "optim/schemes.h"
@@ -229,6 +230,7 @@ void SwapHomes(ExpertHomes& homes, Assembly& assembly) {
 }
 
 absl::Status Rehome(ExpertPlacement placement, Assembly* assembly, ExpertHomes* old) {
+  CHECK(assembly->expert_memory == nullptr) << "experts on disk do not move";
   SwapHomes(*old, *assembly);
   const absl::Status built = BuildHomes(
       std::move(placement), [](BlockId, const Tensor&) {}, assembly);

@@ -33,7 +33,7 @@ ExpertCopies::ExpertCopies(const Mesh* mesh, const ParameterSet* parameters, con
   const int me = mesh->expert_coordinate(), axis = placement->axis();
   for (int i = 0; i < parameters->size(); ++i) {
     const BlockSpec& spec = (*parameters)[{i}];
-    if (spec.kind != BlockKind::kExpert) continue;
+    if (!spec.of_mixture()) continue;
     const int owner = placement->coordinate(spec.moe_layer, spec.expert);
     for (const int host : placement->copies(spec.moe_layer, spec.expert)) {
       const Parcel parcel{.peer = owner == me ? host : owner, .block = {i}, .bytes = spec.shape.elements() * SizeOf(dtype)};

@@ -4,18 +4,13 @@
 #include <map>
 
 namespace conclave {
-namespace {
-
-bool IsOfMixture(const BlockSpec& spec) { return spec.kind == BlockKind::kExpert && spec.moe_layer >= 0; }
-
-}  // namespace
 
 absl::Status ExpertMemory::Move(const Layout& layout, const StateDict& state) {
   const ParameterSet& parameters = layout.parameters();
   std::map<std::pair<int, int>, std::vector<BlockId>> experts;  // by layer and expert
   for (const BlockId id : layout.local_blocks()) {
     const BlockSpec& spec = parameters[id];
-    if (IsOfMixture(spec)) experts[{spec.moe_layer, spec.expert}].push_back(id);
+    if (spec.of_mixture()) experts[{spec.moe_layer, spec.expert}].push_back(id);
   }
   ranges_.resize(parameters.size());
   weights_.resize(parameters.size());
@@ -23,7 +18,7 @@ absl::Status ExpertMemory::Move(const Layout& layout, const StateDict& state) {
   for (const StateEntry& entry : state.entries()) {
     const size_t slash = entry.name.find('/');
     const BlockId id = parameters.Find(std::string_view(entry.name).substr(slash == std::string::npos ? 0 : slash + 1));
-    if (id.value < 0 || !IsOfMixture(parameters[id])) continue;
+    if (id.value < 0 || !parameters[id].of_mixture()) continue;
     const PagedMemory::Range range = entry.data.AsBytes();
     if (entry.name.starts_with("model/")) weights_[id.value] = range;
     ranges_[id.value].push_back(range);
@@ -77,7 +72,7 @@ void ExpertMemory::Follow(ExpertCache::Events events) {
         break;
       case CacheEvent::Kind::kBypass:
         ++counts_.uncached;
-        passing_.push_back(event.entry);
+        if (std::ranges::find(passing_, event.entry) == passing_.end()) passing_.push_back(event.entry);
         break;
       case CacheEvent::Kind::kWriteBack:
         ++counts_.written;
@@ -92,7 +87,7 @@ void ExpertMemory::Follow(ExpertCache::Events events) {
 
 void ExpertMemory::Use(int layer, std::span<const BlockId> experts) {
   if (paged_ == nullptr) return;
-  if (layer != layer_) {
+  if (layer != layer_ || used_.size() == 1) {  // a layer that is the only one has begun anew
     for (const int entry : passing_) {
       if (!cache_->cached(entry)) Leave(entry);
     }

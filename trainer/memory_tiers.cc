@@ -26,7 +26,7 @@ absl::StatusOr<MixtureSize> SizeOfMixture(const Model& model, int64_t top_k) {
   const ParameterSet& parameters = model.parameters();
   for (int i = 0; i < parameters.size(); ++i) {
     const auto& block = parameters[BlockId{i}];
-    (block.kind == BlockKind::kExpert && block.moe_layer >= 0 ? size.sparse : size.dense) += block.shape.elements();
+    (block.of_mixture() ? size.sparse : size.dense) += block.shape.elements();
   }
   return size;
 }

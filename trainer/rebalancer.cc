@@ -183,7 +183,7 @@ double Rebalancer::CopyBytes(const ExpertPlacement& placement) const {
   const auto leaves = static_cast<double>(config.trainer().workers() * config.trainer().micro_batches());
   double bytes = 0;
   for (const BlockSpec& spec : assembly().model->parameters().blocks()) {
-    if (spec.kind != BlockKind::kExpert || placement.copies(spec.moe_layer, spec.expert).empty()) continue;
+    if (!spec.of_mixture() || placement.copies(spec.moe_layer, spec.expert).empty()) continue;
     const double copies = static_cast<double>(placement.copies(spec.moe_layer, spec.expert).size()) * assembly().mesh->shape().data;
     const double away = 1 - placement.Shares(spec.moe_layer, spec.expert)[placement.coordinate(spec.moe_layer, spec.expert)];
     bytes += static_cast<double>(spec.shape.elements() * SizeOf(assembly().dtype())) * (copies + (whole ? copies : leaves * away));

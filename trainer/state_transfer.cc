@@ -34,7 +34,7 @@ SortedEntries SortEntries(const ParameterSet& parameters, const StateDict& dict)
     const std::string_view name = entry.name;
     const size_t slash = name.rfind('/');
     const BlockId block = parameters.Find(slash == std::string_view::npos ? name : name.substr(slash + 1));
-    if (block.value >= 0 && parameters[block].kind == BlockKind::kExpert && parameters[block].moe_layer >= 0) {
+    if (block.value >= 0 && parameters[block].of_mixture()) {
       sorted.of_expert[{parameters[block].moe_layer, parameters[block].expert}].push_back(&entry);
     } else {
       sorted.others.push_back(&entry);

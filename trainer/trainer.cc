@@ -89,6 +89,7 @@ absl::Status Trainer::Restore() {
       best_step_ = static_cast<int64_t>(state.best().step());
       last_saved_ = cursor_.step;
       RETURN_IF_ERROR(RestorePlacement(state));
+      if (assembly_.expert_memory != nullptr) assembly_.expert_memory->Trim();
       if (control_.rank() == 0) LOG_INFO << "resumed from " << loaded->path << " at step " << cursor_.step;
       return absl::OkStatus();
     }
@@ -100,6 +101,7 @@ absl::Status Trainer::Restore() {
   if (assembly_.config.trainer().has_init_from()) {
     RETURN_IF_ERROR(LoadStartingWeights(*options_.files, control_, &assembly_));
     if (averaged_.defined()) averaged_.CopyFrom(assembly_.scheme->point());
+    if (assembly_.expert_memory != nullptr) assembly_.expert_memory->Trim();
   }
   return assembly_.scheme->Start(*assembly_.field);
 }
@@ -125,7 +127,8 @@ void Trainer::ReportMemory() const {
 
 // A checkpoint loads into any placement. Where the expert axis is what it was, the run goes on with the one it had.
 absl::Status Trainer::RestorePlacement(const SavedState& state) {
-  if (assembly_.config.parallel().updates() == ParallelConfig::SHARDED) return absl::OkStatus();  // experts do not move there
+  const ParallelConfig& parallel = assembly_.config.parallel();
+  if (parallel.updates() == ParallelConfig::SHARDED || parallel.has_expert_memory()) return absl::OkStatus();  // experts do not move there
   const PlacementTable& current = TableOf(*assembly_.placement);
   ExpertTables saved;
   for (const SavedPlacement& layer : state.placement()) {

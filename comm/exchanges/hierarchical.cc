@@ -126,6 +126,14 @@ class Hierarchical final : public Exchange {
     ExchangeContext own = context_;
     own.layout = &*inner.layout;
     own.workers = {.workers = groups.groups, .ranks = size};
+    // Leaders ascend with their groups, wherever the workers are.
+    int before = -1;
+    for (int group = 0; group < groups.groups; ++group) {
+      const int leader = groups.LeaderOf(context_.workers, expert, group);
+      if (leader != before) own.workers.firsts.push_back(group);
+      before = leader;
+    }
+    own.workers.firsts.push_back(groups.groups);
     own.world = own.data = inner.leaders.get();
     own.world_size_invariant = true;
     ASSIGN_OR_RETURN(inner.exchange, MakeExchange(config, own));

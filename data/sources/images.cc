@@ -50,7 +50,7 @@ absl::StatusOr<std::shared_ptr<const LabelledImages>> OpenImages(const std::stri
   ASSIGN_OR_RETURN(set->images, ReadIdx(path, 3, files));
   ASSIGN_OR_RETURN(set->labels, ReadIdx(labels, 1, files));
   const int64_t count = set->images.dims[0];
-  set->width = set->images.dims[1] * set->images.dims[2];
+  if (count > 0) set->width = set->images.dims[1] * set->images.dims[2];  // no more than the file holds
   if (count != set->labels.dims[0]) {
     return InvalidArgument("'%s' holds %d images, '%s' %d classes: they do not belong together", path, count, labels, set->labels.dims[0]);
   }

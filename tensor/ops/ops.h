@@ -101,7 +101,8 @@ void TopK(const Tensor& scores, int k, const Tensor& ids);
 Var CrossEntropy(Tape& tape, Var logits, const Tensor& targets);
 // CrossEntropy(Linear(x, w), targets), bit for bit, by pieces of rows: no more than a piece of the logits exists at a time. Where gradients
 // are wanted they are formed for a loss of weight 1 while a piece is in the cache, and multiplied by the loss's gradient later. x: [n, h],
-// w: [v, h], targets: i32 [n]. Returns a scalar. Memory: gradients of x and w, and at most 1 MiB of logits (64 rows where that is more).
+// w: [v, h], targets: i32 [n]. Returns a scalar. Memory: gradients of x and w, beside a parameter's own, and at most 1 MiB of logits (64
+// rows where that is more).
 Var LinearCrossEntropy(Tape& tape, Var x, Var w, const Tensor& targets);
 Var SumAll(Tape& tape, Var x);      // scalar
 Var Dot(Tape& tape, Var x, Var y);  // sum of x * y, same shape; scalar. Accumulated in f64

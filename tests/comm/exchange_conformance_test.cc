@@ -134,6 +134,40 @@ TEST(ExchangeConformance, IdentityCodecIsTheExactExchange) {
   }
 }
 
+// The same with servers, on blocks of several parts.
+TEST(ExchangeConformance, IdentityCodecsBothWaysAreTheExactExchange) {
+  for (const char* kind : {"quantized", "ef14", "ef21", "diana"}) {
+    SCOPED_TRACE(kind);
+    const std::string text = absl::StrFormat("%s { codec { identity {} } } downlink { codec { identity {} } }", kind);
+    for (const int ranks : {1, 3}) {
+      const MemoryRun run{.config = ParseExchange(text), .ranks = ranks, .steps = 2, .parameters = LargeParameters};
+      MemoryRun exact = run;
+      exact.config = ParseExchange("exact {}");
+      const MemoryResult got = RunMemory(run), expected = RunMemory(exact);
+      for (int step = 0; step < run.steps; ++step) EXPECT_TRUE(SameBlocks(got.aggregates[step], expected.aggregates[step])) << step;
+    }
+  }
+}
+
+// Ranks need not have equally many workers.
+TEST(ExchangeConformance, WorkersMayBeDealtOutUnevenly) {
+  ForEachForm([](MemoryRun run) {
+    if (Large(run) || run.config.DebugString().find("perm_k") != std::string::npos)
+      return;  // some blocks have fewer coordinates than workers
+    run.workers = 8;
+    const MemoryResult one = RunMemory(run);
+    run.ranks = 4;
+    for (const std::vector<int>& firsts : {std::vector<int>{0, 3, 6, 7, 8}, {0, 1, 2, 7, 8}}) {
+      run.firsts = firsts;
+      const MemoryResult other = RunMemory(run);
+      for (size_t step = 0; step < one.aggregates.size(); ++step) {
+        EXPECT_TRUE(SameBlocks(one.aggregates[step], other.aggregates[step])) << firsts[1] << ", step " << step;
+      }
+      EXPECT_TRUE(one.state == other.state) << firsts[1];
+    }
+  });
+}
+
 TEST(ExchangeConformance, TheSameBitsAndStateOnAnyMesh) {
   ForEachForm([](MemoryRun run) {
     run.skip = [](int worker, BlockId block) { return worker == 1 && block.value % 2 == 0; };

@@ -50,6 +50,7 @@ struct MemoryRun {
   std::function<bool(int worker, BlockId block)> skip;
   const SavedState* start = nullptr;
   std::function<ParameterSet()> parameters = TestParameters;
+  std::vector<int> firsts = {};  // WorkerMap's
 };
 
 struct MemoryResult {
@@ -103,13 +104,14 @@ inline MemoryResult RunMemory(const MemoryRun& run) {
     const ParameterSet set = run.parameters();
     const Layout layout = TestLayout(&set, world.rank(), run.ranks, run.expert_axis);
     ASSIGN_OR_RETURN(std::unique_ptr<Communicator> data, world.Split(world.rank() % run.expert_axis, world.rank(), "data"));
-    const ExchangeContext context = {.layout = &layout,
-                                     .workers = {.workers = run.workers, .ranks = run.ranks, .expert_axis = run.expert_axis},
-                                     .world = &world,
-                                     .data = data.get(),
-                                     .world_size_invariant = true,
-                                     .bucket_bytes = 2000,
-                                     .seed = 42};
+    const ExchangeContext context = {
+        .layout = &layout,
+        .workers = {.workers = run.workers, .ranks = run.ranks, .expert_axis = run.expert_axis, .firsts = run.firsts},
+        .world = &world,
+        .data = data.get(),
+        .world_size_invariant = true,
+        .bucket_bytes = 2000,
+        .seed = 42};
     ASSIGN_OR_RETURN(const std::unique_ptr<Exchange> exchange, MakeExchange(run.config, context));
     StateDict dict;
     exchange->Register(dict, "exchange");

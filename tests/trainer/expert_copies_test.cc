@@ -18,6 +18,13 @@ TEST(ExpertCopies, ChangeNoBitOfAdamW) {
   ExpectMovesChangeNothing(run, 2, {{1, 4}, {2, 2}}, /*copies=*/2);
 }
 
+// Parts of an embedding are no experts, though they are at home on the same axis.
+TEST(ExpertCopies, ChangeNoBitBesideAnEmbeddingInParts) {
+  ModelRun run = SmallMixture(kCopiesInvariant, "tied_head: false embedding_parts: 4");
+  run.steps = 4;
+  ExpectMovesChangeNothing(run, 2, {{1, 4}, {2, 2}}, /*copies=*/2);
+}
+
 TEST(ExpertCopies, ChangeNoBitWithSeveralLeavesARank) {
   ModelRun run = SmallMixture(std::string(kCopiesInvariant) + " trainer { micro_batches: 2 }");
   run.steps = 4;
