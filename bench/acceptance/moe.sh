@@ -70,7 +70,7 @@ planner_bench() {
   local what=$1 name line
   shift
   "$conclave" bench placement "$@" --json > "$scratch/bench" 2>&1 || { short failed "a report" "$what"; return; }
-  grep -oE '\{"name":[^}]*(\{[^}]*\}[^}]*)*\}' "$scratch/bench" > "$scratch/instances"
+  sed 's/": /":/g' "$scratch/bench" | grep -oE '\{"name":[^}]*(\{[^}]*\}[^}]*)*\}' > "$scratch/instances"
   while read -r line; do
     name=$(sed 's/.*"name":"\([^"]*\)".*/\1/' <<< "$line")
     echo "$line" > "$scratch/line"
@@ -105,8 +105,8 @@ equals_program() {
 # other_domain: the weights that gave the trace route another text, without learning; the trace's plan on that.
 other_domain() {
   local what="rank changes on tinyshakespeare of a plan made on the King James text, 64 experts on 8 ranks; target: contiguous blocks"
-  local run=${trace%.npy} options
-  if [[ ! -d $run/checkpoints || ! -r $other || ! -r $text ]]; then unmeasured "reported" "$what (--trace $trace, --other $other, --text $text)"; return; fi
+  local run=$e64_run options
+  if [[ ! -d $run/checkpoints || ! -r $other || ! -r $text ]]; then unmeasured "reported" "$what (--run $run, --other $other, --text $text)"; return; fi
   options=(--set "data.sources[0].text.path=\"$text\"" --set data.cache_dir="\"$scratch/cache\"")
   "$conclave" tokenize configs/mixtures/routing_e64.textproto "${options[@]}" > /dev/null 2>&1
   options=(--set "data.sources[0].text.path=\"$other\"" --set data.cache_dir="\"$scratch/cache\"" --set parallel.expert=1
