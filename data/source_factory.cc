@@ -27,8 +27,6 @@ absl::StatusOr<SplitSource> SourceFromConfig(const SourceConfig& config, const S
   return InvalidArgument("data.sources[%d]: no kind is set; choose text, shards, gaussian, images or none", context.index);
 }
 
-bool NeedsTokenizer(const SourceConfig& config) {
-  return config.has_text() || config.has_shards();
-}
+bool NeedsTokenizer(const SourceConfig& config) { return config.has_text() || config.has_shards(); }
 
 }  // namespace conclave

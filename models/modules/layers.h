@@ -58,7 +58,7 @@ struct AttentionLayer {
   NormLayer q_norm, k_norm;
   Options options;  // without zeros
   static AttentionLayer Register(ParameterSet& parameters, const std::string& name, const Options& options);
-  Var Record(Recorder& r, Var x, int64_t sequences) const;  // x: [sequences * length, width]
+  Var Record(Recorder& r, Var x, int64_t sequences) const;                       // x: [sequences * length, width]
   int64_t cache_row() const { return 2 * options.kv_heads * options.head_dim; }  // k | v
 
  private:

@@ -23,8 +23,8 @@ class Perturbation {
   };
   Perturbation(const PerturbationConfig& config, const Options& options);
 
-  const BlockSpec& block() const { return block_; }           // shape: that of one sample
-  int64_t moves() const { return config_.moves(); }           // steps from the start to the last point
+  const BlockSpec& block() const { return block_; }  // shape: that of one sample
+  int64_t moves() const { return config_.moves(); }  // steps from the start to the last point
   int64_t held_out_moves() const { return config_.held_out_moves() > 0 ? config_.held_out_moves() : config_.moves(); }
   bool every_point() const { return config_.every_point(); }  // the objective's gradient is the mean over all points; else the last's
 

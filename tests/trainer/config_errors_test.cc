@@ -177,7 +177,8 @@ INSTANTIATE_TEST_SUITE_P(
                   {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
                    "past_extragradient, fbf, reflected_gradient, anchored, masha2, optimistic_masha, proxskip, local_extragradient, diloco",
                    "1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
-                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, masked_lm",
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, "
+                   "masked_lm",
                    "1:5: error: expected ':' after 'name', got the end of the text"}},
         BadConfig{"{", {"1:1: error: expected a field name, got '{'", "1:1: error: block opened at 1:1 is not closed"}}));
 
@@ -188,7 +189,8 @@ INSTANTIATE_TEST_SUITE_P(
                   {"1:1: error: the experiment needs 'name' (name of the experiment; the default run folder is runs/NAME)"}},
         BadConfig{Without("model", ""),
                   {"1:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
-                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, masked_lm"}},
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, "
+                   "masked_lm"}},
         BadConfig{
             Without("optim", ""),
             {"1:1: error: 'optim' needs a scheme: one of first_order, extragradient, gda, masha1, ogda, "
@@ -208,7 +210,8 @@ INSTANTIATE_TEST_SUITE_P(
                   {"5:18: error: 'model.moe_lm.moe' needs 'experts' (routed experts a block)"}},
         BadConfig{Without("model", "model { precision { compute: F64 } }"),
                   {"5:1: error: 'model' needs a kind: one of moe_lm, linear_vae, bilinear_game, quadratic_game, "
-                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, masked_lm"}},
+                   "matrix_game, robust_least_squares, auc_saddle, group_robust, dirac_gan, gaussian_wgan, eight_gaussians, robust_mlp, "
+                   "masked_lm"}},
         BadConfig{Without("model", "model { linear_vae { data_dim: 3 } }"),
                   {"5:9: error: 'model.linear_vae' needs 'latent_dim' (dimension of z)"}},
         BadConfig{Without("data", "data { sources { text { } } }"),
