@@ -23,7 +23,8 @@ absl::StatusOr<BenchReport> BenchCodecs();
 // Affinity placement on 8, 16 and 32 ranks, of `trace` or, where it is null, of Markov chains of 24 layers with 64 experts: seconds of one
 // plan, shares of tokens that change rank between layers (plan, contiguous blocks, lower bound), and where METIS was found when this was
 // built also METIS with one balance constraint a layer and pair swaps, the best of 8 seeds ("less_than_metis": 1 - plan / metis).
-absl::StatusOr<BenchReport> BenchPlacement(const RoutingTrace* trace = nullptr);
+// effort: of the search, see placement.affinity.effort; 0: its default.
+absl::StatusOr<BenchReport> BenchPlacement(const RoutingTrace* trace = nullptr, int64_t effort = 0);
 
 // The exact exchange and the communicator's all-reduce over all ranks, one worker a rank, on f32 vectors of 4 KiB, 64 KiB, ...: bytes of
 // the vector a second; under MPI also MPI_Allreduce, in turn with ours; what crossed between ranks, by the ledger. A call's time is that of

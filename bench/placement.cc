@@ -35,11 +35,12 @@ std::vector<Instance> MarkovInstances() {
 
 double CpuSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
-absl::StatusOr<BenchResult> BenchInstance(const Instance& instance, int ranks) {
+absl::StatusOr<BenchResult> BenchInstance(const Instance& instance, int ranks, int64_t effort) {
   const RoutingCounts& counts = instance.counts;
   const PlacementProblem problem{.counts = &counts, .topology = {.ranks = ranks}, .current = {}};
   PlacementConfig config;
-  config.mutable_affinity();
+  AffinityPlacementConfig* const affinity = config.mutable_affinity();
+  if (effort > 0) affinity->set_effort(effort);
   ASSIGN_OR_RETURN(const std::unique_ptr<PlacementSolver> solver, MakePlacementSolver(config));
   const auto start = std::chrono::steady_clock::now();
   const double cpu_start = CpuSeconds();
@@ -71,7 +72,7 @@ absl::StatusOr<BenchResult> BenchInstance(const Instance& instance, int ranks) {
 
 }  // namespace
 
-absl::StatusOr<BenchReport> BenchPlacement(const RoutingTrace* trace) {
+absl::StatusOr<BenchReport> BenchPlacement(const RoutingTrace* trace, int64_t effort) {
   BenchReport report{.bench = "placement"};
   std::vector<Instance> instances;
   if (trace == nullptr) {
@@ -82,7 +83,7 @@ absl::StatusOr<BenchReport> BenchPlacement(const RoutingTrace* trace) {
   for (const Instance& instance : instances) {
     for (const int ranks : {8, 16, 32}) {
       if (instance.counts.experts() % ranks != 0) continue;
-      ASSIGN_OR_RETURN(BenchResult result, BenchInstance(instance, ranks));
+      ASSIGN_OR_RETURN(BenchResult result, BenchInstance(instance, ranks, effort));
       report.results.push_back(std::move(result));
     }
   }

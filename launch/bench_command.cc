@@ -55,9 +55,11 @@ int RunCollectives(const Arguments& arguments) {
 
 int RunPlacement(const Arguments& arguments) {
   const std::string& path = arguments.positional(1);
-  if (path.empty()) return Print(BenchPlacement(), arguments.Has("--json"));
+  const absl::StatusOr<int64_t> effort = arguments.Integer("--effort", 0);
+  if (!effort.ok() || *effort < 0) return Fail(InvalidArgument("--effort: a number from 1 on is needed"));
+  if (path.empty()) return Print(BenchPlacement(nullptr, *effort), arguments.Has("--json"));
   const absl::StatusOr<RoutingTrace> trace = ReadTrace(RealFileSystem(), path);
-  return trace.ok() ? Print(BenchPlacement(&*trace), arguments.Has("--json")) : Fail(trace.status());
+  return trace.ok() ? Print(BenchPlacement(&*trace, *effort), arguments.Has("--json")) : Fail(trace.status());
 }
 
 int RunCrossover(const Arguments& arguments) {
@@ -99,6 +101,7 @@ Command BenchCommand() {
            .options = {{"--json", "", "print one JSON object"},
                        {"--ranks", "N", "collectives, train: ranks as threads, without a launcher (default 1)"},
                        {"--kib", "N", "collectives: vectors of N KiB alone (default 4 to 16384)"},
+                       {"--effort", "N", "placement: length of the search (default 100)"},
                        {"--steps", "N", "train: measured steps (default 20)"},
                        {"--set", "PATH=VALUE", "train: override a field", true}}},
           RunBench};

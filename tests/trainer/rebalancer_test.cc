@@ -189,6 +189,24 @@ TEST(Rebalancer, AMovedRunResumesWhereItsExpertsWere) {
   EXPECT_EQ(other->first, straight->first);
 }
 
+// Its experts were elsewhere, and are now on disk, where they stay: the states that moved are the checkpoint's, to the bit.
+TEST(Rebalancer, AMovedRunGoesOnWithItsExpertsOnDisk) {
+  const MovingFolder straight_files, stopped_files;
+  const std::vector<std::string> overrides = {"parallel.expert=2", "trainer.eval.ema_decay=0"};
+  const auto straight = TrainMoving({.files = &straight_files, .overrides = overrides});
+  ASSERT_TRUE(straight.ok()) << straight.status();
+  ASSERT_TRUE(TrainMoving({.files = &stopped_files, .overrides = Joined(kMoves, overrides), .stop_after = 5}).ok());
+  for (const char* room : {"0", "3"}) {
+    const auto resumed = TrainMoving({.files = &stopped_files,
+                                      .overrides = Joined(overrides, {absl::StrFormat("parallel.expert_memory.resident_experts=%s", room)}),
+                                      .resume = true});
+    ASSERT_TRUE(resumed.ok()) << resumed.status();
+    EXPECT_EQ(resumed->first, straight->first);
+    EXPECT_EQ(resumed->second, straight->second);
+    ASSERT_TRUE(RealFileSystem().RemoveTree(stopped_files.At("run/checkpoints/step-9")).ok());
+  }
+}
+
 // Hot experts get copies as plans fall due: the bits of a run without any, resumable, and checkpoints that hold every expert once.
 TEST(Rebalancer, CopiesOfHotExpertsChangeNoMetricAndNoWeight) {
   const std::vector<std::string> overrides = {"parallel.expert=4",
