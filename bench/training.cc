@@ -22,7 +22,8 @@ struct ProductSeries {
   LibraryProduct mean;  // rows: of a call, on average
   double flop = 0;      // all steps
   int64_t calls = 0;
-  std::vector<double> seconds;
+  std::vector<double> seconds;  // all 0 for attention's, of which no time is taken
+  bool timed() const { return !seconds.empty() && std::ranges::max(seconds) > 0; }
 };
 
 struct OpSeries {
@@ -71,11 +72,12 @@ class StepBench {
                   {"messages_all_ranks", static_cast<double>(totals[1]) / steps},
                   {"parameters", static_cast<double>(assembly_.model->parameters().elements())},
                   {"cpu_seconds", spent_.cpu / steps}};
-    const Moment ceiling = Ceiling();
+    const Moment ceiling = Ceiling(false);
     if (ceiling.wall > 0) {
       step.facts.emplace_back("ceiling", step.work / ceiling.wall);
       step.facts.emplace_back("of_ceiling", ceiling.wall * steps / spent_.wall);
       step.facts.emplace_back("of_ceiling_cpu", ceiling.cpu * steps / spent_.cpu);
+      step.facts.emplace_back("of_ceiling_cpu_without_attention", Ceiling(true).cpu * steps / spent_.cpu);
     }
     BenchReport report{.bench = "train", .ranks = world_.size()};
     const double median = step.seconds.median;
@@ -137,13 +139,14 @@ class StepBench {
     }
   }
 
-  // The time of a step's products at library speed; 0: none.
-  Moment Ceiling() const {
+  // The time of a step's products, or of those but attention's, at library speed; 0: none.
+  Moment Ceiling(bool without_attention) const {
     Moment sum;
     size_t i = 0;
     for (const auto& [shape, product] : products_) {
       const double times = product.flop / options_.steps / product.mean.flop();
       const Moment best = rates_->Best(i++);
+      if (without_attention && !product.timed()) continue;
       sum += {times * best.wall, times * best.cpu};
     }
     return sum;
@@ -153,7 +156,7 @@ class StepBench {
     size_t i = 0;
     for (const auto& [shape, product] : products_) {
       const double library = 1e-9 * product.mean.flop() / rates_->Best(i++).cpu;
-      if (product.seconds.empty()) continue;
+      if (!product.timed()) continue;
       BenchResult result{.name = NameOfProduct(product.mean), .unit = "GFLOP/s", .seconds = TimingOf(product.seconds)};
       result.work = 1e-9 * product.flop / static_cast<double>(product.seconds.size());
       result.facts = {{"share", result.seconds.median / step_seconds}, {"library", library}, {"of_library", result.Rate() / library}};

@@ -8,11 +8,11 @@ ProductTally::ProductTally() : outer_(current_) { current_ = this; }
 
 ProductTally::~ProductTally() { current_ = outer_; }
 
-void ProductTally::Add(const Shape& shape, int64_t rows, double seconds) {
+void ProductTally::Add(const Shape& shape, const Total& more) {
   Total& total = totals_[shape];
-  ++total.calls;
-  total.rows += rows;
-  total.seconds += seconds;
+  total.calls += more.calls;
+  total.rows += more.rows;
+  total.seconds += more.seconds;
 }
 
 }  // namespace conclave

@@ -21,7 +21,7 @@ class ProductTally {
   };
   struct Total {
     int64_t calls = 0, rows = 0;
-    double seconds = 0;  // of running (ThreadCpuSeconds)
+    double seconds = 0;  // of running (ThreadCpuSeconds); 0: not measured
   };
 
   ProductTally();
@@ -34,7 +34,7 @@ class ProductTally {
 
   // Of the calling thread; null: none.
   static ProductTally* OfThread() { return current_; }
-  void Add(const Shape& shape, int64_t rows, double seconds);
+  void Add(const Shape& shape, const Total& more);
 
  private:
   static thread_local constinit ProductTally* current_;

@@ -84,7 +84,7 @@ class TalliedProduct {
   explicit TalliedProduct(const ProductShape& shape)
       : tally_(ProductTally::OfThread()), shape_(shape), began_(tally_ == nullptr ? 0 : ThreadCpuSeconds()) {}
   ~TalliedProduct() {
-    if (tally_ != nullptr) tally_->Add({shape_.kind, shape_.in, shape_.out}, shape_.n, ThreadCpuSeconds() - began_);
+    if (tally_ != nullptr) tally_->Add({shape_.kind, shape_.in, shape_.out}, {1, shape_.n, ThreadCpuSeconds() - began_});
   }
   int64_t rows() const { return shape_.n; }
   // Calls options.done, if there is one; what it takes is no part of the product.

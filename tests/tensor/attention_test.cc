@@ -1,4 +1,5 @@
 #include "tensor/ops/ops.h"
+#include "tensor/product_tally.h"
 #include "tests/tensor/gradient_check.h"
 #include "tests/tensor/naive_oracle.h"
 
@@ -127,6 +128,23 @@ TEST(CausalAttention, SequencesAndPrefixesStandAlone) {
       EXPECT_TRUE(SameBits(*Attend({1, length, c.heads, c.kv_heads, c.head_dim}, qkv->Slice(0, length), *d_prefix), out->Slice(0, length)))
           << "length " << length;
     }
+  }
+}
+
+// 128 positions see 129 / 2 on average: per head, as many rows of tiles of 64 keys as have those pairs, in two kinds forward and three
+// backward. Products of the loss around it are none.
+TEST(CausalAttention, ItsProductsAreTallied) {
+  const Case c{3, 128, 4, 2, 16};
+  const OwnedTensor qkv = RandomTensor({c.sequences * c.length, c.row()}, DType::kF32, 1), d_qkv(qkv->shape(), DType::kF32);
+  ProductTally tally;
+  Attend(c, *qkv, *d_qkv);
+  constexpr int64_t kRows = 3 * 4 * (128 * 129 / 2) / 64;
+  EXPECT_EQ(tally.totals().size(), 3u);
+  for (const ProductKind kind : {ProductKind::kNT, ProductKind::kNN, ProductKind::kTN}) {
+    const ProductTally::Total& total = tally.totals().at({kind, 16, 64});
+    EXPECT_EQ(total.rows, 2 * kRows);
+    EXPECT_EQ(total.calls, 2 * (kRows / 64));
+    EXPECT_EQ(total.seconds, 0);
   }
 }
 
