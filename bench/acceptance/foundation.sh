@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures every figure that the foundation promises on the real program. A line each: ok or SHORT, the figure, the target, what it is; a
-# count last. Exit code 1 when anything falls short; what is not there yet falls short.
+# count last. Exit code 1 when anything falls short; what cannot be measured here falls short.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 source bench/acceptance/figures.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the figures promised for mixtures of experts on the real program. A line each: ok or SHORT, the figure, the target, what it is; a
-# count last. Exit code 1 when anything falls short; what is not there yet falls short.
+# count last. Exit code 1 when anything falls short; what cannot be measured here falls short.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=bench/acceptance/figures.sh disable=SC2154
@@ -54,7 +54,6 @@ cases() {
   local log=$scratch/cases
   if "$bin_dir/$1" --gtest_filter="$2" > "$log" 2>&1 && grep -qE '^\[  PASSED  \] [1-9]' "$log"; then ok pass pass "$3"; else short fail pass "$3"; fi
 }
-missing() { short "not built" "$1" "$2"; }
 unmeasured() { short "not measured" "$1" "$2"; }
 
 # -- planner -------------------------------------------------------------------------------------------------------------------------------
