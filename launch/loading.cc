@@ -25,7 +25,10 @@ absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks) 
   // How training dealt work and memory out is of no concern to a reader.
   config.mutable_parallel()->clear_expert_memory();
   config.mutable_parallel()->set_assignment(ParallelConfig::WORKERS);
-  for (SourceConfig& source : *config.mutable_data()->mutable_sources()) source.set_batch(0);
+  for (SourceConfig& source : *config.mutable_data()->mutable_sources()) {
+    if (source.batch() > 0) source.set_weight(static_cast<double>(source.batch()));  // its share of the bytes of a token
+    source.set_batch(0);
+  }
   if (config.trainer().workers() < ranks && config.trainer().global_batch() > 0) {  // nothing is trained: a worker a rank
     config.mutable_trainer()->set_workers(ranks);
     config.mutable_trainer()->set_global_batch(ranks);
