@@ -61,6 +61,19 @@ CodecTimes TimesInTurn(const std::function<void()>& codec, const std::function<v
   return {.codec = TimingOf(codec_seconds), .copy = TimingOf(copy_seconds)};
 }
 
+// Bytes that must move for a codec that keeps some coordinates: encode reads the lines that hold kept ones and writes their values, decode
+// reads these and writes every line.
+double BytesToMove(const Tensor& decoded, int64_t wire_bytes) {
+  constexpr int64_t kLineValues = 16;
+  const float* const values = decoded.data<float>();
+  int64_t lines = 0;
+  for (int64_t i = 0; i < decoded.elements(); i += kLineValues) {
+    const int64_t end = std::min(i + kLineValues, decoded.elements());
+    lines += std::any_of(values + i, values + end, [](float v) { return v != 0; }) ? 1 : 0;
+  }
+  return static_cast<double>(lines * kLineValues * SizeOf(DType::kF32) + 2 * wire_bytes + decoded.bytes());
+}
+
 }  // namespace
 
 absl::StatusOr<BenchReport> BenchCodecs() {
@@ -89,6 +102,10 @@ absl::StatusOr<BenchReport> BenchCodecs() {
     RETURN_IF_ERROR(status);
     result.facts = {{"of_copy", times.copy.median / times.codec.median},
                     {"wire_bits_per_value", 8 * static_cast<double>(wire_bytes) / static_cast<double>(kValues)}};
+    if (config.has_rand_k() || config.has_random_block() || config.has_perm_k()) {
+      const double copied = 2 * static_cast<double>(x->bytes());
+      result.facts.push_back({"of_memory_speed", BytesToMove(*decoded, wire_bytes) / copied * times.copy.median / times.codec.median});
+    }
     report.results.push_back(std::move(result));
   }
   return report;

@@ -30,6 +30,7 @@ absl::StatusOr<KeptValues> KeptValues::Make(const Options& options, const Compre
   if (!codec.ok()) return Annotate(codec.status(), absl::StrFormat("%s.values", options.owner));
   kept.codec_ = *std::move(codec);
   kept.contract_ = kept.codec_->Contract();
+  kept.plain_ = config.has_identity();
   if (options.unbiased && !kept.contract_.unbiased) {
     return InvalidArgument("%s.values: needs an unbiased codec (identity, natural, qsgd, block_int { rounding: STOCHASTIC }, ternary)",
                            options.owner);
@@ -40,6 +41,15 @@ absl::StatusOr<KeptValues> KeptValues::Make(const Options& options, const Compre
   }
   kept.scratch_ = OwnedTensor({options.count}, context.dtype);
   return kept;
+}
+
+absl::StatusOr<const std::byte*> KeptValues::DecodePlaced(std::span<const std::byte> wire, const CodecKey& key) const {
+  if (!plain_) {
+    RETURN_IF_ERROR(Decode(wire, key));
+    return static_cast<const std::byte*>(scratch_->raw());
+  }
+  if (static_cast<int64_t>(wire.size()) != MaxWireBytes()) return WrongLength("identity", key, MaxWireBytes(), wire.size());
+  return wire.data();
 }
 
 }  // namespace conclave

@@ -35,9 +35,16 @@ class KeptValues {
   int64_t Encode(const CodecKey& key, std::span<std::byte> wire) const { return codec_->Encode(*scratch_, key, wire); }
   absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key) const { return codec_->Decode(wire, key, *scratch_); }
 
+  // Without a copy where values travel as they are: the encoder forms them at Place(wire), an address that need not be aligned, and calls
+  // EncodePlaced; the decoder finds them where DecodePlaced says.
+  std::byte* Place(std::span<std::byte> wire) const { return plain_ ? wire.data() : static_cast<std::byte*>(scratch_->raw()); }
+  int64_t EncodePlaced(const CodecKey& key, std::span<std::byte> wire) const { return plain_ ? MaxWireBytes() : Encode(key, wire); }
+  absl::StatusOr<const std::byte*> DecodePlaced(std::span<const std::byte> wire, const CodecKey& key) const;
+
  private:
   std::unique_ptr<Compressor> codec_;
   CodecContract contract_;
+  bool plain_ = false;  // the codec is the identity
   OwnedTensor scratch_;
 };
 

@@ -1,8 +1,8 @@
 // PermK (Szlendak, Tyurin, Richtarik, arXiv 2110.03300): every coordinate is kept by exactly one of the M workers, by each with probability
 // 1 / M, scaled by M. So E Q_m(x) = x, E |Q_m(x)|^2 = M |x|^2, and of the mean g of Q_m(x_m): E |g|^2 = (1/M) sum |x_m|^2, with no error at
 // all where the x_m are equal.
-// The permutation is stratified: in coordinates g M .. g M + M - 1 worker m keeps number (m + s_g) mod M, with one shared draw s_g a
-// stratum. The marginal is exactly 1 / M also where M does not divide d, and a draw serves M coordinates.
+// The permutation is stratified (comm/strata.h): in coordinates g M .. g M + M - 1 worker m keeps number (m + s_g) mod M, with one shared
+// draw s_g a stratum. The marginal is exactly 1 / M also where M does not divide d, and a draw serves M coordinates.
 // Wire: the worker's ceil(d / M) values, stratum by stratum, by their codec; +0 where its number of the last, shorter stratum does not
 // exist. The mask costs no bytes.
 #include "comm/codec_draws.h"
@@ -30,13 +30,13 @@ class PermKCodec final : public Compressor {
 
   int64_t Encode(const Tensor& x, const CodecKey& key, std::span<std::byte> wire) const override {
     CHECK_EQ(x.elements(), d_);
-    GatherKept(MaskOf(key), x.Flat(), static_cast<double>(workers_), kept_.values());
-    return kept_.Encode(key, wire);
+    GatherKept(MaskOf(key), x.Flat(), static_cast<double>(workers_), kept_.Place(wire));
+    return kept_.EncodePlaced(key, wire);
   }
 
   absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const override {
-    RETURN_IF_ERROR(kept_.Decode(wire, key));
-    ScatterKept(MaskOf(key), kept_.values(), x.Flat());
+    ASSIGN_OR_RETURN(const std::byte* values, kept_.DecodePlaced(wire, key));
+    ScatterKept(MaskOf(key), values, x.Flat());
     return absl::OkStatus();
   }
 

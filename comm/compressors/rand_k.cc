@@ -1,6 +1,7 @@
 // RandK: k of d coordinates, each with the same probability, scaled by d / k: E Q(x) = x, E |Q(x)|^2 = (d / k) |x|^2. Every set of k has
 // the same chance; but in blocks of kStrataFrom coordinates and more of which one in s is kept, it is one of every s consecutive ones, at
-// random (comm/strata.h): the same contract with q = s, for k random words instead of d, at the speed of memory.
+// random (comm/strata.h): the same contract with q = s, for a quarter of k random words or a few more instead of d, at
+// the speed of memory.
 // Wire: the k scaled values in ascending order of their coordinates, by their codec. The receiver draws the same coordinates, so the mask
 // costs no bytes.
 #include <immintrin.h>
@@ -104,8 +105,8 @@ class RandKCodec final : public Compressor {
   int64_t Encode(const Tensor& x, const CodecKey& key, std::span<std::byte> wire) const override {
     CHECK_EQ(x.elements(), d_);
     if (stratum_ > 0) {
-      GatherKept(StrataOf(key), x.Flat(), Scale(), kept_.values());
-      return kept_.Encode(key, wire);
+      GatherKept(StrataOf(key), x.Flat(), Scale(), kept_.Place(wire));
+      return kept_.EncodePlaced(key, wire);
     }
     DispatchFloat(dtype_, [&](auto t) {
       using T = decltype(t);
@@ -119,11 +120,12 @@ class RandKCodec final : public Compressor {
   }
 
   absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const override {
-    RETURN_IF_ERROR(kept_.Decode(wire, key));
     if (stratum_ > 0) {
-      ScatterKept(StrataOf(key), kept_.values(), x.Flat());
+      ASSIGN_OR_RETURN(const std::byte* values, kept_.DecodePlaced(wire, key));
+      ScatterKept(StrataOf(key), values, x.Flat());
       return absl::OkStatus();
     }
+    RETURN_IF_ERROR(kept_.Decode(wire, key));
     DispatchFloat(dtype_, [&](auto t) {
       using T = decltype(t);
       T* const values = x.data<T>();
