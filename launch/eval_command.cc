@@ -79,7 +79,7 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
       return kExitFinished;
     }
     ASSIGN_OR_RETURN(const std::unique_ptr<RingMemory> ring, RingFrom(arguments, folder, assembly));
-    if (ring) assembly.field->ReadWeights([&ring](BlockId id) { return ring->At(id); });
+    if (ring) RETURN_IF_ERROR(assembly.field->ReadWeights([&ring](BlockId id) { return ring->At(id); }));
     ASSIGN_OR_RETURN(const Evaluation result, Evaluate(assembly, arguments, *batches));
     if (world.rank() == 0) Print(result, assembly.data, arguments.Has("--json"));
     return kExitFinished;

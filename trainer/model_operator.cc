@@ -275,6 +275,18 @@ void ModelOperator::ReserveActivations(int64_t bytes) {
   if (options_.recompute) segments_.Reserve(bytes);
 }
 
+absl::Status ModelOperator::ReadWeights(std::function<Tensor(BlockId)> value_of) {
+  const Perturbation* const perturbation = options_.model->perturbation();
+  if (perturbation != nullptr && perturbation->held_out_moves() > 0) {
+    return InvalidArgument(
+        "held-out samples of this model are moved along gradients, %d times each, and gradients need all layers in memory; leave out "
+        "--resident-layers",
+        perturbation->held_out_moves());
+  }
+  forward_recorder_.ReadWeights(std::move(value_of));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows, RoutingLog* log) {
   const int64_t available = options_.held_out == nullptr ? 0 : options_.held_out->batches(rows);
   if (available == 0) return FailedPrecondition("evaluation: no samples are held out; set data.validation_fraction above 0");

@@ -55,8 +55,9 @@ class ModelOperator : public Operator {
   // log: written, or replayed to its end; null: neither.
   absl::StatusOr<Evaluation> EvaluateHeldOut(const FlatVector& point, int64_t batches, int64_t rows, RoutingLog* log = nullptr);
 
-  // Held-out evaluations read parameters there from now on, see Recorder::ReadWeights.
-  void ReadWeights(std::function<Tensor(BlockId)> value_of) { forward_recorder_.ReadWeights(std::move(value_of)); }
+  // Held-out evaluations read parameters there from now on, see Recorder::ReadWeights. Error: InvalidArgument for a model whose held-out
+  // samples move along gradients, since backward reads parameters again.
+  absl::Status ReadWeights(std::function<Tensor(BlockId)> value_of);
 
   // Moves the model's buffers after a step that was accepted. evaluation: the step's first. Equal on every rank.
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }

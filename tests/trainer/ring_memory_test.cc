@@ -31,7 +31,7 @@ class RingMemoryTest : public TextRunTest {
       std::unique_ptr<RingMemory> ring;
       if (resident > 0) {
         ASSIGN_OR_RETURN(ring, RingMemory::Create(a.scheme->point(), resident, folder_));
-        a.field->ReadWeights([&ring](BlockId id) { return ring->At(id); });
+        RETURN_IF_ERROR(a.field->ReadWeights([&ring](BlockId id) { return ring->At(id); }));
       }
       const std::vector<std::string> prompts{"line 12 of", "a"};
       ASSIGN_OR_RETURN(const Generated made, Generate(a, prompts, {.tokens = 12, .ring = ring.get()}, nullptr));
@@ -102,6 +102,28 @@ TEST_F(RingMemoryTest, RefusesRingsThatAreNone) {
       return RingMemory::Create(a.scheme->point(), resident, folder_).status();
     });
     EXPECT_EQ(status.message(), absl::StrFormat("ring memory: %d layers in memory, but the model has 5; choose from 1 to 5", resident));
+  }
+}
+
+// Backward of a search for perturbations would read layers that have left their slots.
+TEST_F(RingMemoryTest, IsNotForSamplesThatMove) {
+  constexpr char kPerturbed[] = R"(name: "perturbed"
+trainer { steps: 20 workers: 4 global_batch: 8 }
+optim { first_order { lr: 0.01 rule { adamw {} } } }
+model { masked_lm { layers: 3 width: 16 heads: 2 context: 8 perturbation { norm: L2 radius: 0.1 } } }
+data { sources { text { path: "0" } } }
+)";
+  for (const int moves : {0, 2}) {
+    const absl::Status status = RunRanks(1, [&](Communicator& world) -> absl::Status {
+      ASSIGN_OR_RETURN(const Experiment config, Config(kPerturbed, {absl::StrFormat("model.masked_lm.perturbation.moves=%d", moves)}));
+      Assembly a;
+      RETURN_IF_ERROR(Assemble(config, world, RealFileSystem(), &a));
+      ASSIGN_OR_RETURN(const std::unique_ptr<RingMemory> ring, RingMemory::Create(a.scheme->point(), 2, folder_));
+      return a.field->ReadWeights([&ring](BlockId id) { return ring->At(id); });
+    });
+    EXPECT_EQ(status.message(), moves == 0 ? ""
+                                           : "held-out samples of this model are moved along gradients, 2 times each, and gradients need "
+                                             "all layers in memory; leave out --resident-layers");
   }
 }
 
