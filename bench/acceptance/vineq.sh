@@ -82,11 +82,18 @@ uplink_gains() {
   at_least "$(round "$(of "$name" masha1_permk_natural uplink_gain)")" "$masha_target" x "uplink, MASHA1 PermK + natural, M=32, h=$h"
   at_least "$(round "$(of "$name" optimistic_permk_natural uplink_gain)")" "$optimistic_target" x "uplink, optimistic PermK + natural, M=32, h=$h"
 }
+# The second entrant is MASHA1 with messages of the same size, where it is asked for.
 two_way_gains() {
-  local workers=$1 h=$2 target=$3 entrant=$4 name=two-way-$1-$2
+  local workers=$1 h=$2 target=$3 entrant=$4 name=two-way-$1-$2 more=()
+  if ! $quick && ((workers == 8)); then
+    more=("$v/masha1_permk_int4.textproto" --tune 'optim.masha1.gamma=0.22,0.33,0.45' --tune 'optim.masha1.p=0.05,0.1')
+  fi
   contest "$name" "${baselines[@]}" "$v/$entrant.textproto" --by two-way --set "trainer.workers=$workers" \
     --set "model.bilinear_game.heterogeneity=$h" --max-evaluations 12000 \
-    "${two_way[@]}"
+    "${two_way[@]}" "${more[@]}"
+  if ((${#more[@]} > 0)); then
+    at_least "$(round "$(of "$name" masha1_permk_int4 two_way_gain)")" 1.8 x "G3: two-way, MASHA1 with 4-bit PermK, M=$workers, h=$h"
+  fi
   at_least "$(round "$(of "$name" "$entrant" two_way_gain)")" "$target" x "two-way, $entrant, M=$workers, h=$h"
   at_most "$(round "$(of "$name" "$entrant" evaluations_of_baseline)")" 1.5 x "its evaluations over the baseline's"
 }
@@ -115,6 +122,24 @@ CONFIG
   exponent=$(awk '{ x = log($1); y = log($2); n++; sx += x; sy += y; sxx += x * x; sxy += x * y } END { printf "%.2f", (n * sxy - sx * sy) / (n * sxx - sx * sx) }' "$scratch/m-law")
   at_least "$exponent" 0.45 "" "exponent of the PermK uplink gain in M, 4 to 32, h=0.1"
   at_most "$exponent" 0.75 "" "the same, from above"
+}
+# RandK of fewer than d / M coordinates saves nothing more: uplink bytes at 1/2, 1/4 and 1/8 of that, p = k / d, h = 0.1.
+rand_k_law() {
+  local share bytes
+  for share in 2 4 8; do
+    cat > "$scratch/rand_k_$share.textproto" << CONFIG
+include: "$PWD/$v/setup_a_problem.textproto"
+name: "rand_k_$share"
+trainer { workers: 8 }
+optim { masha1 { gamma: 0.1 p: $(awk -v s="$share" 'BEGIN { print 1 / (8 * s) }')
+  exchange { quantized { codec { rand_k { fraction: $(awk -v s="$share" 'BEGIN { print 1 / (8 * s) }') } } } } } }
+CONFIG
+  done
+  seeds=3 tuning=1 contest rand_k "$scratch"/rand_k_{2,4,8}.textproto --by uplink --set model.bilinear_game.dim=64 --max-evaluations 30000 \
+    --tune 'optim.masha1.gamma=0.04..0.32/7'
+  bytes=$(for share in 2 4 8; do of rand_k "rand_k_$share" uplink_bytes; done | sort -g)
+  at_most "$(awk 'NR == 1 { least = $1 } END { if (NR == 3 && least > 0) printf "%.2f", $1 / least }' <<< "$bytes")" 1.15 x \
+    "G4: MASHA1's uplink bytes with RandK of d/2M, d/4M and d/8M coordinates, most over least, M=8, h=0.1"
 }
 # Bytes at p* = k/d against the best p of {1/8 .. 8} p*.
 best_p() {
@@ -320,6 +345,7 @@ first_half() {
   two_way_gains 16 1 4 ogda_diana_int4
   descent_ascent 8 0.1
   descent_ascent 8 1
+  rand_k_law
   best_p
   server_codec
   participation
