@@ -7,6 +7,7 @@
 #include "bench/library_rates.h"
 #include "comm/ledger.h"
 #include "tensor/product_tally.h"
+#include "tensor/products.h"
 #include "trainer/assembly.h"
 
 namespace conclave {
@@ -20,6 +21,7 @@ std::string NameOfProduct(const LibraryProduct& p) {
 // What one product of the step did, a step at a time.
 struct ProductSeries {
   LibraryProduct mean;  // rows: of a call, on average
+  bool split = false;   // from parts of bf16, not by a library
   double flop = 0;      // all steps
   int64_t calls = 0;
   std::vector<double> seconds;  // all 0 for attention's, of which no time is taken
@@ -113,11 +115,12 @@ class StepBench {
   // The products of the last warm-up step are those whose rates are measured. Only those of f32 have libraries to be compared with.
   void ChooseProducts() {
     std::vector<LibraryProduct> chosen;
-    const bool full = PrecisionOf(assembly_.config.model()).products == ProductPrecision::kFull;
+    const ProductPrecision precision = PrecisionOf(assembly_.config.model()).products;
+    const bool full = precision != ProductPrecision::kBf16;
     for (const auto& [shape, total] : tally_.totals()) {
       const LibraryProduct mean{shape.kind, (total.rows + total.calls / 2) / total.calls, shape.in, shape.out};
       if (mean.rows == 0 || !full || assembly_.scheme->point().dtype() != DType::kF32) continue;
-      products_[shape] = {.mean = mean};
+      products_[shape] = {.mean = mean, .split = precision == ProductPrecision::kFull && ProductsAreSplit(shape.in, shape.out)};
     }
     for (const auto& [shape, product] : products_) chosen.push_back(product.mean);
     rates_ = std::make_unique<LibraryRates>(chosen);
@@ -159,7 +162,10 @@ class StepBench {
       if (!product.timed()) continue;
       BenchResult result{.name = NameOfProduct(product.mean), .unit = "GFLOP/s", .seconds = TimingOf(product.seconds)};
       result.work = 1e-9 * product.flop / static_cast<double>(product.seconds.size());
-      result.facts = {{"share", result.seconds.median / step_seconds}, {"library", library}, {"of_library", result.Rate() / library}};
+      result.facts = {{"share", result.seconds.median / step_seconds},
+                      {"library", library},
+                      {"of_library", result.Rate() / library},
+                      {"split", product.split ? 1 : 0}};
       report->results.push_back(std::move(result));
     }
   }

@@ -8,6 +8,8 @@
 #include "launch/job.h"
 #include "launch/loading.h"
 #include "launch/reference.h"
+#include "tensor/kernels/split_product.h"
+#include "tensor/products.h"
 #include "trainer/config_resolved.h"
 #include "trainer/memory_tiers.h"
 #include "trainer/stop_signal.h"
@@ -91,6 +93,8 @@ int RunTokenize(const Arguments& arguments, const std::vector<std::string>&) {
 int RunVersion(const Arguments&, const std::vector<std::string>&) {
   std::printf("conclave %s\n", kProgramVersion);
   for (const auto& [name, version] : LibraryVersions()) std::printf("  %-10s %s\n", name.c_str(), version.c_str());
+  std::printf("  %-10s f32 %s, bf16 %s\n", "products", cpu::SplitProductsWork() ? "from bf16 parts (AMX)" : "by oneDNN",
+              Bf16ProductsWork() ? "by oneDNN" : "not on this processor");
   return kExitFinished;
 }
 

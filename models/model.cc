@@ -48,8 +48,9 @@ absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, cons
 DType ComputeDType(const ModelConfig& config) { return config.precision().compute() == PrecisionConfig::F64 ? DType::kF64 : DType::kF32; }
 
 ModelPrecision PrecisionOf(const ModelConfig& config) {
-  const auto of = [](PrecisionConfig::Dtype dtype) {
-    return dtype == PrecisionConfig::BF16 ? ProductPrecision::kBf16 : ProductPrecision::kFull;
+  const auto of = [&config](PrecisionConfig::Dtype dtype) {
+    if (dtype == PrecisionConfig::BF16) return ProductPrecision::kBf16;
+    return config.precision().products() == PrecisionConfig::LIBRARY ? ProductPrecision::kFullLibrary : ProductPrecision::kFull;
   };
   return {.products = of(config.precision().compute()), .router = of(config.precision().router())};
 }

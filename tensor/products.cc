@@ -13,6 +13,7 @@
 #include "tensor/kernels/bf16.h"
 #include "tensor/kernels/linear_blocks.h"
 #include "tensor/kernels/linear_rows.h"
+#include "tensor/kernels/split_product.h"
 #include "tensor/product_tally.h"
 #include "tensor/products_tile.h"
 
@@ -65,7 +66,7 @@ float* FilledUp(int side, const float* x, const Cut& cut, int64_t width) {
 
 // The operand of a tile: the rows as they lie where they fill the tile, filled up otherwise, rounded with kBf16.
 const void* TileOperand(ProductPrecision precision, int side, const float* x, const Cut& cut, int64_t width) {
-  if (precision == ProductPrecision::kFull) return cut.rows == cut.height ? x : FilledUp(side, x, cut, width);
+  if (precision != ProductPrecision::kBf16) return cut.rows == cut.height ? x : FilledUp(side, x, cut, width);
   const int64_t real = cut.rows * width, all = cut.height * width;
   auto* const rounded = reinterpret_cast<uint16_t*>(TailSpace(side, (all + 1) / 2));
   cpu::RoundToBf16(x, rounded, real);
@@ -147,19 +148,30 @@ void TiledSum(TileShape shape, const RowOperands& data, int64_t n) {
   }
 }
 
-// The same three products by blocks of our own.
+// The same three products as kernels of our own take them.
 template <typename T>
-void Blocks(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& y, bool accumulate) {
+cpu::BlockOperands<T> BlocksOf(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& y, bool accumulate) {
   const T *a = x.data<T>(), *b = w.data<T>();
   T* c = y.data<T>();
   switch (s.kind) {
     case ProductKind::kNT:
-      return cpu::BlockProduct(cpu::BlockOperands<T>{a, s.in, 1, b, 1, s.in, c, s.out, s.n, s.out, s.in, accumulate});
+      return {a, s.in, 1, b, 1, s.in, c, s.out, s.n, s.out, s.in, accumulate};
     case ProductKind::kNN:
-      return cpu::BlockProduct(cpu::BlockOperands<T>{a, s.out, 1, b, s.in, 1, c, s.in, s.n, s.in, s.out, accumulate});
+      return {a, s.out, 1, b, s.in, 1, c, s.in, s.n, s.in, s.out, accumulate};
     case ProductKind::kTN:
-      return cpu::BlockProduct(cpu::BlockOperands<T>{a, 1, s.out, b, s.in, 1, c, s.in, s.out, s.in, s.n, accumulate});
+      return {a, 1, s.out, b, s.in, 1, c, s.in, s.out, s.in, s.n, accumulate};
   }
+  return {};
+}
+
+void Split(const cpu::BlockOperands<float>& operands, const float* bias, const ProductOptions& options, TalliedProduct& product) {
+  auto done = [&](int64_t begin, int64_t rows) { product.Done(options, begin, rows); };
+  cpu::SplitRowsOptions rows{.bias = bias};
+  if (options.done != nullptr) {
+    rows.done = [](void* f, int64_t begin, int64_t count) { (*static_cast<decltype(done)*>(f))(begin, count); };
+    rows.context = &done;
+  }
+  cpu::SplitProduct(operands, rows);
 }
 
 void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options) {
@@ -167,16 +179,18 @@ void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Ten
   TalliedProduct tallied(s);
   CHECK(x.dtype() == w.dtype() && y.dtype() == w.dtype()) << NameOf(x.dtype()) << ' ' << NameOf(w.dtype()) << ' ' << NameOf(y.dtype());
   const bool whole = s.n > 0 && s.in > 0 && s.out > 0;
+  if (w.dtype() == DType::kF32 && whole && options.precision == ProductPrecision::kFull && ProductsAreSplit(s.in, s.out))
+    return Split(BlocksOf<float>(s, x, w, y, options.accumulate), bias.defined() ? bias.data<float>() : nullptr, options, tallied);
   if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent(options.precision)) {
     const TileShape shape{
         .kind = s.kind, .accumulate = options.accumulate, .bias = bias.defined(), .in = s.in, .out = s.out, .precision = options.precision};
     const RowOperands data{x.data<float>(), w.data<float>(), bias.defined() ? bias.data<float>() : nullptr, y.data<float>()};
     return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, options, tallied);
   }
-  CHECK(options.precision == ProductPrecision::kFull || w.dtype() == DType::kF64 || !whole) << "no bf16 products on this CPU";
+  CHECK(options.precision != ProductPrecision::kBf16 || w.dtype() == DType::kF64 || !whole) << "no bf16 products on this CPU";
   DispatchFloat(w.dtype(), [&](auto t) {
     using T = decltype(t);
-    Blocks<T>(s, x, w, y, options.accumulate);
+    cpu::BlockProduct(BlocksOf<T>(s, x, w, y, options.accumulate));
     if (bias.defined()) cpu::AddRow(bias.data<T>(), y.data<T>(), s.n, s.out);
   });
   tallied.Done(options, 0, s.n);
@@ -187,6 +201,13 @@ void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Ten
 void UseOneComputeThread() {
   omp_set_num_threads(1);
   openblas_set_num_threads(1);
+}
+
+bool ProductsAreSplit(int64_t in, int64_t out) {
+  // Registers hold 32 rows or columns; what does not fill them is multiplied all the same. Narrow weights are left to the library.
+  constexpr int64_t kNarrow = 32;
+  const auto filled = [](int64_t n) { return (n + kNarrow - 1) / kNarrow * kNarrow; };
+  return in >= kNarrow && out >= kNarrow && filled(in) * filled(out) * 3 <= 4 * in * out && cpu::SplitProductsWork();
 }
 
 bool Bf16ProductsWork() { return TilesAreRowIndependent(ProductPrecision::kBf16); }

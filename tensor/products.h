@@ -1,5 +1,6 @@
-// Dense matrix products: oneDNN for f32 and bf16 (row tiles, so that a row's bits do not depend on its neighbours), blocks of our own for
-// f64 (a BLAS chooses its kernels by the number of rows).
+// Dense matrix products. f32: by the matrix unit from three bf16 parts a number, where there is one and the weights are not narrow; by
+// oneDNN elsewhere, as for bf16 (row tiles, so that a row's bits do not depend on its neighbours). f64: blocks of our own (a BLAS chooses
+// its kernels by the number of rows).
 #ifndef CONCLAVE_TENSOR_PRODUCTS_H_
 #define CONCLAVE_TENSOR_PRODUCTS_H_
 
@@ -17,6 +18,10 @@ void UseOneComputeThread();
 // Whether this CPU makes bf16 products with the bits that ProductNT promises: AVX-512 BF16 or AMX is needed. Products of kBf16 must not be
 // asked for where it does not.
 bool Bf16ProductsWork();
+
+// Whether this CPU makes f32 products of kFull with weights [out, in] from three bf16 parts a number: it has AMX, and the weights fill its
+// registers well enough. The number of rows is never asked for.
+bool ProductsAreSplit(int64_t in, int64_t out);
 
 // y = x w^T (+ bias), or y += with accumulate. x: [n, in], w: [out, in], bias: [out] or undefined; y: [n, out]. f32 or f64. n may be 0.
 // Every row of y has the same bits whatever n is and wherever the row stands. Cost: 2 n in out FLOP; in f32 the first product of a shape

@@ -213,7 +213,7 @@ bool TilesAreRowIndependent(ProductPrecision precision) {
     }
   };
   static const bool full = batch_reduce(ProductPrecision::kFull), bf16 = batch_reduce(ProductPrecision::kBf16);
-  return precision == ProductPrecision::kFull ? full : bf16;
+  return precision == ProductPrecision::kBf16 ? bf16 : full;
 }
 
 }  // namespace conclave

@@ -10,6 +10,7 @@
 #include "parallel/shard_owners.h"
 #include "parallel/task_assignment.h"
 #include "tensor/device.h"
+#include "tensor/kernels/split_product.h"
 #include "tensor/products.h"
 #include "trainer/agreement.h"
 #include "trainer/step_tuning.h"
@@ -47,6 +48,10 @@ absl::Status CheckDevice(const ParallelConfig& config) {
 }
 
 absl::Status CheckProducts(const ModelConfig& config) {
+  if (config.precision().products() == PrecisionConfig::SPLIT && !cpu::SplitProductsWork()) {
+    return FailedPrecondition(
+        "model.precision.products: SPLIT needs a processor and a system with AMX for bf16, and there is none here; set AUTO or LIBRARY");
+  }
   if (PrecisionOf(config).products != ProductPrecision::kBf16 || Bf16ProductsWork()) return absl::OkStatus();
   return FailedPrecondition(
       "model.precision.compute: BF16 needs a processor with AVX-512 BF16 or AMX, and this one has neither; set F32 (the checkpoint is the "

@@ -208,6 +208,9 @@ void CheckPrecision(const Experiment& config, ConfigRules* rules) {
   const bool rounds = precision.router() == PrecisionConfig::BF16 && precision.compute() == PrecisionConfig::BF16;
   rules->Require(precision.router() == PrecisionConfig::F32 || rounds, {"model.precision.router", "model.precision.compute"},
                  "router says how routers are computed where compute is BF16; set F32, or BF16 with compute: BF16");
+  rules->Require(precision.products() == PrecisionConfig::AUTO || precision.compute() == PrecisionConfig::F32,
+                 {"model.precision.products", "model.precision.compute"},
+                 "products says how products of F32 are made; set AUTO, or compute: F32");
   rules->Require(!IsGame(config.model().kind_case()) || precision.compute() != PrecisionConfig::BF16, {"model.precision.compute"},
                  "BF16 would round the numbers that a game is made of; set F32 or F64");
 }
