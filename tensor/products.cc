@@ -166,7 +166,7 @@ cpu::BlockOperands<T> BlocksOf(const ProductShape& s, const Tensor& x, const Ten
 
 void Split(const cpu::BlockOperands<float>& operands, const float* bias, const ProductOptions& options, TalliedProduct& product) {
   auto done = [&](int64_t begin, int64_t rows) { product.Done(options, begin, rows); };
-  cpu::SplitRowsOptions rows{.bias = bias};
+  cpu::SplitRowsOptions rows{.parts = options.precision == ProductPrecision::kBf16 ? 1 : 3, .bias = bias};
   if (options.done != nullptr) {
     rows.done = [](void* f, int64_t begin, int64_t count) { (*static_cast<decltype(done)*>(f))(begin, count); };
     rows.context = &done;
@@ -179,7 +179,7 @@ void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Ten
   TalliedProduct tallied(s);
   CHECK(x.dtype() == w.dtype() && y.dtype() == w.dtype()) << NameOf(x.dtype()) << ' ' << NameOf(w.dtype()) << ' ' << NameOf(y.dtype());
   const bool whole = s.n > 0 && s.in > 0 && s.out > 0;
-  if (w.dtype() == DType::kF32 && whole && options.precision == ProductPrecision::kFull && ProductsAreSplit(s.in, s.out))
+  if (w.dtype() == DType::kF32 && whole && options.precision != ProductPrecision::kFullLibrary && ProductsAreSplit(s.in, s.out))
     return Split(BlocksOf<float>(s, x, w, y, options.accumulate), bias.defined() ? bias.data<float>() : nullptr, options, tallied);
   if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent(options.precision)) {
     const TileShape shape{

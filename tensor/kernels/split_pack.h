@@ -1,5 +1,5 @@
-// Operands of split products: f32 numbers cut into three planes of bf16, in the order in which the matrix unit reads them. For
-// split_product.cc alone: inlined, for processors with AVX-512.
+// Operands of the matrix unit's products: f32 numbers cut into three planes of bf16, or rounded to one, in the order in which the unit
+// reads them. For split_product.cc alone: inlined, for processors with AVX-512.
 #ifndef CONCLAVE_TENSOR_KERNELS_SPLIT_PACK_H_
 #define CONCLAVE_TENSOR_KERNELS_SPLIT_PACK_H_
 
@@ -20,8 +20,10 @@ namespace conclave::cpu {
 
 // A register of the matrix unit: 16 rows of 64 bytes. Registers stand in pairs: 32 strips of an operand.
 inline constexpr int64_t kTileBytes = 16 * 64, kPair = 2 * kSquare;
-// A step of the inner dimension: 32 terms of a pair, three planes of two registers.
-inline constexpr int64_t kStepTerms = 32, kPlaneBytes = 2 * kTileBytes, kStepBytes = 3 * kPlaneBytes;
+// A step of the inner dimension: 32 terms of a pair, two registers a plane.
+inline constexpr int64_t kStepTerms = 32, kPlaneBytes = 2 * kTileBytes;
+template <int kPlanes>
+inline constexpr int64_t kStepBytes = kPlanes* kPlaneBytes;
 
 inline constexpr int64_t PairsOf(int64_t strips) { return (strips + kPair - 1) / kPair; }
 inline constexpr int64_t StepsOf(int64_t terms) { return (terms + kStepTerms - 1) / kStepTerms; }
@@ -48,9 +50,15 @@ CONCLAVE_INLINE void SplitRow(SquareRow low, SquareRow high, std::byte* to) {
   PutPlane(BitsOf(low_rest - UpperHalf(low_second)), BitsOf(high_rest - UpperHalf(high_second)), to + 2 * kPlaneBytes);
 }
 
+// To nearest, ties to even; NaN stays NaN.
+CONCLAVE_INLINE SplitBits Rounded(SquareRow x) {
+  const SplitBits bits = BitsOf(x), rounded = bits + 0x7FFF + ((bits >> 16) & 1);
+  return (bits & 0x7FFFFFFF) > 0x7F800000 ? bits | 0x00400000 : rounded;
+}
+
 // One register a plane: 16 strips (rows of a, columns of b) of 32 terms, of which terms i and i + 16 are a pair. low and high: 16 x 16
 // numbers, transposed on the way if asked for.
-template <bool kTurn>
+template <int kPlanes, bool kTurn>
 CONCLAVE_INLINE void PackSquares(const float* low, const float* high, int64_t row, std::byte* to) {
   alignas(64) float turned[2][kSquare * kSquare];
   if constexpr (kTurn) {
@@ -62,7 +70,11 @@ CONCLAVE_INLINE void PackSquares(const float* low, const float* high, int64_t ro
     SquareRow a, b;
     std::memcpy(&a, low + r * row, sizeof(a));
     std::memcpy(&b, high + r * row, sizeof(b));
-    SplitRow(a, b, to + r * 64);
+    if constexpr (kPlanes == 1) {
+      PutPlane(Rounded(a), Rounded(b), to + r * 64);
+    } else {
+      SplitRow(a, b, to + r * 64);
+    }
   }
 }
 
@@ -73,23 +85,23 @@ struct SplitPart {
   int64_t strips, terms;
 };
 
-template <bool kTurn>
+template <int kPlanes, bool kTurn>
 CONCLAVE_INLINE void PackAt(const SplitPart& p, int64_t strip, int64_t term, std::byte* to) {
   const float* const low = p.x + strip * p.strip + term * p.term;
   const int64_t strips = std::min(kSquare, p.strips - strip), terms = p.terms - term, row = p.term == 1 ? p.strip : p.term;
-  if (strips == kSquare && terms >= kStepTerms) return PackSquares<kTurn>(low, low + kSquare * p.term, row, to);
+  if (strips == kSquare && terms >= kStepTerms) return PackSquares<kPlanes, kTurn>(low, low + kSquare * p.term, row, to);
   alignas(64) float squares[2][kSquare * kSquare] = {};
   for (int64_t h = 0; h < 2; ++h) {
     const int64_t there = std::clamp(terms - h * kSquare, int64_t{0}, kSquare);
     const int64_t rows = p.term == 1 ? strips : there, columns = p.term == 1 ? there : strips;
     for (int64_t r = 0; r < rows; ++r) std::memcpy(squares[h] + r * kSquare, low + h * kSquare * p.term + r * row, columns * sizeof(float));
   }
-  PackSquares<kTurn>(squares[0], squares[1], kSquare, to);
+  PackSquares<kPlanes, kTurn>(squares[0], squares[1], kSquare, to);
 }
 
 // to: [pair of strips][step][plane][strip of the pair / 16], zeros where there is nothing. Memory is read row by row; with `ahead` it is
 // asked for a row of squares before.
-template <bool kTurn>
+template <int kPlanes, bool kTurn>
 void PackPart(const SplitPart& p, bool ahead, std::byte* to) {
   const int64_t steps = StepsOf(p.terms), row = p.term == 1 ? p.strip : p.term;
   const auto square = [&](int64_t strip, int64_t term, int64_t next) __attribute__((always_inline)) {
@@ -98,7 +110,8 @@ void PackPart(const SplitPart& p, bool ahead, std::byte* to) {
       __builtin_prefetch(line, 0, 2);
       __builtin_prefetch(line + kSquare * p.term, 0, 2);
     }
-    PackAt<kTurn>(p, strip, term, to + (strip / kPair * steps + term / kStepTerms) * kStepBytes + strip % kPair / kSquare * kTileBytes);
+    PackAt<kPlanes, kTurn>(p, strip, term,
+                           to + (strip / kPair * steps + term / kStepTerms) * kStepBytes<kPlanes> + strip % kPair / kSquare * kTileBytes);
   };
   if (p.term == 1) {
     for (int64_t strip = 0; strip < p.strips; strip += kSquare) {

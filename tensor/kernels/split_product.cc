@@ -19,9 +19,11 @@ namespace conclave::cpu {
 namespace {
 
 // So many steps of a's 32 rows stay in the first-level cache (24 KiB) while those of b stream past.
-constexpr int64_t kNearSteps = 4;
-// Packed b, kSplitSlab terms of so many columns: 1.1 MiB of the second-level cache.
-constexpr int64_t kMostColumns = 768;
+template <int kPlanes>
+constexpr int64_t kNearSteps = 12 / kPlanes;
+// Packed b, kSplitSlab terms of so many columns: 1.1 (0.8 in one plane) MiB of the second-level cache.
+template <int kPlanes>
+constexpr int64_t kMostColumns = kPlanes == 1 ? 1536 : 768;
 // Rows of a that are packed at a time; where a is transposed they are columns in memory, and each row of those is read as far as that.
 constexpr int64_t kRowsAtOnce = kPair, kTurnedRowsAtOnce = 256;
 
@@ -74,7 +76,29 @@ struct SplitBlock {
   int64_t to_row;
 };
 
-template <int kRows>
+// One step, all parts of a product that count, the small ones first.
+template <int kPlanes, int kRows>
+CONCLAVE_INLINE void MultiplyStep(const std::byte* a, const std::byte* b) {
+  LoadPlaneOfA<kRows>(a, 0);
+  if constexpr (kPlanes == 3) {
+    LoadPlaneOfB(b, 2);
+    MultiplyPlanes<kRows>();
+    LoadPlaneOfB(b, 1);
+    MultiplyPlanes<kRows>();
+    LoadPlaneOfA<kRows>(a, 1);
+    MultiplyPlanes<kRows>();
+    LoadPlaneOfB(b, 0);
+    MultiplyPlanes<kRows>();
+    LoadPlaneOfA<kRows>(a, 2);
+    MultiplyPlanes<kRows>();
+    LoadPlaneOfA<kRows>(a, 0);
+  } else {
+    LoadPlaneOfB(b, 0);
+  }
+  MultiplyPlanes<kRows>();
+}
+
+template <int kPlanes, int kRows>
 void MultiplyBlock(const SplitBlock& block, RowsAhead& ahead) {
   std::atomic_signal_fence(std::memory_order_seq_cst);  // loads of the unit's registers are not known to read memory
   constexpr int64_t kFromRow = kPair * sizeof(float);
@@ -91,22 +115,9 @@ void MultiplyBlock(const SplitBlock& block, RowsAhead& ahead) {
       _tile_loadd(3, block.from + kSquare * kPair + kSquare, kFromRow);
     }
   }
-  const std::byte *a = block.a, *b = block.b;
-  for (int64_t s = 0; s < block.steps; ++s, a += kStepBytes, b += kStepBytes) {
+  for (int64_t s = 0; s < block.steps; ++s) {
     ahead.Ask();
-    LoadPlaneOfA<kRows>(a, 0);
-    LoadPlaneOfB(b, 2);
-    MultiplyPlanes<kRows>();
-    LoadPlaneOfB(b, 1);
-    MultiplyPlanes<kRows>();
-    LoadPlaneOfA<kRows>(a, 1);
-    MultiplyPlanes<kRows>();
-    LoadPlaneOfB(b, 0);
-    MultiplyPlanes<kRows>();
-    LoadPlaneOfA<kRows>(a, 2);
-    MultiplyPlanes<kRows>();
-    LoadPlaneOfA<kRows>(a, 0);
-    MultiplyPlanes<kRows>();
+    MultiplyStep<kPlanes, kRows>(block.a + s * kStepBytes<kPlanes>, block.b + s * kStepBytes<kPlanes>);
   }
   const int64_t row = block.to_row * static_cast<int64_t>(sizeof(float));
   _tile_stored(0, block.to, row);
@@ -152,18 +163,20 @@ struct Slab {
   std::byte* b;  // packed
 };
 
+template <int kPlanes>
 class SplitRun {
  public:
   SplitRun(const BlockOperands<float>& operands, const SplitRowsOptions& options) : o_(operands), options_(options) {}
 
   void Columns(int64_t column, int64_t columns) {
     // Sums over rows are cut where callers may cut them, others where packed b would leave the cache.
-    const int64_t slab_terms = turned() ? kSplitSlab : std::clamp<int64_t>(kMostColumns / (PairsOf(columns) * kPair), 1, 2) * kSplitSlab;
+    const int64_t slabs = std::clamp<int64_t>(kMostColumns<kPlanes> / (PairsOf(columns) * kPair), 1, kPlanes == 1 ? 4 : 2);
+    const int64_t slab_terms = turned() ? kSplitSlab : slabs * kSplitSlab;
     for (int64_t term = 0; term < o_.k; term += slab_terms) {
       const int64_t terms = std::min(slab_terms, o_.k - term);
       Slab slab{column, columns, term, terms, term + terms == o_.k, SplitSpace(0, PairsOf(columns) * RoomOf(terms))};
       const SplitPart b{o_.b + term * o_.b_row + column * o_.b_column, o_.b_column, o_.b_row, columns, terms};
-      o_.b_row != 1 ? PackPart<false>(b, !turned(), slab.b) : PackPart<true>(b, !turned(), slab.b);
+      o_.b_row != 1 ? PackPart<kPlanes, false>(b, !turned(), slab.b) : PackPart<kPlanes, true>(b, !turned(), slab.b);
       Rows(slab);
     }
   }
@@ -171,7 +184,7 @@ class SplitRun {
  private:
   bool turned() const { return o_.a_column != 1; }
   // Bytes for a pair of strips, by the weights alone: where rows are terms, the next call may have more of them.
-  int64_t RoomOf(int64_t terms) const { return StepsOf(turned() ? kSplitSlab : terms) * kStepBytes; }
+  int64_t RoomOf(int64_t terms) const { return StepsOf(turned() ? kSplitSlab : terms) * kStepBytes<kPlanes>; }
 
   // What the slab's blocks ask for along the way: the rows of a that follow. Where rows are terms, asking would push out what is packed.
   RowsAhead AheadOf(const Slab& slab) const {
@@ -185,10 +198,10 @@ class SplitRun {
     int64_t told = 0;
     RowsAhead ahead = AheadOf(slab);
     for (int64_t row = 0; row < o_.m; row += at_once) {
-      const int64_t rows = std::min(at_once, o_.m - row), pair_bytes = StepsOf(slab.terms) * kStepBytes;
+      const int64_t rows = std::min(at_once, o_.m - row), pair_bytes = StepsOf(slab.terms) * kStepBytes<kPlanes>;
       std::byte* const a = SplitSpace(1, PairsOf(rows) * RoomOf(slab.terms));
       const SplitPart part{o_.a + row * o_.a_row + slab.term * o_.a_column, o_.a_row, o_.a_column, rows, slab.terms};
-      turned() ? PackPart<true>(part, false, a) : PackPart<false>(part, false, a);
+      turned() ? PackPart<kPlanes, true>(part, false, a) : PackPart<kPlanes, false>(part, false, a);
       {
         const TileUnit unit;
         for (int64_t i = 0; i < rows; i += kPair) RowPair(slab, a + i / kPair * pair_bytes, {row + i, std::min(kPair, rows - i)}, ahead);
@@ -210,18 +223,19 @@ class SplitRun {
     float* const waiting = reinterpret_cast<float*>(SplitSpace(2, (PairsOf(slab.columns) + 1) * block_floats * 4));
     float* const finished = waiting + PairsOf(slab.columns) * block_floats;
     const bool add = o_.accumulate || slab.term > 0, with_bias = options_.bias != nullptr && slab.final;
-    for (int64_t step = 0; step < steps; step += kNearSteps) {
-      const bool last = step + kNearSteps >= steps;
+    for (int64_t step = 0; step < steps; step += kNearSteps<kPlanes>) {
+      const bool last = step + kNearSteps<kPlanes> >= steps;
       for (int64_t j = 0; j < slab.columns; j += kPair) {
         const int64_t columns = std::min(kPair, slab.columns - j);
         const bool whole = columns == kPair && (r.rows == kPair || r.rows == kSquare) && !add && !with_bias;
         float* const c = o_.c + r.row * o_.c_row + slab.column + j;
         float* const waits = waiting + j * kPair;
-        SplitBlock block{a + step * kStepBytes, slab.b + (j / kPair * steps + step) * kStepBytes, std::min(kNearSteps, steps - step)};
+        SplitBlock block{a + step * kStepBytes<kPlanes>, slab.b + (j / kPair * steps + step) * kStepBytes<kPlanes>,
+                         std::min(kNearSteps<kPlanes>, steps - step)};
         block.from = step == 0 ? nullptr : waits;
         block.to = !last ? waits : whole ? c : finished;
         block.to_row = last && whole ? o_.c_row : kPair;
-        r.rows > kSquare ? MultiplyBlock<2>(block, ahead) : MultiplyBlock<1>(block, ahead);
+        r.rows > kSquare ? MultiplyBlock<kPlanes, 2>(block, ahead) : MultiplyBlock<kPlanes, 1>(block, ahead);
         if (!last || whole) continue;
         Finish({finished, c, o_.c_row, r.rows, columns, with_bias ? options_.bias + slab.column + j : nullptr, add});
       }
@@ -231,6 +245,12 @@ class SplitRun {
   const BlockOperands<float>& o_;
   const SplitRowsOptions& options_;
 };
+
+template <int kPlanes>
+void MultiplyColumns(const BlockOperands<float>& o, const SplitRowsOptions& options) {
+  constexpr int64_t kMost = kMostColumns<kPlanes>;
+  for (int64_t column = 0; column < o.n; column += kMost) SplitRun<kPlanes>(o, options).Columns(column, std::min(kMost, o.n - column));
+}
 
 bool AskForUnit() {
   constexpr int64_t kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -252,8 +272,7 @@ void SplitProduct(const BlockOperands<float>& operands, const SplitRowsOptions& 
   const BlockOperands<float>& o = operands;
   CHECK((o.a_column == 1 || o.a_row == 1) && (o.b_column == 1 || o.b_row == 1))
       << o.a_row << ' ' << o.a_column << ' ' << o.b_row << ' ' << o.b_column;
-  for (int64_t column = 0; column < o.n; column += kMostColumns)
-    SplitRun(operands, options).Columns(column, std::min(kMostColumns, o.n - column));
+  options.parts == 1 ? MultiplyColumns<1>(operands, options) : MultiplyColumns<3>(operands, options);
 }
 
 }  // namespace conclave::cpu

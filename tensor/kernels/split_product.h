@@ -9,8 +9,9 @@ namespace conclave::cpu {
 // Whether this processor and system have AMX for bf16; asks the system for it at the first call.
 bool SplitProductsWork();
 
-// What happens to rows of c that are final.
+// How operands are taken, and what happens to rows of c that are final.
 struct SplitRowsOptions {
+  int parts = 3;                // of an operand; 1: it is rounded to bf16, to nearest, ties to even
   const float* bias = nullptr;  // [n], added to every row; null: none
   // Called as done(context, begin, rows) in order, for at most kRows rows at a time, while they are in the cache; null: never.
   void (*done)(void* context, int64_t begin, int64_t rows) = nullptr;
@@ -23,13 +24,16 @@ struct SplitRowsOptions {
 //
 // With x = x1 + x2 + x3 (x1: the upper 8 bits of the significand cut off, x2 and x3: the rest in 8 bits each, to nearest; exact), a product
 // is a1 b3 + a1 b2 + a2 b2 + a2 b1 + a3 b1 + a1 b1: what is left out is below 2^-21 of |a b|, and of random sign. Products are exact, sums
-// are f32, first over 32 terms of the inner dimension, then over those sums in order; slabs of kSplitSlab terms are summed from zero and
-// then added to c in order. The bits of an element depend on its row of a and its column of b alone (and on c and the bias).
+// are f32, first over 32 terms of the inner dimension, then over those sums in order; slabs of terms are summed from zero and then
+// added to c in order: of kSplitSlab terms where a_column is not 1 (sums over rows, which callers may cut there), of one to four times as
+// many, by n, elsewhere. The bits of an element depend on its row of a and its column of b alone (and on c and the bias).
 //
-// Infinite operands and NaN give NaN; no finite operand overflows in the split. The unit takes numbers below 2^-126 for zero, so a term is
-// off by up to 2^-126 (|a| + |b|) + 2^-126.
-// Cost: 12 m n k FLOP of bf16, which the unit makes 16 times as fast as f32, and splitting: about 0.15 ns an element of a and b. Scratch of
-// the calling thread: at most 1.7 MiB, kept.
+// With one part, products are those of the rounded operands, exact, and summed likewise.
+//
+// Infinite operands and NaN give NaN (an infinity in one part may stay one); no finite operand overflows in the split. The unit takes
+// numbers below 2^-126 for zero, so a term is off by up to 2^-126 (|a| + |b|) + 2^-126. Cost: 12 m n k FLOP of bf16, which the unit makes
+// 16 times as fast as f32 (2 m n k with one part), and splitting: about 0.15 ns an element of a and b. Scratch of the calling thread: at
+// most 1.7 MiB, kept.
 void SplitProduct(const BlockOperands<float>& operands, const SplitRowsOptions& options = {});
 
 // The length of the pieces that sums are cut into.
