@@ -32,6 +32,9 @@ struct Collective {
   ReduceOp op = ReduceOp::kSum;
   // Collectives of different streams of a communicator may be started in another order on another rank; within a stream the order counts.
   int stream = 0;
+  // All-to-all-v: its messages to other nodes go a little at a time, and give way to operations that are not in the background. Alike on
+  // all ranks.
+  bool background = false;
   int peer = 0;  // send, recv; broadcast: the root
   int tag = 0;   // send, recv: 0 .. 2^20 - 1
 };
@@ -99,6 +102,10 @@ class Communicator {
 
   // Collective. Members with equal color form a group, ordered by (key, rank).
   virtual absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) = 0;
+
+  // From now on a thread of its own makes progress on all that this rank has in flight, over all groups, while others compute; it sleeps
+  // when nothing is. For transports between processes; others ignore it.
+  virtual void StartProgressThread() {}
 
   // Memory for `more` operations that run beside all others, so that starting them takes none from the heap.
   virtual void Reserve(int more) = 0;

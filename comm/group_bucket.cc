@@ -207,7 +207,8 @@ absl::Status GroupBucket::Start() {
                                             .send_bytes = send_bytes_,
                                             .send_offsets = send_offsets_,
                                             .recv_bytes = recv_bytes_,
-                                            .recv_offsets = recv_offsets_}));
+                                            .recv_offsets = recv_offsets_,
+                                            .background = true}));
   return absl::OkStatus();
 }
 
@@ -251,7 +252,8 @@ absl::Status GroupBucket::StartBack(const FlatVector* outcome) {
                                             .send_bytes = back_send_,
                                             .send_offsets = back_offsets_,
                                             .recv_bytes = back_recv_,
-                                            .recv_offsets = back_offsets_}));
+                                            .recv_offsets = back_offsets_,
+                                            .background = true}));
   return absl::OkStatus();
 }
 

@@ -116,7 +116,8 @@ absl::Status MessageBucket::Start() {
                                             .send_bytes = length_bytes_,
                                             .send_offsets = own_length_,
                                             .recv_bytes = length_bytes_,
-                                            .recv_offsets = length_offsets_}));
+                                            .recv_offsets = length_offsets_,
+                                            .background = true}));
   return absl::OkStatus();
 }
 
@@ -129,7 +130,8 @@ absl::Status MessageBucket::SendMessages() {
                                             .send_bytes = send_bytes_,
                                             .send_offsets = send_offsets_,
                                             .recv_bytes = recv_bytes_,
-                                            .recv_offsets = recv_offsets_}));
+                                            .recv_offsets = recv_offsets_,
+                                            .background = true}));
   return absl::OkStatus();
 }
 

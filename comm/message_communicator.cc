@@ -30,14 +30,18 @@ int CollectiveTag(const Collective& op, int64_t sequence) {
 constexpr int64_t kReducedPieceBytes = int64_t{512} << 10;
 constexpr int kPiecesInFlight = 4;
 
+// What an operation in the background sends to another node at a time, a multiple of what the MPI transport cuts messages into: whatever is
+// on its way already, an operation in front waits for.
+constexpr int64_t kBackgroundBytes = int64_t{240} << 10;
+
 Part PartOf(int64_t elements, int index, int parts) { return {elements * index / parts, elements * (index + 1) / parts}; }
 
 }  // namespace
 
 // One collective on its way: phases of messages, with local work between them.
-class MessageOperation final : public Request::Impl {
+class MessageOperation final : public Request::Impl, public InFlight {
  public:
-  explicit MessageOperation(MessageCommunicator* comm) : comm_(*comm), messages_(comm->NewMessageSet()) {}
+  explicit MessageOperation(MessageCommunicator* comm) : comm_(*comm), messages_(comm->NewMessageSet()), fed_(comm->NewMessageSet()) {}
   ~MessageOperation() = default;
 
   void Begin(const Collective& op, int64_t sequence) {
@@ -47,23 +51,27 @@ class MessageOperation final : public Request::Impl {
     status_ = absl::OkStatus();
     done_ = false;
     comm_.engine_->Add(this);
+    if (background()) return BeginFed();
     in_pieces_ = op.kind == CollectiveKind::kAllReduce && comm_.size() > 1 && op.recv.bytes() > kSmallAllReduceBytes;
     if (in_pieces_) return BeginPieces();
     PostPhases();
   }
 
   // Takes the next step if all messages of the current phase arrived.
-  void Advance() {
+  void Advance() override {
     if (done_) return;
+    if (background()) return AdvanceFed();
     if (in_pieces_) return AdvancePieces();
     const absl::StatusOr<bool> arrived = messages_->TestAll();
     if (!arrived.ok()) return Finish(arrived.status());
     if (*arrived) PostPhases();
   }
 
-  bool done() const { return done_; }
+  bool done() const override { return done_; }
+  bool background() const override { return op_.background; }
 
   absl::StatusOr<bool> Test() override {
+    const std::lock_guard lock(comm_.engine_->mutex());
     if (!done_) comm_.engine_->Progress();
     if (!done_) return false;
     if (!status_.ok()) return Annotate(status_, absl::StrFormat("%s '%s' on %s", NameOf(op_.kind), std::string(op_.label), comm_.name()));
@@ -71,6 +79,7 @@ class MessageOperation final : public Request::Impl {
   }
   void Pause(int tries) override { comm_.engine_->Pause(tries); }
   void Release() override {
+    const std::lock_guard lock(comm_.engine_->mutex());
     if (!done_) Finish(absl::CancelledError("dropped"));
     comm_.idle_.push_back(this);
   }
@@ -90,6 +99,7 @@ class MessageOperation final : public Request::Impl {
   void Finish(const absl::Status& status) {
     if (!status.ok()) {
       messages_->Cancel();
+      fed_->Cancel();
       for (const Stage& stage : stages_) stage.parts->Cancel(), stage.sums->Cancel();
     }
     status_ = status;
@@ -122,13 +132,18 @@ class MessageOperation final : public Request::Impl {
     return absl::InternalError("unknown collective");
   }
 
-  absl::StatusOr<bool> PostAllToAllV(int phase) {
-    if (phase > 0) return false;
+  void CheckAllToAllV() const {
     const int me = comm_.rank(), size = comm_.size();
     CHECK(static_cast<int>(op_.send_bytes.size()) == size && static_cast<int>(op_.send_offsets.size()) == size &&
           static_cast<int>(op_.recv_bytes.size()) == size && static_cast<int>(op_.recv_offsets.size()) == size)
         << op_.label;
     CHECK_EQ(op_.send_bytes[me], op_.recv_bytes[me]) << op_.label;
+  }
+
+  absl::StatusOr<bool> PostAllToAllV(int phase) {
+    if (phase > 0) return false;
+    const int me = comm_.rank(), size = comm_.size();
+    CheckAllToAllV();
     std::byte* const in = op_.recv.AsBytes().data();
     const std::byte* const out = op_.send.AsBytes().data();
     // Each rank starts with its right neighbour, so that no rank is everybody's first.
@@ -142,6 +157,60 @@ class MessageOperation final : public Request::Impl {
     }
     CopyToSelf(out + op_.send_offsets[me], in + op_.recv_offsets[me], op_.send_bytes[me]);
     return true;
+  }
+
+  // All-to-all-v in the background: receives are posted at once, sends to other nodes one after the other.
+  void BeginFed() {
+    CHECK(op_.kind == CollectiveKind::kAllToAllV) << NameOf(op_.kind);
+    CheckAllToAllV();
+    const int me = comm_.rank(), size = comm_.size();
+    hop_ = 1;
+    fed_bytes_ = 0;
+    std::byte* const in = op_.recv.AsBytes().data();
+    for (int hop = 1; hop < size; ++hop) {
+      const int from = (me + size - hop) % size;
+      if (op_.recv_bytes[from] == 0) continue;
+      BookReceive(from, op_.recv_bytes[from]);
+      for (int64_t at = 0, n; at < op_.recv_bytes[from]; at += n) {
+        n = FedBytes(from, op_.recv_bytes[from] - at);
+        const absl::Status posted = messages_->PostReceive(from, tag_, {in + op_.recv_offsets[from] + at, static_cast<size_t>(n)});
+        if (!posted.ok()) return Finish(posted);
+      }
+    }
+    for (int to = 0; to < size; ++to) {
+      if (to != me && op_.send_bytes[to] > 0) BookSend(to, op_.send_bytes[to]);
+    }
+    CopyToSelf(op_.send.AsBytes().data() + op_.send_offsets[me], in + op_.recv_offsets[me], op_.send_bytes[me]);
+    AdvanceFed();
+  }
+
+  void AdvanceFed() {
+    const absl::StatusOr<bool> complete = Feed();
+    if (!complete.ok() || *complete) Finish(complete.status());
+  }
+
+  // Sends what may be sent; true: all is sent and has arrived.
+  absl::StatusOr<bool> Feed() {
+    const int me = comm_.rank(), size = comm_.size();
+    for (;;) {
+      ASSIGN_OR_RETURN(const bool sent, fed_->TestAll());
+      if (!sent) break;
+      while (hop_ < size && fed_bytes_ == op_.send_bytes[(me + hop_) % size]) ++hop_, fed_bytes_ = 0;
+      if (hop_ == size) return messages_->TestAll();
+      if (!comm_.engine_->MaySendInBackground()) break;
+      const int to = (me + hop_) % size;
+      const int64_t n = FedBytes(to, op_.send_bytes[to] - fed_bytes_);
+      const std::byte* const out = op_.send.AsBytes().data() + op_.send_offsets[to] + fed_bytes_;
+      RETURN_IF_ERROR(fed_->PostSend(to, tag_, {out, static_cast<size_t>(n)}));
+      fed_bytes_ += n;
+    }
+    RETURN_IF_ERROR(messages_->TestAll().status());
+    return false;
+  }
+
+  // Of the `left` bytes to or from a peer, those of the next message.
+  int64_t FedBytes(int peer, int64_t left) const {
+    return comm_.Node(peer) == comm_.Node(comm_.rank()) ? left : std::min(left, kBackgroundBytes);
   }
 
   absl::StatusOr<bool> PostAllGather(int phase) {
@@ -335,18 +404,21 @@ class MessageOperation final : public Request::Impl {
 
   absl::Status Send(MessageSet& messages, int peer, std::span<const std::byte> data) {
     if (data.empty() || peer == comm_.rank()) return absl::OkStatus();
-    if (comm_.ledger() != nullptr) {
-      comm_.ledger()->BookSend(op_.label, op_.kind, LinkTo(peer), static_cast<int64_t>(data.size()));
-    }
+    BookSend(peer, static_cast<int64_t>(data.size()));
     return messages.PostSend(peer, tag_, data);
   }
 
   absl::Status Receive(MessageSet& messages, int peer, std::span<std::byte> data) {
     if (data.empty() || peer == comm_.rank()) return absl::OkStatus();
-    if (comm_.ledger() != nullptr) {
-      comm_.ledger()->BookReceive(op_.label, op_.kind, LinkTo(peer), static_cast<int64_t>(data.size()));
-    }
+    BookReceive(peer, static_cast<int64_t>(data.size()));
     return messages.PostReceive(peer, tag_, data);
+  }
+
+  void BookSend(int peer, int64_t bytes) {
+    if (comm_.ledger() != nullptr) comm_.ledger()->BookSend(op_.label, op_.kind, LinkTo(peer), bytes);
+  }
+  void BookReceive(int peer, int64_t bytes) {
+    if (comm_.ledger() != nullptr) comm_.ledger()->BookReceive(op_.label, op_.kind, LinkTo(peer), bytes);
   }
 
   void CopyToSelf(const std::byte* from, std::byte* to, int64_t bytes) {
@@ -367,6 +439,10 @@ class MessageOperation final : public Request::Impl {
 
   MessageCommunicator& comm_;
   std::unique_ptr<MessageSet> messages_;
+  // In the background: what was sent last, to whom the next goes, and how much of its part is sent.
+  std::unique_ptr<MessageSet> fed_;
+  int hop_ = 1;
+  int64_t fed_bytes_ = 0;
   bool in_pieces_ = false;
   std::vector<Stage> stages_;
   int64_t pieces_ = 0, summed_ = 0;
@@ -379,29 +455,19 @@ class MessageOperation final : public Request::Impl {
   std::byte token_in_{}, token_out_{};
 };
 
-void ProgressEngine::Progress() {
-  BeforeProgress();
-  // An operation that completes removes itself: its place is taken by another, which is looked at next.
-  for (size_t i = 0; i < active_.size();) {
-    MessageOperation* const operation = active_[i];
-    operation->Advance();
-    if (!operation->done()) ++i;
-  }
-}
-
-void ProgressEngine::Remove(MessageOperation* operation) {
-  const auto it = std::find(active_.begin(), active_.end(), operation);
-  CHECK(it != active_.end());
-  *it = active_.back();
-  active_.pop_back();
-}
-
 MessageCommunicator::MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine)
     : Communicator(std::move(name), rank, size), engine_(std::move(engine)) {}
 
 MessageCommunicator::~MessageCommunicator() = default;
 
+void MessageCommunicator::StartProgressThread() { engine_->StartThread(); }
+
 void MessageCommunicator::Reserve(int more) {
+  const std::lock_guard lock(engine_->mutex());
+  AddOperations(more);
+}
+
+void MessageCommunicator::AddOperations(int more) {
   for (int i = 0; i < more; ++i) {
     operations_.push_back(std::make_unique<MessageOperation>(this));
     idle_.reserve(operations_.size());
@@ -411,7 +477,8 @@ void MessageCommunicator::Reserve(int more) {
 }
 
 absl::StatusOr<Request> MessageCommunicator::StartImpl(const Collective& op, int64_t sequence) {
-  if (idle_.empty()) Reserve(1);
+  const std::lock_guard lock(engine_->mutex());
+  if (idle_.empty()) AddOperations(1);
   MessageOperation* const operation = idle_.back();
   idle_.pop_back();
   operation->Begin(op, sequence);

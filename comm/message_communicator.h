@@ -14,6 +14,7 @@
 
 #include "comm/communicator.h"
 #include "comm/ledger.h"
+#include "comm/progress_engine.h"
 
 namespace conclave {
 
@@ -32,29 +33,11 @@ class MessageSet {
 
 class MessageOperation;
 
-// What is in flight on one rank, over all its communicators.
-class ProgressEngine {
- public:
-  virtual ~ProgressEngine() = default;
-  void Progress();
-  void Add(MessageOperation* operation) { active_.push_back(operation); }
-  void Remove(MessageOperation* operation);
-  void Reserve(int more) { active_.reserve(reserved_ += static_cast<size_t>(more)); }
-  // Waits a little; returns early if something happened since the last Progress began.
-  virtual void Pause(int tries) = 0;
-
- protected:
-  virtual void BeforeProgress() {}
-
- private:
-  std::vector<MessageOperation*> active_;
-  size_t reserved_ = 0;
-};
-
 class MessageCommunicator : public Communicator {
  public:
   ~MessageCommunicator() override;
   void Reserve(int more) override;
+  void StartProgressThread() override;
 
  protected:
   MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine);
@@ -64,6 +47,7 @@ class MessageCommunicator : public Communicator {
 
  private:
   friend class MessageOperation;
+  void AddOperations(int more);  // with the engine's mutex
 
   std::shared_ptr<ProgressEngine> engine_;
   std::vector<std::unique_ptr<MessageOperation>> operations_;

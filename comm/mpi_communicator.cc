@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "comm/message_communicator.h"
 #include "comm/watchdog.h"
 
@@ -38,22 +40,33 @@ absl::Status ToStatus(int code, const char* call) {
 class MpiEngine final : public ProgressEngine {
  public:
   MpiEngine() { prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0); }
+  ~MpiEngine() override { StopThread(); }
   // A message between running ranks is there within microseconds: give the core away at first, then sleep longer and longer, so that a rank
   // that waits for a slow one costs it little. What counts is how long nothing has arrived, not how long the whole collective takes.
   void Pause(int) override {
     constexpr int kYields = 100, kRamp = 4, kLongestMicroseconds = 200;
-    if (idle_ < kYields) {
+    const int idle = idle_++;
+    if (idle < kYields) {
       sched_yield();
     } else {
-      usleep(static_cast<unsigned>(std::min(10 * (1 + (idle_ - kYields) / kRamp), kLongestMicroseconds)));
+      usleep(static_cast<unsigned>(std::min(10 * (1 + (idle - kYields) / kRamp), kLongestMicroseconds)));
     }
-    ++idle_;
   }
   void NoteArrival() { idle_ = 0; }
+  // Not while something in front waits for the same connections, but for a little now and then: ranks whose calls come in different orders
+  // must not wait for each other.
+  bool MaySendInBackground() override {
+    const double now = RealClock().Seconds();
+    if (in_front() > 0 && now - background_sent_ < kLongestHoldSeconds) return false;
+    background_sent_ = now;
+    return true;
+  }
 
  private:
   static constexpr unsigned long kTimerSlackNanoseconds = 1000;  // the kernel's usual 50 us would be most of a short sleep
-  int idle_ = 0;                                                 // pauses since the last arrival
+  static constexpr double kLongestHoldSeconds = 0.02;
+  double background_sent_ = 0;  // when one in the background was last allowed to send
+  std::atomic<int> idle_ = 0;   // pauses since the last arrival
 };
 
 struct Place {
@@ -138,12 +151,14 @@ class MpiCommunicator final : public MessageCommunicator {
         places_(std::move(places)) {}
 
   ~MpiCommunicator() override {
+    const std::lock_guard lock(mpi_engine_->mutex());
     int finalized = 0;
     MPI_Finalized(&finalized);
     if (finalized == 0) MPI_Comm_free(&comm_);
   }
 
   void Set(Ledger* ledger, Watchdog* watchdog) { Attach(ledger, watchdog); }
+  void StopThread() { mpi_engine_->StopThread(); }
   int GlobalRank(int member) const override { return places_[member].global_rank; }
   int Node(int member) const override { return places_[member].node; }
 
@@ -164,6 +179,7 @@ class MpiCommunicator final : public MessageCommunicator {
     MPI_Comm comm = MPI_COMM_NULL;
     {
       const WatchedWait watched(watchdog(), "split", this->name(), -1);
+      const std::lock_guard lock(mpi_engine_->mutex());
       RETURN_IF_ERROR(ToStatus(MPI_Comm_split(comm_, color, key, &comm), "MPI_Comm_split"));
       MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
     }
@@ -245,6 +261,7 @@ absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start(int* argc, char***
 }
 
 MpiSession::~MpiSession() {
+  if (world_ != nullptr) static_cast<MpiCommunicator&>(*world_).StopThread();
   world_.reset();
   if (initialised_here_) MPI_Finalize();
 }

@@ -11,7 +11,8 @@
 namespace conclave {
 
 // MPI of this process: initialised by Start (unless the program already did), finalised by the destructor (only if Start initialised). All
-// calls must come from one thread at a time. Messages of any size travel: those above 1 GiB in pieces.
+// calls must come from one thread (and, with Communicator::StartProgressThread, a second one that they take turns with). Messages of any
+// size travel: those above 1 GiB in pieces.
 class MpiSession {
  public:
   // Collective over all processes of the job. Errors: Unavailable where MPI does not start or grants less than MPI_THREAD_SERIALIZED.

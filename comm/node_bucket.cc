@@ -113,7 +113,8 @@ absl::Status NodeBucket::Post(Communicator& group, Hop& hop, std::string_view la
                                              .send_offsets = hop.send_offsets,
                                              .recv_bytes = hop.recv_bytes,
                                              .recv_offsets = hop.recv_offsets,
-                                             .stream = stream}));
+                                             .stream = stream,
+                                             .background = true}));
   return absl::OkStatus();
 }
 

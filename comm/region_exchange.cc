@@ -30,7 +30,8 @@ absl::Status RegionExchange::Start() {
                                             .send_bytes = length_send_,
                                             .send_offsets = length_offsets_,
                                             .recv_bytes = length_recv_,
-                                            .recv_offsets = length_offsets_}));
+                                            .recv_offsets = length_offsets_,
+                                            .background = true}));
   return absl::OkStatus();
 }
 
@@ -63,7 +64,8 @@ absl::Status RegionExchange::PostRuns() {
                                             .send_bytes = send_bytes_,
                                             .send_offsets = plan_.send_offsets,
                                             .recv_bytes = recv_bytes_,
-                                            .recv_offsets = plan_.recv_offsets}));
+                                            .recv_offsets = plan_.recv_offsets,
+                                            .background = true}));
   return absl::OkStatus();
 }
 

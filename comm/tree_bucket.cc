@@ -258,7 +258,8 @@ absl::Status TreeBucket::Start() {
                                                    .send_bytes = round.send_bytes,
                                                    .send_offsets = round.send_offsets,
                                                    .recv_bytes = round.recv_bytes,
-                                                   .recv_offsets = round.recv_offsets}));
+                                                   .recv_offsets = round.recv_offsets,
+                                                   .background = true}));
   }
   return absl::OkStatus();
 }
@@ -310,7 +311,8 @@ absl::Status TreeBucket::StartWayBack(std::string_view label) {
                                                   .send_offsets = means_.send_offsets,
                                                   .recv_bytes = means_.recv_bytes,
                                                   .recv_offsets = means_.recv_offsets,
-                                                  .stream = 1}));
+                                                  .stream = 1,
+                                                  .background = true}));
   return absl::OkStatus();
 }
 

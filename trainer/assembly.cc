@@ -252,6 +252,7 @@ absl::Status Assemble(const Experiment& config, Communicator& world, const FileS
   RETURN_IF_ERROR(CheckDevice(config.parallel()));
   const int expert = static_cast<int>(config.parallel().expert());
   const int data = config.parallel().data() > 0 ? static_cast<int>(config.parallel().data()) : std::max(1, world.size() / expert);
+  if (config.comm().progress_thread()) world.StartProgressThread();
   ASSIGN_OR_RETURN(a->mesh, Mesh::Create(&world, {.data = data, .expert = expert}));
   a->workers = {.workers = static_cast<int>(config.trainer().workers()), .ranks = world.size(), .expert_axis = expert};
   if (a->workers.workers < world.size()) {

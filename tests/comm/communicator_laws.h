@@ -10,6 +10,7 @@
 
 #include "base/rng.h"
 #include "comm/communicator.h"
+#include "tests/comm/background_law.h"
 #include "tests/comm/long_all_reduce_law.h"
 #include "tests/comm/test_vectors.h"
 
@@ -212,6 +213,7 @@ inline absl::Status AllCommunicatorLaws(Communicator& world) {
     RETURN_IF_ERROR(GatherAndScatterLaw(world, n));
   }
   RETURN_IF_ERROR(LongAllReduceLaw(world));
+  RETURN_IF_ERROR(BackgroundLaw(world));
   TestAllToAll exchange(world);
   RETURN_IF_ERROR(world.AllToAllV(exchange.op));
   exchange.Check(world);

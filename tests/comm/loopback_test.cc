@@ -16,6 +16,8 @@ class LoopbackLaws : public testing::TestWithParam<int> {};
 
 TEST_P(LoopbackLaws, Hold) { EXPECT_EQ(RunRanks(GetParam(), AllCommunicatorLaws), absl::OkStatus()); }
 
+TEST(Loopback, LawsHoldBetweenNodes) { EXPECT_EQ(RunRanks(4, AllCommunicatorLaws, {.nodes = {0, 0, 1, 2}}), absl::OkStatus()); }
+
 INSTANTIATE_TEST_SUITE_P(Ranks, LoopbackLaws, testing::Values(1, 2, 3, 4, 5));
 
 TEST(Loopback, TheFirstErrorWinsAndWakesTheOthers) {
@@ -69,7 +71,9 @@ TEST(Loopback, LinksHaveARate) {
                                          {.nodes = apart ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 0, 0}, .link_rate = &rate});
     EXPECT_EQ(status, absl::OkStatus());
     for (const double s : seconds) {
-      if (apart) EXPECT_GE(s, 0.0999);
+      if (apart) {
+        EXPECT_GE(s, 0.0999);
+      }
       EXPECT_LT(s, 10);
     }
   }

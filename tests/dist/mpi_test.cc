@@ -2,9 +2,15 @@
 #include "comm/mpi_communicator.h"
 
 #include <mpi.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
 
 #include <gtest/gtest.h>
 
+#include "base/clock.h"
+#include "base/strings.h"
 #include "comm/ledger.h"
 #include "tests/comm/communicator_laws.h"
 #include "tests/comm/exchange_laws.h"
@@ -22,6 +28,36 @@ TEST(Mpi, CommunicatorLaws) {
   const auto session = StartSession();
   ASSERT_NE(session, nullptr);
   EXPECT_EQ(AllCommunicatorLaws(session->world()), absl::OkStatus());
+}
+
+TEST(Mpi, LawsHoldWithAProgressThread) {
+  const auto session = StartSession();
+  ASSERT_NE(session, nullptr);
+  session->world().StartProgressThread();
+  EXPECT_EQ(AllCommunicatorLaws(session->world()), absl::OkStatus());
+}
+
+// A barrier of three ranks and more has two phases: rank 2 leaves it only after rank 0 has sent in the second, which it starts when the
+// first is over. Until rank 2 has left, rank 0 makes no call.
+TEST(Mpi, TheProgressThreadGoesOnWhileARankComputes) {
+  const auto session = StartSession();
+  ASSERT_NE(session, nullptr);
+  Communicator& world = session->world();
+  if (world.size() < 3) GTEST_SKIP() << "needs 3 ranks";
+  world.StartProgressThread();
+  const std::filesystem::path left = testing::TempDir() + absl::StrFormat("/left-%d", getppid());  // the launcher's number
+  Collective barrier{.kind = CollectiveKind::kBarrier, .label = "two phases"};
+  absl::StatusOr<Request> request = world.Start(barrier);
+  ASSERT_EQ(request.status(), absl::OkStatus());
+  if (world.rank() == 0) {
+    const double deadline = RealClock().Seconds() + 20;
+    while (!std::filesystem::exists(left) && RealClock().Seconds() < deadline) usleep(1000);
+    EXPECT_TRUE(std::filesystem::exists(left)) << "nothing went on while rank 0 made no call";
+  }
+  EXPECT_EQ(world.Wait(*request), absl::OkStatus());
+  if (world.rank() == 2) std::ofstream(left) << "left";
+  EXPECT_EQ(world.Barrier("end"), absl::OkStatus());
+  if (world.rank() == 0) std::filesystem::remove(left);
 }
 
 TEST(Mpi, RanksOfOneMachineShareANode) {
