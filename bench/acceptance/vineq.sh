@@ -185,15 +185,16 @@ WAYS
   at_most "$(off "$(ratio "$(iterations rand_k)" "$(iterations exact)")" "$(awk 'BEGIN { print sqrt(64 / 6) }')")" 0.25 "" \
     "G6: the same with q_s = d/k against its root, deviation"
 }
-# Robust regression with a strong rotation, to gradient mapping 1e-6: OGDA over DIANA against the best exact method, each tuned.
+# Robust regression with a strong rotation, to gradient mapping 1e-6: OGDA over DIANA against the best exact method, each tuned; MASHA2 is told.
 robust_regression() {
   local method
-  for method in extragradient ogda gda; do
-    printf 'include: "%s"\nname: "%s"\noptim { %s { gamma: 0.1 } }\n' "$PWD/$v/robust_rotation_problem.textproto" "$method" "$method" > "$scratch/$method.textproto"
+  for method in extragradient ogda gda masha2; do
+    printf 'include: "%s"\nname: "%s"\noptim { %s { gamma: 0.1 %s } }\n' "$PWD/$v/robust_rotation_problem.textproto" "$method" "$method" "$([[ $method != masha2 ]] ||
+      echo 'p: 0.05 exchange { ef14 { codec { top_k { fraction: 0.1 values { block_int { bits: 8 block: 16 rounding: NEAREST } } } } } }')" > "$scratch/$method.textproto"
   done
-  contest robust "$scratch"/{extragradient,ogda,gda}.textproto "$v/robust_rotation.textproto" --by two-way --measure mapping --target 1e-12 \
-    --max-evaluations 1000 --tune 'optim.*.gamma=0.05..1.6/9'
-  at_least "$(round "$(of robust robust_rotation two_way_gain)")" 3 x "G10: two-way gain on a robust regression with a strong rotation, gradient mapping 1e-6"
+  contest robust "$scratch"/{extragradient,ogda,gda,masha2}.textproto "$v/robust_rotation.textproto" --by two-way --measure mapping --target 1e-12 \
+    --max-evaluations 1000 --tune 'optim.*.gamma=0.05..1.6/9' --tune optim.masha2.p=0.05,0.2
+  at_least "$(round "$(of robust robust_rotation two_way_gain)")" 3 x "G10: two-way gain on a robust regression with a strong rotation, gradient mapping 1e-6 (MASHA2, TopK + int8: $(round "$(of robust masha2 two_way_gain)"))"
   at_most "$(round "$(of robust robust_rotation evaluations_of_baseline)")" 1.5 x "its evaluations over the baseline's"
 }
 # Local steps on a game that curves more than it turns, against the better of descent-ascent and OGDA.
