@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/trace.h"
+#include "comm/part_table.h"
 
 namespace conclave {
 namespace {
@@ -115,24 +116,15 @@ absl::StatusOr<Tensor> CoherentDispatch::Settle(Arena& arena, const TravellingAr
   std::sort(coming.begin(), coming.begin() + came);
   // Those that stay take part in the exchange: a copy to self, no message.
   const int64_t row = width * SizeOf(out.dtype());
-  const std::span<int64_t> table = Zeros(arena, 4 * ranks);
-  const auto part = [&](int i) { return table.subspan(i * ranks, ranks); };
-  for (int64_t i = 0; i < left; ++i) part(0)[leaving[i].peer] += row;
-  for (int64_t i = 0; i < came; ++i) part(2)[coming[i].peer] += row;
-  CHECK_EQ(part(0)[me], part(2)[me]);
-  for (int r = 1; r < ranks; ++r) part(1)[r] = part(1)[r - 1] + part(0)[r - 1], part(3)[r] = part(3)[r - 1] + part(2)[r - 1];
+  const PartTable parts = PartTable::Over(Zeros(arena, 4 * ranks));
+  for (int64_t i = 0; i < left; ++i) parts.send_bytes[leaving[i].peer] += row;
+  for (int64_t i = 0; i < came; ++i) parts.recv_bytes[coming[i].peer] += row;
+  CHECK_EQ(parts.send_bytes[me], parts.recv_bytes[me]);
   const Tensor send = arena.New({left, width}, out.dtype()), all = arena.New({m + came, width}, out.dtype());
   for (int64_t i = 0; i < left; ++i) std::memcpy(RowAt(send, i), RowAt(out, leaving[i].place), row);
   all.Slice(0, m).CopyFrom(out);
   const Tensor received = all.Slice(m, came);
-  RETURN_IF_ERROR(mesh_->dispatch().AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                                               .label = "combine rows",
-                                               .send = send,
-                                               .recv = received,
-                                               .send_bytes = part(0),
-                                               .send_offsets = part(1),
-                                               .recv_bytes = part(2),
-                                               .recv_offsets = part(3)}));
+  RETURN_IF_ERROR(mesh_->dispatch().AllToAllV(parts.Exchange("combine rows", send, received)));
   for (int64_t i = 0; i < came; ++i) position[coming[i].place] = m + i;
   WeightedSumOfCopies(all, arrival.weights, {position, k}, y);
   return y;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/trace.h"
+#include "comm/part_table.h"
 
 namespace conclave {
 namespace {
@@ -28,21 +29,9 @@ struct ColumnExchange {
   template <typename SendOf, typename RecvOf>
   absl::Status Exchange(std::string_view label, const Tensor& send, const Tensor& recv, const SendOf& send_of,
                         const RecvOf& recv_of) const {
-    const size_t n = static_cast<size_t>(ranks());
-    const std::span<int64_t> send_bytes(sizes, n), send_offsets(sizes + n, n), recv_bytes(sizes + 2 * n, n), recv_offsets(sizes + 3 * n, n);
-    int64_t sent = 0, received = 0;
-    for (int r = 0; r < ranks(); ++r) {
-      send_bytes[r] = send_of(r), send_offsets[r] = sent, sent += send_bytes[r];
-      recv_bytes[r] = recv_of(r), recv_offsets[r] = received, received += recv_bytes[r];
-    }
-    return group->AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                             .label = label,
-                             .send = send,
-                             .recv = recv,
-                             .send_bytes = send_bytes,
-                             .send_offsets = send_offsets,
-                             .recv_bytes = recv_bytes,
-                             .recv_offsets = recv_offsets});
+    const PartTable parts = PartTable::Over({sizes, 4 * static_cast<size_t>(ranks())});
+    for (int r = 0; r < ranks(); ++r) parts.send_bytes[r] = send_of(r), parts.recv_bytes[r] = recv_of(r);
+    return group->AllToAllV(parts.Exchange(label, send, recv));
   }
 };
 

@@ -11,16 +11,6 @@ namespace {
 
 constexpr int64_t kLeastParcels = 64;  // bytes of a buffer that would be empty
 
-void FillOffsets(const std::vector<int64_t>& bytes, std::vector<int64_t>* offsets) {
-  for (size_t r = 1; r < bytes.size(); ++r) (*offsets)[r] = (*offsets)[r - 1] + bytes[r - 1];
-}
-
-int64_t SumOf(const std::vector<int64_t>& bytes) {
-  int64_t sum = 0;
-  for (const int64_t b : bytes) sum += b;
-  return sum;
-}
-
 }  // namespace
 
 ExpertCopies::ExpertCopies(const Mesh* mesh, const ParameterSet* parameters, const ExpertPlacement* placement, DType dtype)
@@ -44,9 +34,8 @@ ExpertCopies::ExpertCopies(const Mesh* mesh, const ParameterSet* parameters, con
   }
   std::ranges::stable_sort(owned_, {}, &Parcel::peer);
   std::ranges::stable_sort(borrowed_, {}, &Parcel::peer);
-  for (std::vector<int64_t>* table : {&traffic_.send_bytes, &traffic_.send_offsets, &traffic_.recv_bytes, &traffic_.recv_offsets}) {
-    table->resize(axis);
-  }
+  sizes_.resize(4 * static_cast<size_t>(axis));
+  parts_ = PartTable::Over(sizes_);
 }
 
 void ExpertCopies::Reserve(int lanes) {
@@ -61,30 +50,21 @@ void ExpertCopies::Reserve(int lanes) {
 }
 
 absl::Status ExpertCopies::Exchange(const char* label) {
-  FillOffsets(traffic_.send_bytes, &traffic_.send_offsets);
-  FillOffsets(traffic_.recv_bytes, &traffic_.recv_offsets);
-  return mesh_->dispatch().AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                                      .label = label,
-                                      .send = Tensor(send_.data(), {SumOf(traffic_.send_bytes)}, DType::kU8),
-                                      .recv = Tensor(receive_.data(), {SumOf(traffic_.recv_bytes)}, DType::kU8),
-                                      .send_bytes = traffic_.send_bytes,
-                                      .send_offsets = traffic_.send_offsets,
-                                      .recv_bytes = traffic_.recv_bytes,
-                                      .recv_offsets = traffic_.recv_offsets});
+  return mesh_->dispatch().AllToAllV(
+      parts_.Exchange(label, Tensor(send_.data(), {parts_.sent()}, DType::kU8), Tensor(receive_.data(), {parts_.received()}, DType::kU8)));
 }
 
 absl::Status ExpertCopies::SendWeights(const FlatVector& point) {
   const TraceSpan span("expert copies");
   Reserve(1);
-  std::ranges::fill(traffic_.send_bytes, 0);
-  std::ranges::fill(traffic_.recv_bytes, 0);
+  std::ranges::fill(sizes_, 0);
   int64_t at = 0;
   for (const Parcel& parcel : owned_) {
     std::memcpy(send_.data() + at, point.block(parcel.block).raw(), static_cast<size_t>(parcel.bytes));
-    traffic_.send_bytes[parcel.peer] += parcel.bytes;
+    parts_.send_bytes[parcel.peer] += parcel.bytes;
     at += parcel.bytes;
   }
-  for (const Parcel& parcel : borrowed_) traffic_.recv_bytes[parcel.peer] += parcel.bytes;
+  for (const Parcel& parcel : borrowed_) parts_.recv_bytes[parcel.peer] += parcel.bytes;
   RETURN_IF_ERROR(Exchange("expert copies"));
   at = 0;
   for (const Parcel& parcel : borrowed_) {
@@ -106,18 +86,17 @@ void ExpertCopies::ForLanes(const Parcel& parcel, int host, std::span<const int6
 absl::Status ExpertCopies::ReturnGradients(LeafGradients* gradients, std::span<const int64_t> leaves) {
   const TraceSpan span("gradients of expert copies");
   Reserve(leaves.empty() ? 1 : placement_->axis());
-  std::ranges::fill(traffic_.send_bytes, 0);
-  std::ranges::fill(traffic_.recv_bytes, 0);
+  std::ranges::fill(sizes_, 0);
   int64_t at = 0;
   for (const Parcel& parcel : borrowed_) {
     ForLanes(parcel, mesh_->expert_coordinate(), leaves, [&](int lane) {
       std::memcpy(send_.data() + at, gradients->Running(parcel.block, lane).raw(), static_cast<size_t>(parcel.bytes));
-      traffic_.send_bytes[parcel.peer] += parcel.bytes;
+      parts_.send_bytes[parcel.peer] += parcel.bytes;
       at += parcel.bytes;
     });
   }
   for (const Parcel& parcel : owned_) {
-    ForLanes(parcel, parcel.peer, leaves, [&](int) { traffic_.recv_bytes[parcel.peer] += parcel.bytes; });
+    ForLanes(parcel, parcel.peer, leaves, [&](int) { parts_.recv_bytes[parcel.peer] += parcel.bytes; });
   }
   RETURN_IF_ERROR(Exchange("gradients of expert copies"));
   at = 0;

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "comm/part_table.h"
 #include "parallel/expert_placement.h"
 #include "parallel/mesh.h"
 #include "trainer/leaf_gradients.h"
@@ -40,9 +41,6 @@ class ExpertCopies {
     BlockId block;
     int64_t bytes = 0;
   };
-  struct Traffic {
-    std::vector<int64_t> send_bytes, send_offsets, recv_bytes, recv_offsets;
-  };
   void Reserve(int lanes);
   absl::Status Exchange(const char* label);
   // visit(lane) for the lanes of a parcel's block that `host` computes.
@@ -58,7 +56,8 @@ class ExpertCopies {
   std::vector<Parcel> owned_, borrowed_;  // by (peer, block): own blocks at peers; peers' blocks here
   int lanes_ = 0;                         // that the buffers are made for
   Buffer send_, receive_;
-  Traffic traffic_;
+  std::vector<int64_t> sizes_;  // what parts_ is a view of
+  PartTable parts_;
 };
 
 }  // namespace conclave

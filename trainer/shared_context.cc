@@ -2,34 +2,28 @@
 
 #include <algorithm>
 
+#include "comm/part_table.h"
+
 namespace conclave {
 
 absl::Status SharedContext::Exchange(std::span<const std::vector<KvCache::Part>> parts) {
   const int members = group_->size(), me = group_->rank();
-  std::vector<int64_t> send_bytes(members), send_offsets(members), recv_bytes(members), recv_offsets(members);
-  int64_t total = 0;
+  std::vector<int64_t> sizes(4 * static_cast<size_t>(members));
+  const PartTable table = PartTable::Over(sizes);
   for (int r = 0; r < members; ++r) {
-    for (const KvCache::Part& part : parts[r]) recv_bytes[r] += part.count * cache_->row_bytes();
-    recv_offsets[r] = total;
-    total += recv_bytes[r];
+    for (const KvCache::Part& part : parts[r]) table.recv_bytes[r] += part.count * cache_->row_bytes();
   }
-  std::ranges::fill(send_bytes, recv_bytes[me]);  // the same bytes to everyone
-  std::vector<std::byte> mine(std::max<int64_t>(recv_bytes[me], 1)), all(std::max<int64_t>(total, 1));
+  const int64_t own = table.recv_bytes[me], total = table.received();
+  std::vector<std::byte> mine(std::max<int64_t>(own, 1)), all(std::max<int64_t>(total, 1));
   std::byte* at = mine.data();
   for (const KvCache::Part& part : parts[me]) {
     cache_->Pack(part, at);
     at += part.count * cache_->row_bytes();
   }
-  RETURN_IF_ERROR(group_->AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                                     .label = "context keys and values",
-                                     .send = Tensor(mine.data(), {recv_bytes[me]}, DType::kU8),
-                                     .recv = Tensor(all.data(), {total}, DType::kU8),
-                                     .send_bytes = send_bytes,
-                                     .send_offsets = send_offsets,
-                                     .recv_bytes = recv_bytes,
-                                     .recv_offsets = recv_offsets}));
+  RETURN_IF_ERROR(group_->AllToAllV(
+      table.ExchangeOfOne("context keys and values", Tensor(mine.data(), {own}, DType::kU8), Tensor(all.data(), {total}, DType::kU8))));
   for (int r = 0; r < members; ++r) {
-    const std::byte* from = all.data() + recv_offsets[r];
+    const std::byte* from = all.data() + table.recv_offsets[r];
     for (const KvCache::Part& part : parts[r]) {
       if (r != me) cache_->Unpack(part, from);
       from += part.count * cache_->row_bytes();
