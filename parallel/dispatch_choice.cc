@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
+#include "comm/part_table.h"
 #include "parallel/dispatch_route.h"
 
 namespace conclave {
@@ -21,22 +22,26 @@ double ChanceOfAny(int experts, int held, int k) {
   return 1 - none;
 }
 
+// Of the first slots of such a token that are all in one place which holds `held` experts: how many there are beside the first.
+double FoldedSlots(int experts, int held, int k) {
+  double sum = 0, all_there = 1;
+  for (int i = 1; i < k; ++i) {
+    all_there *= std::max(0.0, static_cast<double>(held - i) / (experts - i));
+    sum += all_there;
+  }
+  return sum;
+}
+
 // Seconds of one exchange of `bytes` to every other member.
 absl::StatusOr<double> TimeExchange(Communicator& group, int64_t bytes) {
   const int members = group.size();
   std::vector<std::byte> send(bytes * members), recv(bytes * members);
-  std::vector<int64_t> sizes(members, bytes), offsets(members);
-  for (int g = 0; g < members; ++g) offsets[g] = g * bytes;
+  std::vector<int64_t> sizes(4 * members, bytes);
+  const PartTable parts = PartTable::Over(sizes);
   const Shape shape{bytes * members};
   const double began = RealClock().Seconds();
-  RETURN_IF_ERROR(group.AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                                   .label = "link probe",
-                                   .send = Tensor(send.data(), shape, DType::kU8),
-                                   .recv = Tensor(recv.data(), shape, DType::kU8),
-                                   .send_bytes = sizes,
-                                   .send_offsets = offsets,
-                                   .recv_bytes = sizes,
-                                   .recv_offsets = offsets}));
+  RETURN_IF_ERROR(
+      group.AllToAllV(parts.Exchange("link probe", Tensor(send.data(), shape, DType::kU8), Tensor(recv.data(), shape, DType::kU8))));
   return RealClock().Seconds() - began;
 }
 
@@ -75,13 +80,23 @@ RouteTraffic ExpectedTraffic(const DispatchLoad& load, DispatchConfig::Route rou
   }
 }
 
+RouteTraffic ExpectedReturn(const DispatchLoad& load, DispatchConfig::Route route) {
+  RouteTraffic traffic = ExpectedTraffic(load, RouteHome(route, load.pre_reduce));
+  if (load.config == nullptr || !FoldsHome(*load.config, route, load.top_k, load.pre_reduce)) return traffic;
+  const int held = load.experts / (InTwoLevels(route) ? load.nodes : load.nodes * load.ranks_per_node);
+  const double comes = 1 - FoldedSlots(load.experts, held, load.top_k) / load.top_k;  // of all rows
+  traffic.between_rows *= comes;
+  if (!InTwoLevels(route)) traffic.inside_rows *= comes;
+  return traffic;
+}
+
 double ExpectedSeconds(const DispatchLoad& load, DispatchConfig::Route route) {
   const auto seconds = [&](const RouteTraffic& t) {
     return t.inside_messages * load.inside.latency_seconds + t.between_messages * load.between.latency_seconds +
            static_cast<double>(load.row_bytes) *
                (t.inside_rows / load.inside.bytes_per_second + t.between_rows / load.between.bytes_per_second);
   };
-  return 2 * (seconds(ExpectedTraffic(load, route)) + seconds(ExpectedTraffic(load, RouteHome(route, load.pre_reduce))));
+  return 2 * (seconds(ExpectedTraffic(load, route)) + seconds(ExpectedReturn(load, route)));
 }
 
 RouteChoice ChooseRoute(const DispatchLoad& load) {

@@ -23,7 +23,8 @@ struct DispatchLoad {
   int experts = 1, top_k = 1;
   int64_t row_bytes = 0;
   bool pre_reduce = false;
-  LinkRates inside, between;  // of a node
+  const DispatchConfig* config = nullptr;  // whether results are folded on their way home; null: they are not
+  LinkRates inside, between;               // of a node
 };
 
 // Rows that leave a rank for others of its node and for other nodes, and messages, under uniform routing; one way.
@@ -32,6 +33,8 @@ struct RouteTraffic {
   int inside_messages = 0, between_messages = 0;
 };
 RouteTraffic ExpectedTraffic(const DispatchLoad& load, DispatchConfig::Route route);
+// The same of the results on their way home.
+RouteTraffic ExpectedReturn(const DispatchLoad& load, DispatchConfig::Route route);
 
 // Seconds of a layer's four exchanges, forward and backward.
 double ExpectedSeconds(const DispatchLoad& load, DispatchConfig::Route route);

@@ -21,6 +21,14 @@ inline DispatchConfig::Route RouteOf(bool two_levels, bool once) {
   return once ? DispatchConfig::DEDUPLICATED : DispatchConfig::FLAT;
 }
 
+inline constexpr int kMostFoldedSlots = 64;  // of a token: what copies can name on the wire
+
+// Whether results of a token's first slots come home as their sum where they are in one place (DispatchConfig.fold).
+inline bool FoldsHome(const DispatchConfig& config, DispatchConfig::Route route, int top_k, bool pre_reduce) {
+  return config.fold() && SendsOnce(route) && !pre_reduce && top_k <= kMostFoldedSlots &&
+         config.combine_forward() == DispatchConfig::EXACT && config.dispatch_backward() == DispatchConfig::EXACT;
+}
+
 // The route whose rows the results of experts are on their way home: one a slot, or as many as came where they are summed on the way.
 inline DispatchConfig::Route RouteHome(DispatchConfig::Route route, bool pre_reduce) {
   return pre_reduce ? route : RouteOf(InTwoLevels(route), /*once=*/false);

@@ -19,7 +19,8 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
                       .experts = request.experts,
                       .top_k = request.top_k,
                       .row_bytes = request.width * SizeOf(request.dtype),
-                      .pre_reduce = request.pre_reduce};
+                      .pre_reduce = request.pre_reduce,
+                      .config = &config};
     RETURN_IF_ERROR(MeasureLinks(*setup->grid, mesh.dispatch(), &load));
     const RouteChoice choice = ChooseRoute(load);
     // Columns of the mesh may have measured otherwise; rank 0's word holds for all.
@@ -33,9 +34,7 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
   ASSIGN_OR_RETURN(setup->combine_forward, codec(config.combine_forward()));
   ASSIGN_OR_RETURN(setup->combine_backward, codec(config.combine_backward()));
   ASSIGN_OR_RETURN(setup->dispatch_backward, codec(config.dispatch_backward()));
-  constexpr int kMostFolded = 64;  // slots that copies can name on the wire
-  setup->fold = request.top_k <= kMostFolded && config.fold() && !setup->pre_reduce && SendsOnce(setup->route) && !setup->combine_forward &&
-                !setup->dispatch_backward;
+  setup->fold = FoldsHome(config, setup->route, request.top_k, setup->pre_reduce);
   return setup;
 }
 

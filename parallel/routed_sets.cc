@@ -45,6 +45,19 @@ class Touched {
     if (once && two_levels) count.between += Distinct(home).between;
     return count;
   }
+  // Of c copies in one place among k, in any order of slots: the first slots that are all there, without the first, where slot 0 is there.
+  FoldedRows Folded(int home, int64_t k, bool two_levels) const {
+    const auto saved = [k](int64_t c) {
+      return static_cast<double>(c) / static_cast<double>(k - c + 1) - static_cast<double>(c) / static_cast<double>(k);
+    };
+    const int own = topology_.NodeOf(home);
+    FoldedRows rows;
+    for (int n = 0; n < topology_.nodes && two_levels; ++n) rows.between += n == own ? 0 : saved(of_node_[n]);
+    for (int r = 0; r < topology_.ranks && !two_levels; ++r) {
+      if (r != home) (topology_.NodeOf(r) == own ? rows.inside : rows.between) += saved(of_rank_[r]);
+    }
+    return rows;
+  }
 
  private:
   const Topology& topology_;
@@ -52,21 +65,22 @@ class Touched {
 };
 
 template <typename Count>
-RowCount SumOverHomes(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology, Count&& count) {
+auto SumOverHomes(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology, Count&& count) {
   CHECK_EQ(sets.ranks(), topology.ranks);
   Touched touched(topology);
-  RowCount sum;
+  decltype(count(touched, 0)) sum;
   for (int i = 0; i < sets.sets(layer); ++i) {
     const RoutedSets::Set set = sets.set(layer, i);
     touched.Set(set.experts, rank_of);
-    RowCount once;
+    decltype(sum) once;
     if (set.home >= 0) {
       once = count(touched, set.home);
     } else {
       for (int home = 0; home < topology.ranks; ++home) once += count(touched, home);
     }
-    sum.inside += set.times * once.inside;
-    sum.between += set.times * once.between;
+    const auto times = static_cast<decltype(once.inside)>(set.times);
+    sum.inside += times * once.inside;
+    sum.between += times * once.between;
   }
   return sum;
 }
@@ -129,6 +143,12 @@ std::vector<RowCount> CountTouchedFrom(const RoutingTrace& trace, std::pair<int6
 RowCount CountRows(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology, DispatchConfig::Route route) {
   CHECK(route != DispatchConfig::AUTO);
   return SumOverHomes(sets, layer, rank_of, topology, [route](const Touched& touched, int home) { return touched.Rows(home, route); });
+}
+
+FoldedRows CountFolded(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology,
+                       DispatchConfig::Route route) {
+  return SumOverHomes(sets, layer, rank_of, topology,
+                      [&](const Touched& touched, int home) { return touched.Folded(home, sets.top_k(), InTwoLevels(route)); });
 }
 
 std::vector<int> HomesInOrder(int64_t tokens, int ranks) {

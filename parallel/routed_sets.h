@@ -76,6 +76,19 @@ std::vector<RowCount> CountTouchedFrom(const RoutingTrace& trace, std::pair<int6
 // where they are summed on the way, in as many as went out.
 RowCount CountRows(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology, DispatchConfig::Route route);
 
+// Rows that do not come home because those of a token's first slots come as their sum (DispatchConfig.fold), over all ranks, times
+// sets.homes(): the mean over the orders in which a token may have its experts, which sets do not know.
+struct FoldedRows {
+  double inside = 0, between = 0;
+  FoldedRows& operator+=(const FoldedRows& other) {
+    inside += other.inside;
+    between += other.between;
+    return *this;
+  }
+};
+FoldedRows CountFolded(const RoutedSets& sets, int layer, std::span<const int> rank_of, const Topology& topology,
+                       DispatchConfig::Route route);
+
 // tokens / ranks consecutive tokens at each rank: the homes of a trace that holds all tokens of one step, in order.
 std::vector<int> HomesInOrder(int64_t tokens, int ranks);
 

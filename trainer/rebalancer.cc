@@ -223,15 +223,21 @@ double Rebalancer::SavedByRows(const PlacementProblem& problem, const PlacementT
   const double window = static_cast<double>(std::max<int64_t>(1, assembly().config.observe().routing_window()));
   const double tokens = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0})) / sets.top_k() / window;
   const double scale = tokens / static_cast<double>(sets.tokens() * sets.homes());
+  const auto crossing = [&](const auto& sum) { return scale * static_cast<double>(problem.topology.nodes > 1 ? sum.between : sum.inside); };
   const auto rows = [&](const PlacementTable& t, DispatchConfig::Route route) {
     RowCount sum;
     for (int j = 0; j < sets.layers(); ++j) sum += CountRows(sets, j, t[j], problem.topology, route);
-    return scale * static_cast<double>(problem.topology.nodes > 1 ? sum.between : sum.inside);
+    return crossing(sum);
+  };
+  const auto home_rows = [&](const PlacementTable& t) {
+    FoldedRows folded;
+    for (int j = 0; j < sets.layers() && setup.fold; ++j) folded += CountFolded(sets, j, t[j], problem.topology, setup.route);
+    return rows(t, home) - crossing(folded);
   };
   const double now = rows(problem.current, setup.route), planned = rows(table, setup.route);
   record->placement.push_back({"rows_now", now});
   record->placement.push_back({"rows_planned", planned});
-  return 2 * (now - planned + rows(problem.current, home) - rows(table, home)) * RowBytes();
+  return 2 * (now - planned + home_rows(problem.current) - home_rows(table)) * RowBytes();
 }
 
 absl::StatusOr<bool> Rebalancer::Pays(const PlacementProblem& problem, const Candidate& next, StepRecord* record) const {

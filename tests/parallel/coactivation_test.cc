@@ -102,6 +102,27 @@ TEST(RoutedSets, UniformRoutingHasTheExpectedRows) {
   const std::vector<int> rank_of = ContiguousTable(1, 8, 4)[0];
   EXPECT_EQ(CountRows(sets, 0, rank_of, {.ranks = 4}, DispatchConfig::FLAT).inside * 2, 3 * 28 * 4);
   EXPECT_EQ(CountRows(sets, 0, rank_of, {.ranks = 4}, DispatchConfig::DEDUPLICATED).inside * 28, 39 * 28 * 4);
+  // The 4 pairs of one rank come home as one row to the 3 others.
+  EXPECT_NEAR(CountFolded(sets, 0, rank_of, {.ranks = 4}, DispatchConfig::DEDUPLICATED).inside, 4 * 3, 1e-12);
+}
+
+// Against all orders of a token's experts: 3 on rank 2, 1 on rank 3, 1 at home.
+TEST(RoutedSets, FoldedRowsAreTheMeanOverOrders) {
+  const Topology topology{.ranks = 4, .nodes = 2};
+  const std::vector<int> rank_of = {2, 2, 2, 3, 0, 0, 1, 1};
+  std::vector<int32_t> order = {0, 1, 2, 3, 4};
+  const RoutedSets sets = RoutedSets::Of(TraceOf(1, 8, 5, order), 4, std::vector<int>{0});
+  double by_rank = 0, by_node = 0, orders = 0;
+  do {
+    size_t ranks = 1, nodes = 1;
+    while (ranks < 5 && rank_of[order[ranks]] == rank_of[order[0]]) ++ranks;
+    while (nodes < 5 && topology.NodeOf(rank_of[order[nodes]]) == topology.NodeOf(rank_of[order[0]])) ++nodes;
+    by_rank += rank_of[order[0]] == 0 ? 0.0 : static_cast<double>(ranks - 1);
+    by_node += topology.NodeOf(rank_of[order[0]]) == 0 ? 0.0 : static_cast<double>(nodes - 1);
+    ++orders;
+  } while (std::ranges::next_permutation(order).found);
+  EXPECT_NEAR(CountFolded(sets, 0, rank_of, topology, DispatchConfig::DEDUPLICATED).between, by_rank / orders, 1e-12);
+  EXPECT_NEAR(CountFolded(sets, 0, rank_of, topology, DispatchConfig::DEDUPLICATED_HIERARCHICAL).between, by_node / orders, 1e-12);
 }
 
 TEST(SetCuts, KeepTheCostOfTheirTable) {

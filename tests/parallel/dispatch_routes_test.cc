@@ -323,6 +323,28 @@ TEST(DispatchChoice, ExpectedRows) {
   EXPECT_NEAR(ExpectedTraffic(load, DispatchConfig::DEDUPLICATED).inside_rows, 39, 1e-12);
 }
 
+// 1 in 7 tokens has both experts on one rank; what folding saves of the rows home is what the sets of experts say, in the mean.
+TEST(DispatchChoice, ReckonsWithFoldedRows) {
+  DispatchConfig config;
+  config.set_fold(true);
+  DispatchLoad load{.nodes = 1, .ranks_per_node = 4, .tokens = 28, .experts = 8, .top_k = 2, .config = &config};
+  EXPECT_NEAR(ExpectedReturn(load, DispatchConfig::DEDUPLICATED).inside_rows, 28 * 1.5 - 28 * 0.75 / 7, 1e-12);
+  EXPECT_NEAR(ExpectedReturn(load, DispatchConfig::FLAT).inside_rows, 28 * 1.5, 1e-12);  // does not fold
+  load.nodes = 2, load.ranks_per_node = 2;
+  const RouteTraffic two = ExpectedReturn(load, DispatchConfig::DEDUPLICATED_HIERARCHICAL);
+  EXPECT_NEAR(two.between_rows, 28 * (2 - 3.0 / 7) / 2, 1e-12);  // 3 in 7 have both in one node
+  EXPECT_NEAR(two.inside_rows, ExpectedTraffic(load, DispatchConfig::HIERARCHICAL).inside_rows, 1e-12);
+  config.set_combine_forward(DispatchConfig::BF16);  // rows home are rounded one by one
+  EXPECT_NEAR(ExpectedReturn(load, DispatchConfig::DEDUPLICATED_HIERARCHICAL).between_rows, 28, 1e-12);
+  // Links between nodes that favour few rows: with folding the route that shares them is the cheaper one, without it is not.
+  load = {.nodes = 2, .ranks_per_node = 4, .tokens = 1024, .experts = 16, .top_k = 8, .row_bytes = 4096, .config = &config};
+  load.inside = {0, 2e8}, load.between = {0, 1e8};
+  config.clear_combine_forward();
+  const double folded = ExpectedSeconds(load, DispatchConfig::DEDUPLICATED_HIERARCHICAL);
+  config.set_fold(false);
+  EXPECT_GT(ExpectedSeconds(load, DispatchConfig::DEDUPLICATED_HIERARCHICAL), folded);
+}
+
 TEST(DispatchChoice, FollowsTheLinks) {
   DispatchLoad load{.nodes = 2, .ranks_per_node = 4, .tokens = 1024, .experts = 64, .top_k = 8, .row_bytes = 4096, .pre_reduce = true};
   load.inside = {1e-6, 1e10};
