@@ -1,48 +1,70 @@
 #include "parallel/expert_dispatch.h"
 
 #include "base/trace.h"
+#include "parallel/expert_pieces.h"
 
 namespace conclave {
 namespace {
 
-constexpr std::string_view kToExperts = "dispatch rows", kToHome = "combine rows";
-
 CopyRows CopiesOf(const DispatchPlan& plan) { return {plan.position, plan.top_k}; }
 
-// Weights [n, k] as rows of one element, in the order of plan.position.
-Tensor InOrderOfCopies(Arena& arena, const Tensor& weights, const DispatchPlan& plan) {
+}  // namespace
+
+// Weights [n, k] as rows of one element, in the order of plan.position, to the ranks that have the experts: [m, 1].
+absl::Status ExpertDispatch::WeighThere(Arena& arena, const DispatchPlan& plan, const Tensor& weights, Tensor* there) const {
+  *there = arena.New({plan.received, 1}, weights.dtype());
+  const Arena::Mark mark = arena.Here();
   const std::span<const int64_t> source = plan.hops[0].copy_source;
   const Tensor ordered = arena.New({static_cast<int64_t>(source.size()), 1}, weights.dtype());
   GatherRowsInto(weights.Reshape({weights.elements(), 1}), source, ordered);
-  return ordered;
+  RETURN_IF_ERROR(route_.SendCopies(arena, plan, ordered, *there, {"dispatch weights"}));
+  arena.Rewind(mark);
+  return absl::OkStatus();
 }
-
-}  // namespace
 
 ExpertDispatch::ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placement, const DispatchSetup* setup)
     : mesh_(mesh),
       placement_(placement),
       plain_(setup == nullptr ? std::make_shared<const DispatchSetup>() : nullptr),
       setup_(setup == nullptr ? plain_.get() : setup),
-      route_(mesh, setup_->grid.get(), setup_->route, setup_->fold) {}
+      route_(mesh, setup_->grid.get(), setup_->route, setup_->fold),
+      state_(std::make_unique<PieceState>()) {
+  // All pieces may be under way at a time, in either direction.
+  const int most = 2 * setup_->pieces;
+  mesh->dispatch().Reserve(most);
+  if (InTwoLevels(setup_->route)) setup_->grid->inside().Reserve(most), setup_->grid->between().Reserve(most);
+}
+
+ExpertDispatch::~ExpertDispatch() = default;
 
 absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const {
+  RETURN_IF_ERROR(Plan(tape.arena(), {.ids = ids, .layer = layer, .width = tape.value(x).dim(1)}, plan));
+  return Send(tape, x, *plan);
+}
+
+absl::Status ExpertDispatch::Plan(Arena& arena, const Question& question, DispatchPlan* plan) const {
+  const TraceSpan span("dispatch plan");
+  if (recorder_ != nullptr) recorder_->Routed(question.layer, question.ids, question.width);
+  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {question.ids, question.layer, leaf_}, plan));
+  plan->by_lane = question.by_lane;
+  plan->pieces = alone() ? 0 : setup_->pieces;
+  if (setup_->bounded) return AgreeOnPieces(plan);
+  return setup_->most_rows > 0 ? CheckRoom(question.layer, plan->received) : absl::OkStatus();
+}
+
+absl::StatusOr<Var> ExpertDispatch::Send(Tape& tape, Var x, const DispatchPlan& plan) const {
   const TraceSpan span("dispatch");
   Arena& arena = tape.arena();
   const Tensor value = tape.value(x);
-  if (recorder_ != nullptr) recorder_->Routed(layer, ids, value.dim(1));
-  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {ids, layer, leaf_}, plan));
-  if (setup_->most_rows > 0) RETURN_IF_ERROR(CheckRoom(layer, plan->received));
-  const Tensor rows = arena.New({plan->received, value.dim(1)}, value.dtype());
+  const Tensor rows = arena.New({plan.received, value.dim(1)}, value.dtype());
   if (alone()) {
-    SpreadTokens(value, CopiesOf(*plan), rows);  // one rank: the order of sending is expert order
+    SpreadTokens(value, CopiesOf(plan), rows);  // one rank: the order of sending is expert order
   } else {
-    RETURN_IF_ERROR(route_.SendRows(arena, *plan, value, rows, {kToExperts, setup_->dispatch_forward.get()}));
+    RETURN_IF_ERROR(route_.SendRows(arena, plan, value, rows, {kToExperts, setup_->dispatch_forward.get()}));
   }
   const Var output = tape.Record(rows, {x});
   tape.OnBackward(
-      output,
-      [this, x, output, plan = *plan](Tape& t) { return DispatchBackward(t.arena(), t.gradient(output), t.gradient_target(x), plan); },
+      output, [this, x, output, plan](Tape& t) { return DispatchBackward(t.arena(), t.gradient(output), t.gradient_target(x), plan); },
       Tape::StepKind::kCollective);
   return output;
 }
@@ -108,28 +130,39 @@ absl::StatusOr<Var> ExpertDispatch::Combine(Tape& tape, Var rows, Var weights, c
 
 absl::Status ExpertDispatch::CombineForward(Arena& arena, const Tensor& rows, const Tensor& weights, const DispatchPlan& plan,
                                             const Tensor& y, Kept* kept) const {
-  const TokenRoute::Wire wire{kToHome, setup_->combine_forward.get()};
   if (!alone() && setup_->weighs_there()) {
-    kept->weights = arena.New({plan.received, 1}, weights.dtype());
-    RETURN_IF_ERROR(route_.SendCopies(arena, plan, InOrderOfCopies(arena, weights, plan), kept->weights, {"dispatch weights"}));
+    RETURN_IF_ERROR(WeighThere(arena, plan, weights, &kept->weights));
     const Arena::Mark mark = arena.Here();
     const Tensor scaled = arena.New(rows.shape(), rows.dtype());
     ScaleRows(rows, kept->weights, {.to = scaled});
-    if (setup_->pre_reduce) {
-      RETURN_IF_ERROR(route_.ReturnSums(arena, plan, scaled, y, wire));
-    } else {
-      const Tensor items = arena.New({plan.items, rows.dim(1)}, rows.dtype());
-      RETURN_IF_ERROR(route_.ReturnFolded(arena, plan, scaled, items, kToHome));
-      SumCopies(items, {plan.item, plan.top_k}, y, /*accumulate=*/false);
-    }
+    RETURN_IF_ERROR(ReturnWeighted(arena, plan, scaled, y));
     arena.Rewind(mark);
     return absl::OkStatus();
   }
   if (!alone()) {
     kept->rows = arena.New({plan.tokens * plan.top_k, rows.dim(1)}, rows.dtype());
-    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, rows, kept->rows, wire));
+    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, rows, kept->rows, {kToHome, setup_->combine_forward.get()}));
   }
   WeightedSumOfCopies(kept->rows, weights, CopiesOf(plan), y);
+  return absl::OkStatus();
+}
+
+absl::Status ExpertDispatch::ReturnWeighted(Arena& arena, const DispatchPlan& plan, const Tensor& scaled, const Tensor& y) const {
+  if (setup_->pre_reduce) return route_.ReturnSums(arena, plan, scaled, y, {kToHome, setup_->combine_forward.get()});
+  const Arena::Mark mark = arena.Here();
+  const Tensor items = arena.New({plan.items, scaled.dim(1)}, scaled.dtype());
+  RETURN_IF_ERROR(route_.ReturnFolded(arena, plan, scaled, items, kToHome));
+  SumCopies(items, {plan.item, plan.top_k}, y, /*accumulate=*/false);
+  arena.Rewind(mark);
+  return absl::OkStatus();
+}
+
+absl::Status ExpertDispatch::ReturnProducts(Arena& arena, const DispatchPlan& plan, const Tensor& products, const Tensor& dw) const {
+  const Arena::Mark mark = arena.Here();
+  const Tensor home = arena.New({dw.elements(), 1}, dw.dtype());
+  RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, products, home, {"combine weights"}));
+  SumCopies(home, {plan.position, 1}, dw.Reshape({dw.elements(), 1}));
+  arena.Rewind(mark);
   return absl::OkStatus();
 }
 
@@ -157,15 +190,12 @@ absl::Status ExpertDispatch::CombineBackwardThere(Arena& arena, const CombineInp
   RETURN_IF_ERROR(route_.SendRows(arena, plan, in.dy, dy, {kToExperts, setup_->combine_backward.get()}));
   Tensor weights = in.kept.weights;
   if (!setup_->weighs_there()) {
-    weights = arena.New({plan.received, 1}, in.weights.dtype());
-    RETURN_IF_ERROR(route_.SendCopies(arena, plan, InOrderOfCopies(arena, in.weights, plan), weights, {"dispatch weights"}));
+    RETURN_IF_ERROR(WeighThere(arena, plan, in.weights, &weights));
     if (gradients.dw.defined()) AddInnerProducts(in.dy, in.kept.rows, CopiesOf(plan), gradients.dw);
   } else if (gradients.dw.defined()) {
-    const Tensor products = arena.NewZeroed({plan.received, 1}, weights.dtype()),
-                 home = arena.New({in.weights.elements(), 1}, weights.dtype());
+    const Tensor products = arena.NewZeroed({plan.received, 1}, weights.dtype());
     AddInnerProductsOfRows(dy, in.kept.rows, products);
-    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, products, home, {"combine weights"}));
-    SumCopies(home, {plan.position, 1}, gradients.dw.Reshape({gradients.dw.elements(), 1}));
+    RETURN_IF_ERROR(ReturnProducts(arena, plan, products, gradients.dw));
   }
   ScaleRows(dy, weights, {.to = gradients.g, .accumulate = gradients.accumulate});
   arena.Rewind(mark);

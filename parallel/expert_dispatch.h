@@ -20,7 +20,9 @@ namespace conclave {
 struct DispatchSetup {
   std::unique_ptr<DispatchGrid> grid;  // null where one level is enough
   DispatchConfig::Route route = DispatchConfig::FLAT;
+  int pieces = 0;           // that rows travel in, beside the experts' work; 0: experts wait for all rows
   int64_t most_rows = 0;    // that a rank takes at a time; 0: any number
+  bool bounded = false;     // more than most_rows go in pieces of at most so many; else they are an error
   bool pre_reduce = false;  // each rank (node) returns one partial sum a token instead of a row for each slot
   bool fold = false;        // results of a token's first slots come home as their sum where one rank (node) has them; the same bits
   bool weighs_there() const { return pre_reduce || fold; }  // outputs are weighted by the rank that has them
@@ -42,6 +44,15 @@ struct DispatchSetup {
   static absl::StatusOr<std::unique_ptr<DispatchSetup>> Create(const Mesh& mesh, const Request& request);
 };
 
+struct PieceRun;    // a layer's tokens on their way in pieces; lives in the arena of the recording
+struct PieceState;  // what is under way
+
+// The experts of a layer on this rank, in the order of their slots, as GroupedMlp takes them.
+struct ExpertMlps {
+  MlpWeights weights;
+  Activation activation = Activation::kGelu;
+};
+
 // Serves one rank's MoE layers; not to be moved once something is recorded. A rank or an expert without tokens is legal, and every rank
 // enters every collective whatever its counts. Placement and route are relabellings: no bit of a result depends on them, unless pre_reduce
 // is set and tokens have more than two experts; then |difference| <= 2 g sum_s |w_s out_s|, g = (k - 1) u / (1 - (k - 1) u), u the unit
@@ -50,17 +61,44 @@ class ExpertDispatch {
  public:
   // All must outlive it. Without a setup: the flat route, nothing rounded. An axis of one rank moves nothing.
   ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placement, const DispatchSetup* setup = nullptr);
+  ~ExpertDispatch();
 
   // Tells `recorder` of every routing; it must outlive the dispatch. Null: nobody.
   void Observe(RoutingRecorder* recorder) { recorder_ = recorder; }
 
   // What follows is of that leaf: decides which copy of an expert its tokens go to. -1, as at the start: they go to the owners.
-  void BeginLeaf(int64_t leaf) { leaf_ = leaf; }
+  void BeginLeaf(int64_t leaf);
 
   const ExpertPlacement& placement() const { return *placement_; }
+  bool cuts() const { return setup_->pieces > 0 || setup_->bounded; }  // plans may have pieces
   const Mesh& mesh() const { return *mesh_; }
   int lanes() const { return placement_->axis(); }
   int coordinate() const { return mesh_->expert_coordinate(); }
+
+  // ids: i32 [n, k], of tokens of `width` elements, as in Dispatch. by_lane: gradients of experts are kept apart by source rank. Says in
+  // plan->pieces how Send (0) or Depart and Work are to go on. Collective likewise; where rows are bounded, one all-reduce of 8 bytes more.
+  struct Question {
+    Tensor ids;
+    int layer = 0;
+    int64_t width = 0;
+    bool by_lane = false;
+  };
+  absl::Status Plan(Arena& arena, const Question& question, DispatchPlan* plan) const;
+  // The rows of a plan, [m, h], as Dispatch returns them.
+  absl::StatusOr<Var> Send(Tape& tape, Var x, const DispatchPlan& plan) const;
+
+  // The whole way of a plan's tokens in pieces: to their experts, through them and home. Depart posts what leaves this rank; what is
+  // recorded before Work is done while rows travel, and its backward while gradients do. Work returns y as Combine does, after experts that
+  // see rows in pieces: while they work on one the next ones come and results of those before go home. Backward likewise. Bits of values
+  // and gradients are those of Dispatch, GroupedMlp and Combine. With plan.bounded pieces come one at a time, none is kept, and backward
+  // sends their rows and computes their hidden values once more. Collective as Dispatch and Combine are. Memory that is held while rows
+  // travel: rows that leave and arrive once more, in an arena of its own (see travel_bytes).
+  absl::StatusOr<PieceRun*> Depart(Tape& tape, Var x, Var weights, const DispatchPlan& plan) const;
+  absl::StatusOr<Var> Work(Tape& tape, PieceRun* run, const ExpertMlps& experts) const;
+  // Of that arena: largest use since it was reserved; what is reserved; reserves.
+  int64_t travel_bytes() const;
+  int64_t travel_reserved_bytes() const;
+  void ReserveTravel(int64_t bytes);
 
   // x: [n, h], ids: i32 [n, k] logical experts of `layer`, -1: the slot is empty; returns rows [m, h] in expert order and fills `plan`.
   // Backward: sum of row gradients, in slot order or, with pre_reduce, by rank. Collective on axis "expert", with most_rows on all ranks.
@@ -78,6 +116,14 @@ class ExpertDispatch {
 
  private:
   absl::Status CheckRoom(int layer, int64_t received) const;
+  absl::Status AgreeOnPieces(DispatchPlan* plan) const;
+  absl::Status WorkOnPieces(Tape& tape, PieceRun* run, const Tensor& y) const;
+  absl::Status WorkBackward(Tape& tape, PieceRun* run) const;
+  absl::Status HomeBackward(Tape& tape, PieceRun* run) const;
+  // Weighted outputs [m, h] -> y [n, h], as sums where they are; products [m, 1] are added to dw [n, k].
+  absl::Status ReturnWeighted(Arena& arena, const DispatchPlan& plan, const Tensor& scaled, const Tensor& y) const;
+  absl::Status ReturnProducts(Arena& arena, const DispatchPlan& plan, const Tensor& products, const Tensor& dw) const;
+  absl::Status WeighThere(Arena& arena, const DispatchPlan& plan, const Tensor& weights, Tensor* there) const;
   bool alone() const { return placement_->axis() == 1 && !setup_->lossy(); }
   // dx = or += sum of the copies' gradients g [m, h].
   absl::Status DispatchBackward(Arena& arena, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const;
@@ -102,6 +148,7 @@ class ExpertDispatch {
   std::shared_ptr<const DispatchSetup> plain_;  // where none was given
   const DispatchSetup* setup_;
   TokenRoute route_;
+  std::unique_ptr<PieceState> state_;
   RoutingRecorder* recorder_ = nullptr;
   int64_t leaf_ = -1;
 };

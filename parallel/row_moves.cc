@@ -100,18 +100,18 @@ CONCLAVE_SIMD double InnerProduct(const double* x, const double* y, int64_t h) {
 
 }  // namespace
 
-void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to) {
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first) {
   const int64_t row = RowBytes(to);
   const std::byte* source = static_cast<const std::byte*>(from.raw());
   std::byte* out = static_cast<std::byte*>(to.raw());
-  for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + index[i] * row, source + i * row, row);
+  for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + (index[i] - first) * row, source + i * row, row);
 }
 
-void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to) {
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first) {
   const int64_t row = RowBytes(to);
   const std::byte* source = static_cast<const std::byte*>(from.raw());
   std::byte* out = static_cast<std::byte*>(to.raw());
-  for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + i * row, source + index[i] * row, row);
+  for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + i * row, source + (index[i] - first) * row, row);
 }
 
 void AddRows(const Tensor& from, const Tensor& to) {

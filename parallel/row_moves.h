@@ -15,10 +15,10 @@ struct CopyRows {
   int64_t top_k = 1;
 };
 
-// to[index[i]] = from[i] (any dtype). Ranges may not overlap.
-void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
-// to[i] = from[index[i]].
-void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to);
+// to[index[i] - first] = from[i] (any dtype). Ranges may not overlap.
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first = 0);
+// to[i] = from[index[i] - first].
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first = 0);
 // to += from, same shape.
 void AddRows(const Tensor& from, const Tensor& to);
 // to[i] = w[i] * rows[i], or +=. w: [m, 1].

@@ -3,47 +3,17 @@
 #include <algorithm>
 #include <numeric>
 
+#include "parallel/row_exchange.h"
 #include "parallel/row_moves.h"
 
 namespace conclave {
 namespace {
 
-std::span<int64_t> NewIntegers(Arena& arena, int64_t n) { return arena.NewZeroed({n}, DType::kI64).span<int64_t>(); }
-
 int64_t Total(std::span<const int64_t> counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
-
-// One all-to-all of rows of `row_bytes`, send_rows[g] to and recv_rows[g] from member g.
-struct RowExchange {
-  Communicator* group;
-  std::string_view label;
-  std::span<const int64_t> send_rows, recv_rows;
-  int64_t row_bytes;
-};
-
-absl::Status ExchangeRows(Arena& arena, const RowExchange& x, const Tensor& send, const Tensor& recv) {
-  const int members = x.group->size();
-  const std::span<int64_t> table = NewIntegers(arena, 4 * members);
-  const auto part = [&](int i) { return table.subspan(i * members, members); };
-  for (int g = 0; g < members; ++g) {
-    part(0)[g] = x.send_rows[g] * x.row_bytes;
-    part(2)[g] = x.recv_rows[g] * x.row_bytes;
-    if (g == 0) continue;
-    part(1)[g] = part(1)[g - 1] + part(0)[g - 1];
-    part(3)[g] = part(3)[g - 1] + part(2)[g - 1];
-  }
-  return x.group->AllToAllV({.kind = CollectiveKind::kAllToAllV,
-                             .label = x.label,
-                             .send = send,
-                             .recv = recv,
-                             .send_bytes = part(0),
-                             .send_offsets = part(1),
-                             .recv_bytes = part(2),
-                             .recv_offsets = part(3)});
-}
 
 // What a copy is called on the wire where rows are shared: its row in the member's block, and its slot above.
 constexpr int kRowBits = 25;
-constexpr int64_t kMostSlots = int64_t{1} << (31 - kRowBits);
+static_assert(kMostFoldedSlots == 1 << (31 - kRowBits));
 int64_t SharedRow(int32_t name) { return name & ((1 << kRowBits) - 1); }
 int64_t SharedSlot(int32_t name) { return name >> kRowBits; }
 
@@ -53,8 +23,6 @@ int64_t RunOfSlots(std::span<const int64_t> copies) {
   while (run < static_cast<int64_t>(copies.size()) && copies[run] >= 0) ++run;
   return run;
 }
-
-int64_t BytesOfRow(const Tensor& t) { return t.dim(-1) * SizeOf(t.dtype()); }
 
 // y[index[i]] = the sum over i, in order, of x[i]; rows that nothing is added to are 0. x: [m, w], y: [n, w].
 void SumRows(Arena& arena, const Tensor& x, std::span<const int64_t> index, const Tensor& y) {
@@ -113,6 +81,7 @@ struct TokenRoute::HopTables {
 void TokenRoute::ShareRows(Arena& arena, const CopyList& before, HopTables* tables, RouteHop* hop) {
   tables->shared = arena.New({before.copies}, DType::kI32).span<int32_t>();
   hop->send_rows = NewIntegers(arena, tables->sent.dim(0));
+  hop->sent_row = NewIntegers(arena, before.copies);
   const std::span<int64_t> seen = NewIntegers(arena, before.rows), place = NewIntegers(arena, before.rows);
   int64_t rows = 0, p = 0;
   for (int64_t g = 0; g < tables->sent.dim(0); ++g) {
@@ -124,6 +93,7 @@ void TokenRoute::ShareRows(Arena& arena, const CopyList& before, HopTables* tabl
         place[row] = rows - begin;
         hop->row_source[rows++] = row;
       }
+      hop->sent_row[p] = begin + place[row];
       const int64_t slot = before.top_k > 0 ? before.source[tables->order[p]] % before.top_k : 0;
       tables->shared[p] = static_cast<int32_t>(slot << kRowBits | place[row]);
     }
@@ -189,6 +159,7 @@ absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RouteHop*
       }
     }
   }
+  if (deduplicates()) hop->received_row = after->row;
   return absl::OkStatus();
 }
 
@@ -268,13 +239,14 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
                                  : grid_->at(static_cast<int>(b), static_cast<int>(a))};
   };
   plan->tokens = n, plan->top_k = k, plan->hop_count = two ? 2 : 1;
+  plan->layer = layer, plan->shares_rows = deduplicates();
   plan->hops[0].group = !two ? &mesh_->dispatch() : between_first ? &grid_->between() : &grid_->inside();
   if (two) plan->hops[1].group = between_first ? &grid_->inside() : &grid_->between();
 
   CopyList list = CopyList::New(arena, n * k, n), arrived;
   list.classes = (two ? plan->hops[1].group->size() : 1) * int64_t{slots};
   list.top_k = folds_ ? k : 0;
-  CHECK(!folds_ || k <= kMostSlots) << k;
+  CHECK(!folds_ || k <= kMostFoldedSlots) << k;
   list.copies = 0;
   for (int64_t i = 0; i < n * k; ++i) {
     const int32_t id = choice.ids.data<int32_t>()[i];

@@ -23,6 +23,7 @@ struct RouteHop {
   std::span<int64_t> send_rows, recv_rows;      // [members]
   std::span<int64_t> row_source;                // [rows sent] place among the rows before the hop; first hop: token
   int64_t copies_received = 0, rows_received = 0;
+  std::span<int64_t> sent_row, received_row;  // by copy: the row that it is a copy of, among those sent and received; empty: as copies
   // First hop of a route that folds. Items come home: of every token the sum of its slots 0, 1, .. as far as one member has them, and all
   // other copies as they are.
   std::span<int64_t> send_items, recv_items;  // [members] to those whose tokens they are; from those who have the experts
@@ -34,6 +35,11 @@ struct RouteHop {
 // by (local expert, source, token, slot).
 struct DispatchPlan {
   int64_t tokens = 0, top_k = 0, received = 0;
+  int layer = 0;
+  int pieces = 0;            // that it travels in; 0: as a whole
+  bool bounded = false;      // each of them is forgotten when the next one comes
+  bool by_lane = false;      // gradients of experts are kept apart by source rank
+  bool shares_rows = false;  // one row for several copies
   RouteHop hops[2];
   int hop_count = 1;
   int64_t items = 0;            // that come home to this rank where the route folds

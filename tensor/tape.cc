@@ -8,6 +8,13 @@ void Tape::Reset() {
   free_.Clear();
 }
 
+void Tape::Restart(Arena* arena, bool gradients) {
+  Reset();
+  CHECK(segments_ == nullptr);
+  arena_ = main_ = arena;
+  gradients_ = gradients;
+}
+
 Var Tape::Constant(const Tensor& value) {
   nodes_.push_back({.value = value});
   return {static_cast<int32_t>(nodes_.size()) - 1};
@@ -24,7 +31,20 @@ Var Tape::Parameter(BlockId block, const Tensor& value, const GradientSlot& grad
   return {static_cast<int32_t>(nodes_.size()) - 1};
 }
 
+Var Tape::Input(const Tensor& value) {
+  nodes_.push_back({.value = value, .wants_gradient = gradients_, .input = true});
+  return {static_cast<int32_t>(nodes_.size()) - 1};
+}
+
+Var Tape::Borrow(const Tape& other, Var parameter) {
+  const Node& node = other.nodes_[parameter.id];
+  if (!gradients_ || !node.wants_gradient) return Constant(node.value);
+  CHECK_GE(node.block, 0) << "only parameters are borrowed";
+  return Parameter({node.block}, node.value, {node.gradient, node.lanes, node.gradient_stride, node.written});
+}
+
 Var Tape::Record(const Tensor& value, std::span<const Var> inputs) {
+  Progress();
   const int32_t id = static_cast<int32_t>(nodes_.size());
   bool wants = false;
   for (const Var input : inputs) wants = wants || wants_gradient(input);
@@ -91,6 +111,7 @@ void Tape::NewGradient(int32_t id) {
 
 void Tape::GiveBackGradient(int32_t id) {
   Node& node = nodes_[id];
+  if (node.input) return;
   if (node.owns_gradient) FreeOf(id).Give(node.gradient.raw(), node.gradient.bytes());
   node.owns_gradient = false;
   if (node.block < 0) node.gradient = {};
@@ -157,6 +178,7 @@ void Tape::AddSeeds(std::span<const Seed> seeds) {
 
 absl::Status Tape::WalkBack(int32_t begin, const OnFinal* on_final) {
   for (int32_t id = static_cast<int32_t>(nodes_.size()) - 1; id >= begin; --id) {
+    Progress();
     const Node& node = nodes_[id];
     if (node.run != nullptr && (node.collective || has_gradient({id}))) RETURN_IF_ERROR(node.run(node.closure, *this));
     GiveBackGradient(id);

@@ -50,13 +50,33 @@ class Tape {
       : arena_(arena), main_(arena), segments_(segments), gradients_(gradients) {}
 
   Arena& arena() { return *arena_; }
+  // Something that goes on beside the ops, messages on their way: it may move on between two of them, and within long ones.
+  class Companion {
+   public:
+    virtual void Progress() = 0;
+
+   protected:
+    ~Companion() = default;
+  };
+  void Accompany(Companion* companion) { companion_ = companion; }  // null: nothing goes on
+  Companion* companion() const { return companion_; }
+  void Progress() {
+    if (companion_ != nullptr) companion_->Progress();
+  }
+  // Whether what is recorded now will be walked back.
+  bool differentiates() const { return gradients_ && !first_pass_; }
   // The precision of the products of ops (Linear, GroupedLinear, GroupedMlp), forward and backward, unless an op is told otherwise.
   ProductPrecision products() const { return products_; }
   void UseProducts(ProductPrecision precision) { products_ = precision; }
   void Reset();  // forgets all nodes, keeps capacity; does not reset the arena
+  // The same, and what is recorded from now on is in another arena, with gradients or without.
+  void Restart(Arena* arena, bool gradients);
 
   Var Constant(const Tensor& value);
   Var Parameter(BlockId block, const Tensor& value, const GradientSlot& gradient);
+  // For tapes within an op. A value whose gradient is read after Backward, with `gradient`; and a parameter of another tape, with its slot.
+  Var Input(const Tensor& value);
+  Var Borrow(const Tape& other, Var parameter);
 
   // A new value computed from `inputs`. It wants a gradient if any input does.
   Var Record(const Tensor& value, std::initializer_list<Var> inputs) { return Record(value, std::span(inputs.begin(), inputs.size())); }
@@ -131,6 +151,7 @@ class Tape {
     bool wants_gradient = false;
     bool owns_gradient = false;  // its memory is given back after the node's backward step
     bool collective = false;
+    bool input = false;  // its gradient is not given back
     absl::Status (*run)(void*, Tape&) = nullptr;
     void* closure = nullptr;
   };
@@ -153,6 +174,7 @@ class Tape {
   Arena* main_;
   Arena* segments_;
   bool gradients_;
+  Companion* companion_ = nullptr;
   ProductPrecision products_ = ProductPrecision::kFull;
   std::vector<Node> nodes_;
   // Of main_ and of segments_: gradients that nobody reads any more, whose memory others take while it is in the cache.

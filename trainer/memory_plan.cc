@@ -26,6 +26,12 @@ absl::StatusOr<int64_t> ForetellActivations(Assembly& a) {
 // Experts' states that are on disk alone.
 int64_t OnDisk(const Assembly& a) { return a.expert_memory == nullptr ? 0 : a.expert_memory->bytes() - a.expert_memory->cached_bytes(); }
 
+// Rows of one mixture layer that a leaf sends to experts.
+int64_t RowsOfLeaf(const Assembly& a) {
+  const MoeLmConfig& lm = a.config.model().moe_lm();
+  return a.field->leaf_rows() * lm.context() * lm.moe().top_k();
+}
+
 // By how much more than at an even share a rank may have to hold: only what experts receive varies, and the rank with the most received no
 // less than its share.
 double MostOverShare(const Assembly& a) {
@@ -33,9 +39,14 @@ double MostOverShare(const Assembly& a) {
   const auto all = static_cast<double>(a.mesh->shape().expert);
   const int64_t most_rows = a.dispatch_setup == nullptr ? 0 : a.dispatch_setup->most_rows;
   if (most_rows == 0) return all;
-  const MoeLmConfig& lm = a.config.model().moe_lm();
-  const auto share = static_cast<double>(a.field->leaf_rows() * lm.context() * lm.moe().top_k());
-  return std::clamp(static_cast<double>(most_rows) / share, 1.0, all);
+  return std::clamp(static_cast<double>(most_rows) / static_cast<double>(RowsOfLeaf(a)), 1.0, all);
+}
+
+// Where rows are bounded but come all the same, in pieces: the integers of their plans, beside the rows that MostOverShare counts.
+int64_t PlansBeyondBound(const Assembly& a) {
+  constexpr int64_t kBytesOfRow = 256;  // two hops: places, sources, pieces of a copy on both sides
+  if (a.dispatch_setup == nullptr || !a.dispatch_setup->bounded) return 0;
+  return (a.mesh->shape().expert - 1) * RowsOfLeaf(a) * static_cast<int64_t>(a.model->experts().size()) * kBytesOfRow;
 }
 
 // Tensors without the activations, in memory or on disk.
@@ -54,7 +65,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(Assembly& a) {
   ASSIGN_OR_RETURN(plan.activations, ForetellActivations(a));
   int64_t most = plan.activations;
   RETURN_IF_ERROR(a.mesh->control().AllReduce("memory", Tensor(&most, {1}, DType::kI64), ReduceOp::kMax));
-  plan.activation_bound = static_cast<int64_t>(static_cast<double>(most) * MostOverShare(a));
+  plan.activation_bound = static_cast<int64_t>(static_cast<double>(most) * MostOverShare(a)) + PlansBeyondBound(a);
   a.field->ReserveActivations(plan.activation_bound + plan.activation_bound / 16 + (int64_t{64} << 10));
   StateDict state;
   a.scheme->Register(state);
@@ -79,9 +90,12 @@ std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
                      line("activations of a leaf", plan.activations);
   if (plan.on_disk > 0) text += line("of these, experts on disk alone", plan.on_disk);
   text += line("in all", plan.total());
-  const bool bounded = a.dispatch_setup != nullptr && a.dispatch_setup->most_rows > 0;
+  const bool limited = a.dispatch_setup != nullptr && a.dispatch_setup->most_rows > 0;
+  const char* bound = !limited                    ? "activations, all tokens on one rank"
+                      : a.dispatch_setup->bounded ? "activations, most_rows at a time"
+                                                  : "activations, most_rows on one rank";
   if (plan.activation_bound > plan.activations) {
-    text += line(bounded ? "activations, most_rows on one rank" : "activations, all tokens on one rank", plan.activation_bound);
+    text += line(bound, plan.activation_bound);
   }
   return text;
 }

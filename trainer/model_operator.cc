@@ -258,6 +258,7 @@ absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int6
   gradients_.Begin(each_worker, exchange);
   arena_.Reserve(0);
   segments_.Reserve(0);
+  if (options_.dispatch != nullptr) options_.dispatch->ReserveTravel(0);
   const auto forget = [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); };
   RETURN_IF_ERROR(Differentiate(point, batch, {.last = true, .each_worker = each_worker}, forget));
   return activation_bytes();
@@ -268,11 +269,13 @@ void ModelOperator::Continue(const ModelOperator& before) {
   evaluations_ = before.evaluations_;
   arena_.Reserve(before.arena_.reserved_bytes());
   if (options_.recompute) segments_.Reserve(before.segments_.reserved_bytes());
+  if (options_.dispatch != nullptr) options_.dispatch->ReserveTravel(before.options_.dispatch->travel_reserved_bytes());
 }
 
 void ModelOperator::ReserveActivations(int64_t bytes) {
   arena_.Reserve(bytes);
   if (options_.recompute) segments_.Reserve(bytes);
+  if (options_.dispatch != nullptr && options_.dispatch->cuts()) options_.dispatch->ReserveTravel(bytes);
 }
 
 absl::Status ModelOperator::ReadWeights(std::function<Tensor(BlockId)> value_of) {

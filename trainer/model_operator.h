@@ -65,8 +65,13 @@ class ModelOperator : public Operator {
 
   int64_t evaluations() const { return evaluations_; }  // of every worker, by Evaluate
   // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved.
-  int64_t activation_bytes() const { return arena_.peak_bytes() + segments_.peak_bytes(); }
-  int64_t reserved_bytes() const { return arena_.reserved_bytes() + segments_.reserved_bytes(); }
+  int64_t activation_bytes() const {
+    return arena_.peak_bytes() + segments_.peak_bytes() + (options_.dispatch == nullptr ? 0 : options_.dispatch->travel_bytes());
+  }
+  int64_t reserved_bytes() const {
+    return arena_.reserved_bytes() + segments_.reserved_bytes() +
+           (options_.dispatch == nullptr ? 0 : options_.dispatch->travel_reserved_bytes());
+  }
   int64_t gradient_bytes() const { return gradients_.bytes() + (copies_ == nullptr ? 0 : copies_->bytes()); }
   int64_t sample_bytes() const;
   int64_t leaf_rows() const { return options_.loader == nullptr ? 0 : options_.loader->rows(); }  // samples of a leaf

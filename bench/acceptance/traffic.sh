@@ -55,6 +55,22 @@ faster_steps() {
   before=$(median_step speed-flat 10) after=$(median_step speed-settled 10)
   at_least "$(awk -v a="$before" -v b="$after" 'BEGIN { if (b > 0) printf "%.2f", a / b }')" "$target" x "$what ($before s, $after s)"
 }
+# overlapped_steps TARGET: rows that travel in pieces beside the experts' work, against experts that wait for all of them; two hosts of one
+# rank, links of 200 Mbit/s, both in turn.
+overlapped_steps() {
+  local target=$1 pieces turn before after same=equal
+  local what="step time of experts that wait for their rows over that of pieces beside their work and the shared expert's: 8 experts top 2, links of 200 Mbit/s"
+  for turn in 1 2; do
+    for pieces in 0 4; do
+      on_hosts 2 "pieces-$pieces-$turn" overlapped_dispatch --set "parallel.dispatch.pieces=$pieces" || { short failed ">= $target x" "$what"; return; }
+    done
+    cmp -s <(state_fields "pieces-0-$turn") <(state_fields "pieces-4-$turn") && [[ $(state_fields "pieces-4-$turn" | wc -l) == 40 ]] || same=differ
+  done
+  before=$(printf '%s\n' "$(median_step pieces-0-1 30)" "$(median_step pieces-0-2 30)" | sort -g | head -n 1)
+  after=$(printf '%s\n' "$(median_step pieces-4-1 30)" "$(median_step pieces-4-2 30)" | sort -g | head -n 1)
+  at_least "$(awk -v a="$before" -v b="$after" 'BEGIN { if (b > 0) printf "%.2f", a / b }')" "$target" x "$what ($before s, $after s)"
+  equal "$same" equal "bits of the 40 losses of these runs"
+}
 # One expert a token, routing of a whole step: what each mode of docs/moe.md would send between two hosts of four ranks, per token and layer.
 top_1_modes() {
   local what="of 1 row a token and layer crosses nodes, 64 experts top 1"
@@ -82,5 +98,6 @@ traffic_gates() {
   done
   "$cluster" rate 200mbit
   faster_steps 1.5
+  overlapped_steps 1.2
   cluster_down
 }

@@ -62,7 +62,7 @@ absl::Status MixtureLayer::RecordLosses(Recorder& r, const Routing& routing, int
   return absl::OkStatus();
 }
 
-absl::StatusOr<Var> MixtureLayer::RecordExperts(Recorder& r, Var rows, const DispatchPlan& plan) const {
+ExpertMlps MixtureLayer::LocalExperts(Recorder& r, const DispatchPlan& plan) const {
   const ExpertPlacement& placement = r.dispatch().placement();
   const int slots = placement.held(options_.layer, r.dispatch().coordinate());
   Arena& arena = r.tape().arena();
@@ -83,8 +83,8 @@ absl::StatusOr<Var> MixtureLayer::RecordExperts(Recorder& r, Var rows, const Dis
     for (int s = 0; s < slots; ++s) vars[s] = r.Parameter(blocks[placement.expert_at(options_.layer, r.dispatch().coordinate(), s)]);
     return {vars, static_cast<size_t>(slots)};
   };
-  return GroupedMlp(r.tape(), rows, {.up = local(up_), .up_bias = local(up_bias_), .down = local(down_), .down_bias = local(down_bias_)},
-                    options_.expert.swiglu ? Activation::kSwiGlu : Activation::kGelu, plan.groups);
+  return {.weights = {.up = local(up_), .up_bias = local(up_bias_), .down = local(down_), .down_bias = local(down_bias_)},
+          .activation = options_.expert.swiglu ? Activation::kSwiGlu : Activation::kGelu};
 }
 
 Var MixtureLayer::RecordShared(Recorder& r, Var x) const {
@@ -108,7 +108,8 @@ absl::StatusOr<Var> MixtureLayer::RecordTravelling(Recorder& r, Var x, const Nor
   const Tensor sequences = tape.arena().New({arrival.tokens.dim(0)}, DType::kI32);
   for (int64_t t = 0; t < sequences.elements(); ++t) sequences.data<int32_t>()[t] = arrival.sequence[arrival.own[t]];
   travel.Arrive(sequences.span<int32_t>());
-  ASSIGN_OR_RETURN(const Var out, RecordExperts(r, norm.Record(r, tape.Constant(arrival.copies)), arrival.plan));
+  const ExpertMlps experts = LocalExperts(r, arrival.plan);
+  const Var out = GroupedMlp(tape, norm.Record(r, tape.Constant(arrival.copies)), experts.weights, experts.activation, arrival.plan.groups);
   ASSIGN_OR_RETURN(const Tensor settled, travel.dispatch().Settle(tape.arena(), arrival, tape.value(out), options_.layer));
   const Var tokens = tape.Constant(arrival.tokens);
   Var update = tape.Constant(settled);
@@ -120,11 +121,27 @@ absl::StatusOr<Var> MixtureLayer::Record(Recorder& r, Var x, int64_t sequences) 
   ASSIGN_OR_RETURN(const Routing routing, RecordRouter(r, router_.Record(r, x, r.router_products()), options_.router, options_.layer,
                                                        r.buffer(options_.bias_buffer)));
   RETURN_IF_ERROR(RecordLosses(r, routing, sequences));
+  Tape& tape = r.tape();
+  const ExpertDispatch& dispatch = r.dispatch();
+  ExpertDispatch::Question question{.ids = routing.ids, .layer = options_.layer, .width = tape.value(x).dim(1)};
+  if (dispatch.cuts()) {
+    question.by_lane = tape.lanes(r.Parameter(up_[dispatch.placement().expert_at(options_.layer, dispatch.coordinate(), 0)])) > 1;
+  }
   DispatchPlan plan;
-  ASSIGN_OR_RETURN(const Var rows, r.dispatch().Dispatch(r.tape(), x, routing.ids, options_.layer, &plan));
-  ASSIGN_OR_RETURN(const Var out, RecordExperts(r, rows, plan));
-  ASSIGN_OR_RETURN(const Var y, r.dispatch().Combine(r.tape(), out, routing.weights, plan));
-  return options_.shared_hidden > 0 ? Add(r.tape(), y, RecordShared(r, x)) : y;
+  RETURN_IF_ERROR(dispatch.Plan(tape.arena(), question, &plan));
+  if (plan.pieces > 0) return RecordInPieces(r, x, routing.weights, plan);
+  ASSIGN_OR_RETURN(const Var rows, dispatch.Send(tape, x, plan));
+  const ExpertMlps experts = LocalExperts(r, plan);
+  const Var out = GroupedMlp(tape, rows, experts.weights, experts.activation, plan.groups);
+  ASSIGN_OR_RETURN(const Var y, dispatch.Combine(tape, out, routing.weights, plan));
+  return options_.shared_hidden > 0 ? Add(tape, y, RecordShared(r, x)) : y;
+}
+
+absl::StatusOr<Var> MixtureLayer::RecordInPieces(Recorder& r, Var x, Var weights, const DispatchPlan& plan) const {
+  ASSIGN_OR_RETURN(PieceRun* const run, r.dispatch().Depart(r.tape(), x, weights, plan));
+  const Var shared = options_.shared_hidden > 0 ? RecordShared(r, x) : Var{};
+  ASSIGN_OR_RETURN(const Var y, r.dispatch().Work(r.tape(), run, LocalExperts(r, plan)));
+  return options_.shared_hidden > 0 ? Add(r.tape(), y, shared) : y;
 }
 
 }  // namespace conclave

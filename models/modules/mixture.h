@@ -35,7 +35,9 @@ class MixtureLayer {
   const Options& options() const { return options_; }
 
  private:
-  absl::StatusOr<Var> RecordExperts(Recorder& r, Var rows, const DispatchPlan& plan) const;
+  // The experts of this rank, those with rows in the plan announced to their reader.
+  ExpertMlps LocalExperts(Recorder& r, const DispatchPlan& plan) const;
+  absl::StatusOr<Var> RecordInPieces(Recorder& r, Var x, Var weights, const DispatchPlan& plan) const;
   Var RecordShared(Recorder& r, Var x) const;
   absl::Status RecordLosses(Recorder& r, const Routing& routing, int64_t sequences) const;
 

@@ -16,8 +16,7 @@ namespace {
 // Multiples of what the products cut sums over rows into, so that the pieces do not show in the bits of a weight gradient. A rest that is
 // shorter than kMlpRest goes with the piece before it: weights are packed once a piece.
 constexpr int64_t kMlpPiece = 1024, kMlpRest = 256;
-
-int64_t NextPiece(int64_t left) { return left < kMlpPiece + kMlpRest ? left : kMlpPiece; }
+static_assert(kMlpPiece + kMlpRest - 1 == kMostMlpPieceRows);
 
 // A recording: plain values and arena memory.
 struct MlpRecord {
@@ -45,7 +44,7 @@ void ForEachPiece(const RowGroups& groups, bool by_lane, const F& f) {
       left += groups.rows[e * groups.lanes + l];
       if (!by_lane && l + 1 < groups.lanes) continue;
       while (left > 0) {
-        const int64_t rows = NextPiece(left);
+        const int64_t rows = MlpPieceRows(left);
         f(MlpPiece{e, by_lane ? l : 0, begin, rows});
         begin += rows, left -= rows;
       }
@@ -116,6 +115,7 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
   const Tensor hidden_space = tape.arena().New({most, width}, x.dtype());
   const Tensor between = gelu ? hidden_space : tape.arena().New({most, m.active_width}, x.dtype());
   ForEachPiece(m.groups, SplitsLanes(tape, m), [&](const MlpPiece& p) {
+    tape.Progress();
     const Tensor dy_rows = dy.Slice(p.begin, p.rows), x_rows = x.Slice(p.begin, p.rows);
     const Tensor active = active_space.Slice(0, p.rows), d_hidden = hidden_space.Slice(0, p.rows), d_active = between.Slice(0, p.rows);
     const auto activate = [&](int64_t begin, int64_t rows) {
@@ -134,6 +134,8 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
 }
 
 }  // namespace
+
+int64_t MlpPieceRows(int64_t left) { return left <= kMostMlpPieceRows ? left : kMlpPiece; }
 
 Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activation, const RowGroups& groups) {
   const TraceSpan span("mlp");
@@ -164,6 +166,7 @@ Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activati
   const Arena::Mark mark = tape.arena().Here();
   const Tensor space = tape.arena().New({std::min(kMlpPiece + kMlpRest, in.dim(0)), active_width}, in.dtype());
   ForEachPiece(groups, false, [&](const MlpPiece& p) {
+    tape.Progress();
     const Tensor hidden = m.hidden.Slice(p.begin, p.rows), active = space.Slice(0, p.rows);
     const auto activate = [&](int64_t begin, int64_t rows) { Activate(activation, hidden.Slice(begin, rows), active.Slice(begin, rows)); };
     ProductNT(in.Slice(p.begin, p.rows), tape.value(m.up[p.expert]), BiasOf(tape, m.up_bias, p.expert), hidden,

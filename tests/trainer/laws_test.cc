@@ -111,6 +111,24 @@ TEST(Dispatch, FoldingChangesNoBitOfARun) {
   }
 }
 
+// Nor on the pieces in which rows travel, beside the shared expert, with blocks recorded a second time or not.
+TEST(Dispatch, PiecesChangeNoBitOfARun) {
+  const char* const moe = "moe { top_k: 3 shared_hidden: 8 }";
+  for (const std::string more : {std::string(), std::string(kInvariant), std::string(" model { recompute: BLOCKS }")}) {
+    ModelRun whole = SmallMixture(more, moe);
+    whole.data = 1, whole.expert = 4, whole.steps = 3;
+    const auto want = RunModel(whole);
+    ASSERT_TRUE(want.ok()) << want.status();
+    for (const char* route : {"FLAT", "DEDUPLICATED_HIERARCHICAL fold: true"}) {
+      ModelRun cut = SmallMixture(absl::StrFormat("parallel { dispatch { route: %s ranks_per_node: 2 pieces: 3 } } %s", route, more), moe);
+      cut.data = 1, cut.expert = 4, cut.steps = 3;
+      const auto got = RunModel(cut);
+      ASSERT_TRUE(got.ok()) << got.status();
+      EXPECT_EQ(FirstDifference(*got, *want), "") << route << more;
+    }
+  }
+}
+
 TEST(WorldSizeInvariant, AlsoWithUnevenWorkers) {
   ModelRun run = SmallMixture(std::string(kInvariant) + " trainer { workers: 7 global_batch: 14 }");
   run.steps = 2;

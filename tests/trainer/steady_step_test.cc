@@ -57,6 +57,16 @@ TEST(SteadyStep, OfMixtures) {
   }
 }
 
+TEST(SteadyStep, OfRowsInPieces) {
+  for (const char* route : {"FLAT", "DEDUPLICATED fold: true"}) {
+    ModelRun run =
+        SmallMixture(absl::StrFormat(" parallel { dispatch { route: %s pieces: 3 } } model { precision { compute: F64 } }", route),
+                     "moe { shared_hidden: 8 }");
+    run.expert = 2;
+    ExpectNoAllocation(run, 3);
+  }
+}
+
 TEST(SteadyStep, OfAnEmbeddingInParts) {
   ModelRun run = SmallMixture(" model { precision { compute: F64 } }", "tied_head: false embedding_parts: 4");
   run.expert = 2;

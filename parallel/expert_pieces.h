@@ -1,0 +1,50 @@
+// What ExpertDispatch keeps of layers whose tokens travel in pieces.
+#ifndef CONCLAVE_PARALLEL_EXPERT_PIECES_H_
+#define CONCLAVE_PARALLEL_EXPERT_PIECES_H_
+
+#include <memory>
+#include <vector>
+
+#include "parallel/expert_dispatch.h"
+#include "parallel/piece_line.h"
+
+namespace conclave {
+
+inline constexpr std::string_view kToExperts = "dispatch rows", kToHome = "combine rows";
+
+// One layer's way, from its recording to its backward. Plain values in the arena of the recording.
+struct PieceRun {
+  DispatchPlan plan;
+  PiecePlan cut;
+  Var x, weights, root, y;
+  ExpertMlps experts;
+  // Weights of copies [m, 1] where outputs are weighted by the rank that has them; outputs by piece, [rows of the piece, h].
+  Tensor weights_there;
+  Tensor* outputs = nullptr;
+  Var* inputs = nullptr;   // by piece, on its tape
+  Var* results = nullptr;  // likewise
+  Tensor rows;             // [m, h] as they arrive; none where plan.bounded
+  Tensor home;             // [n k, h]: outputs in the order of cut.position, where they come home as they are
+  Tensor back;             // gradients of rows on their way: [n k, h] in that order, or [m, h] where sums of them go home
+  bool weighs_there = false;
+  size_t first_tape = 0;  // of PieceState::tapes
+};
+
+// One layer's rows are under way at a time, on their way to the experts and home.
+struct PieceState final : Tape::Companion {
+  void Progress() override {
+    out.Progress();
+    home.Progress();
+  }
+
+  Arena travel;                // of what is under way
+  PieceLine out, again, home;  // again: rows that were not kept
+  // Tapes of pieces that backward will come back to, as a stack; kept for the next leaf. And one for those that nobody comes back to.
+  std::vector<std::unique_ptr<Tape>> tapes;
+  size_t tapes_in_use = 0;
+  std::unique_ptr<Tape> passing;
+};
+
+}  // namespace conclave
+
+#endif  // CONCLAVE_PARALLEL_EXPERT_PIECES_H_

@@ -1,0 +1,24 @@
+#include "parallel/row_exchange.h"
+
+#include "comm/part_table.h"
+
+namespace conclave {
+
+absl::StatusOr<Request> StartRows(Arena& arena, const RowExchange& x, int stream, const Tensor& send, const Tensor& recv) {
+  const int members = x.group->size();
+  const PartTable parts = PartTable::Over(NewIntegers(arena, 4 * members));
+  for (int g = 0; g < members; ++g) {
+    parts.send_bytes[g] = x.send_rows[g] * x.row_bytes;
+    parts.recv_bytes[g] = x.recv_rows[g] * x.row_bytes;
+  }
+  Collective op = parts.Exchange(x.label, send, recv);
+  op.stream = stream;
+  return x.group->Start(op);
+}
+
+absl::Status ExchangeRows(Arena& arena, const RowExchange& x, const Tensor& send, const Tensor& recv) {
+  ASSIGN_OR_RETURN(Request request, StartRows(arena, x, 0, send, recv));
+  return x.group->Wait(request);
+}
+
+}  // namespace conclave
