@@ -93,8 +93,9 @@ int RunTokenize(const Arguments& arguments, const std::vector<std::string>&) {
 int RunVersion(const Arguments&, const std::vector<std::string>&) {
   std::printf("conclave %s\n", kProgramVersion);
   for (const auto& [name, version] : LibraryVersions()) std::printf("  %-10s %s\n", name.c_str(), version.c_str());
-  std::printf("  %-10s f32 %s, bf16 %s\n", "products", cpu::SplitProductsWork() ? "from bf16 parts (AMX)" : "by oneDNN",
-              Bf16ProductsWork() ? "by oneDNN" : "not on this processor");
+  const bool unit = cpu::SplitProductsWork();
+  const char* const rounded = unit ? "by AMX" : Bf16ProductsWork() ? "by oneDNN" : "not on this processor";
+  std::printf("  %-10s f32 %s, bf16 %s\n", "products", unit ? "by AMX, from three bf16 parts a number" : "by oneDNN", rounded);
   return kExitFinished;
 }
 

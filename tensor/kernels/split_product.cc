@@ -172,8 +172,9 @@ class SplitRun {
     // Sums over rows are cut where callers may cut them, others where packed b would leave the cache.
     const int64_t slabs = std::clamp<int64_t>(kMostColumns<kPlanes> / (PairsOf(columns) * kPair), 1, kPlanes == 1 ? 4 : 2);
     const int64_t slab_terms = turned() ? kSplitSlab : slabs * kSplitSlab;
-    for (int64_t term = 0; term < o_.k; term += slab_terms) {
-      const int64_t terms = std::min(slab_terms, o_.k - term);
+    for (int64_t term = 0, terms = 0; term < o_.k; term += terms) {
+      terms = std::min(slab_terms, o_.k - term);
+      if (turned() && o_.k - term - terms < kSplitRest) terms = o_.k - term;
       Slab slab{column, columns, term, terms, term + terms == o_.k, SplitSpace(0, PairsOf(columns) * RoomOf(terms))};
       const SplitPart b{o_.b + term * o_.b_row + column * o_.b_column, o_.b_column, o_.b_row, columns, terms};
       o_.b_row != 1 ? PackPart<kPlanes, false>(b, !turned(), slab.b) : PackPart<kPlanes, true>(b, !turned(), slab.b);
@@ -184,7 +185,7 @@ class SplitRun {
  private:
   bool turned() const { return o_.a_column != 1; }
   // Bytes for a pair of strips, by the weights alone: where rows are terms, the next call may have more of them.
-  int64_t RoomOf(int64_t terms) const { return StepsOf(turned() ? kSplitSlab : terms) * kStepBytes<kPlanes>; }
+  int64_t RoomOf(int64_t terms) const { return StepsOf(turned() ? kSplitSlab + kSplitRest : terms) * kStepBytes<kPlanes>; }
 
   // What the slab's blocks ask for along the way: the rows of a that follow. Where rows are terms, asking would push out what is packed.
   RowsAhead AheadOf(const Slab& slab) const {
@@ -248,8 +249,9 @@ class SplitRun {
 
 template <int kPlanes>
 void MultiplyColumns(const BlockOperands<float>& o, const SplitRowsOptions& options) {
-  constexpr int64_t kMost = kMostColumns<kPlanes>;
-  for (int64_t column = 0; column < o.n; column += kMost) SplitRun<kPlanes>(o, options).Columns(column, std::min(kMost, o.n - column));
+  const int64_t most = o.a_column == 1 ? kMostColumns<kPlanes> : kMostColumns<kPlanes> * kSplitSlab / (kSplitSlab + kSplitRest);
+  const int64_t parts = (o.n + most - 1) / most, columns = PairsOf((o.n + parts - 1) / parts) * kPair;
+  for (int64_t column = 0; column < o.n; column += columns) SplitRun<kPlanes>(o, options).Columns(column, std::min(columns, o.n - column));
 }
 
 bool AskForUnit() {

@@ -25,8 +25,8 @@ struct SplitRowsOptions {
 // With x = x1 + x2 + x3 (x1: the upper 8 bits of the significand cut off, x2 and x3: the rest in 8 bits each, to nearest; exact), a product
 // is a1 b3 + a1 b2 + a2 b2 + a2 b1 + a3 b1 + a1 b1: what is left out is below 2^-21 of |a b|, and of random sign. Products are exact, sums
 // are f32, first over 32 terms of the inner dimension, then over those sums in order; slabs of terms are summed from zero and then
-// added to c in order: of kSplitSlab terms where a_column is not 1 (sums over rows, which callers may cut there), of one to four times as
-// many, by n, elsewhere. The bits of an element depend on its row of a and its column of b alone (and on c and the bias).
+// added to c in order: as kSplitSlab says where a_column is not 1 (sums over rows), of one to four times kSplitSlab
+// terms, by n, elsewhere. The bits of an element depend on its row of a and its column of b alone (and on c and the bias).
 //
 // With one part, products are those of the rounded operands, exact, and summed likewise.
 //
@@ -36,8 +36,9 @@ struct SplitRowsOptions {
 // most 1.7 MiB, kept.
 void SplitProduct(const BlockOperands<float>& operands, const SplitRowsOptions& options = {});
 
-// The length of the pieces that sums are cut into.
-inline constexpr int64_t kSplitSlab = 256;
+// Sums over rows are cut at multiples of kSplitSlab; a rest that is shorter than kSplitRest goes with the piece before it. So a caller that
+// cuts at such multiples too, and leaves kSplitSlab rows or more to the last call, changes no bit.
+inline constexpr int64_t kSplitSlab = 256, kSplitRest = 128;
 
 }  // namespace conclave::cpu
 

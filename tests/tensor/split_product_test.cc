@@ -154,15 +154,16 @@ TEST_F(SplitProducts, RowsDoNotDependOnTheirNeighbours) {
 
 // Callers sum gradients in pieces of many rows; the cut is where the product cuts.
 TEST_F(SplitProducts, SumsOverRowsDoNotShowTheirPieces) {
-  constexpr int64_t kRows = 2 * cpu::kSplitSlab + 100, kIn = 64, kOut = 96;
-  const OwnedTensor d = RandomTensor({kRows, kOut}, DType::kF32, 1), x = RandomTensor({kRows, kIn}, DType::kF32, 2);
-  const OwnedTensor whole({kOut, kIn}, DType::kF32), pieces({kOut, kIn}, DType::kF32);
-  ProductTN(*d, *x, *whole);
-  for (int64_t begin = 0; begin < kRows; begin += cpu::kSplitSlab) {
-    const int64_t rows = std::min(cpu::kSplitSlab, kRows - begin);
-    ProductTN(d->Slice(begin, rows), x->Slice(begin, rows), *pieces, {.accumulate = begin > 0});
+  for (const int64_t rest : {cpu::kSplitRest - 1, cpu::kSplitRest}) {
+    const int64_t rows = 2 * cpu::kSplitSlab + rest, in = 64, out = 96;
+    const OwnedTensor d = RandomTensor({rows, out}, DType::kF32, 1), x = RandomTensor({rows, in}, DType::kF32, 2);
+    const OwnedTensor whole({out, in}, DType::kF32), pieces({out, in}, DType::kF32);
+    ProductTN(*d, *x, *whole);
+    ProductTN(d->Slice(0, cpu::kSplitSlab), x->Slice(0, cpu::kSplitSlab), *pieces);
+    ProductTN(d->Slice(cpu::kSplitSlab, rows - cpu::kSplitSlab), x->Slice(cpu::kSplitSlab, rows - cpu::kSplitSlab), *pieces,
+              {.accumulate = true});
+    EXPECT_TRUE(SameBits(*whole, *pieces));
   }
-  EXPECT_TRUE(SameBits(*whole, *pieces));
 }
 
 TEST_F(SplitProducts, KeepWhatIsNotFiniteAndWhatIsLarge) {
