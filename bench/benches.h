@@ -41,7 +41,7 @@ absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const Collecti
 // below which it is faster ("modelled_mbit": bytes saved / seconds lost without a link), and where it really is on throttled links
 // ("measured_mbit": between links of 2/3 and of 3/2 of the modelled rate), "apart": |measured / modelled - 1|. The rate is the vector's
 // bytes by the seconds lost. Errors: InvalidArgument for a text that is no codec; FailedPrecondition where there is no crossover.
-absl::StatusOr<BenchReport> BenchCrossover(const std::string& codec, int samples = 9);
+absl::StatusOr<BenchReport> BenchCrossover(const std::string& codec, int samples = 25);
 
 // Training steps of a config (data, checkpoints and evaluation left out): tokens or samples a second (steps, where the model has no data),
 // bytes between ranks a step. Collective.

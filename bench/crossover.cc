@@ -1,9 +1,9 @@
 // The link rate below which a codec pays: foretold from an exchange's bytes and its time without a link, and found on throttled links.
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "bench/benches.h"
@@ -42,17 +42,21 @@ class Racer {
   double sent_ = 0;
 };
 
-// Both in turn over one kind of link. What else runs on the machine only ever slows an exchange down, by as much as several of them take:
-// the fastest says what one costs.
+// Both in turn over one kind of link.
 struct Race {
-  double exact = INFINITY, coded = INFINITY;  // seconds
+  std::vector<double> exact, coded;  // seconds
   absl::Status Sample(Racer& first, Racer& second) {
     ASSIGN_OR_RETURN(const double a, first.Run());
     ASSIGN_OR_RETURN(const double b, second.Run());
-    exact = std::min(exact, a), coded = std::min(coded, b);
+    exact.push_back(a), coded.push_back(b);
     return absl::OkStatus();
   }
-  double Lead() const { return exact - coded; }  // what the codec gains, negative where it loses
+  // What the codec gains, negative where it loses: the median over neighbours in time, which other processes slow down alike.
+  double Lead() const {
+    std::vector<double> leads;
+    for (size_t i = 0; i < exact.size(); ++i) leads.push_back(exact[i] - coded[i]);
+    return TimingOf(leads).median;
+  }
 };
 
 struct Found {
