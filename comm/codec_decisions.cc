@@ -120,22 +120,29 @@ absl::StatusOr<double> CodecDecisions::LinkRate(Communicator& world) const {
 }
 
 absl::Status CodecDecisions::Decide(const ExchangeContext& context) {
-  if (decided_ != 0) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const double link_rate, LinkRate(*context.world));
-  const ParameterSet& parameters = context.layout->parameters();
-  for (int i = 0; i < parameters.size(); ++i) {
-    const CodingCost& cost = costs_[static_cast<size_t>(i)];
-    declined_[static_cast<size_t>(i)] = cost.exact_bytes > 0 && !(link_rate < cost.BreakEven()) ? 1 : 0;
+  if (decided_ == 0) {
+    ASSIGN_OR_RETURN(link_rate_, LinkRate(*context.world));
+    for (size_t i = 0; i < costs_.size(); ++i) {
+      declined_[i] = costs_[i].exact_bytes > 0 && !(link_rate_ < costs_[i].BreakEven()) ? 1 : 0;
+    }
+    RETURN_IF_ERROR(
+        context.world->Broadcast("exchange.decision", Tensor(declined_.data(), {static_cast<int64_t>(declined_.size())}, DType::kI64), 0));
+    decided_ = 1;
+    found_ = declined_;
   }
-  RETURN_IF_ERROR(
-      context.world->Broadcast("exchange.decision", Tensor(declined_.data(), {static_cast<int64_t>(declined_.size())}, DType::kI64), 0));
-  decided_ = 1;
-  if (context.world->rank() == 0) Log(parameters, link_rate);
+  if (planned_ != declined_) {
+    planned_ = declined_;
+    for (const auto& plan : plans_) plan();
+  }
   return absl::OkStatus();
 }
 
 // A line for each size of block and answer.
-void CodecDecisions::Log(const ParameterSet& parameters, double link_rate) const {
+void CodecDecisions::Log(const ParameterSet& parameters) const {
+  if (declined_ != found_) {
+    LOG_INFO << "exchange: the loaded state says which blocks go without their codec: " << std::ranges::count(declined_, 1);
+    return;
+  }
   std::map<std::pair<int64_t, int64_t>, std::vector<int>> alike;
   for (int i = 0; i < parameters.size(); ++i) {
     if (costs_[static_cast<size_t>(i)].exact_bytes > 0) {
@@ -149,7 +156,7 @@ void CodecDecisions::Log(const ParameterSet& parameters, double link_rate) const
                     "%d blocks of %d coordinates such as %s: it saves %.4g of %.4g bytes and takes %.3g ms; it pays below %.4g "
                     "bytes/s, the link has %.4g",
                     blocks.size(), kind.first, parameters[{blocks[0]}].name, cost.exact_bytes - cost.coded_bytes, cost.exact_bytes,
-                    1e3 * cost.CodecSeconds(), cost.BreakEven(), link_rate);
+                    1e3 * cost.CodecSeconds(), cost.BreakEven(), link_rate_);
   }
 }
 

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_COMM_CODEC_DECISIONS_H_
 #define CONCLAVE_COMM_CODEC_DECISIONS_H_
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -23,8 +24,8 @@ struct CodingCost {
   double BreakEven() const;
 };
 
-// Made with an exchange, which measures its codecs into it; asked by it from the first Begin on. The decision is rank 0's, the same on all
-// ranks, and train state: one that was loaded stays. Measuring costs an encoding and a decoding of each size of block, three times.
+// Made with an exchange, which measures its codecs into it and plans by what comes out. The decision is rank 0's, the same on all ranks,
+// and train state: one that was loaded stays. Measuring costs an encoding and a decoding of each size of block, three times.
 class CodecDecisions {
  public:
   CodecDecisions(const WhenItPaysConfig& config, int blocks)
@@ -35,19 +36,27 @@ class CodecDecisions {
   absl::Status Measure(const ExchangeContext& context, const BlockCodecs& codecs);
   const CodingCost& cost(BlockId block) const { return costs_[static_cast<size_t>(block.value)]; }
 
-  // Decides, if that was not done or loaded yet, and logs each decision with its reason. Collective over context.world.
+  // Called with every decision, those that a loaded state brings too.
+  void OnDecision(std::function<void()> plan) { plans_.push_back(std::move(plan)); }
+
+  // Once all codecs are measured, and again before vectors travel, when a state may have been loaded: decides, if that was not done or
+  // loaded yet. Collective over context.world.
   absl::Status Decide(const ExchangeContext& context);
+  // Logs each decision with its reason; those of a state that was loaded have none. On rank 0.
+  void Log(const ParameterSet& parameters) const;
   bool Declines(BlockId block) const { return declined_[static_cast<size_t>(block.value)] != 0; }
   void Register(StateDict& state, const std::string& part, const ParameterSet& parameters);
 
  private:
   absl::StatusOr<double> LinkRate(Communicator& world) const;
-  void Log(const ParameterSet& parameters, double link_rate) const;
 
   const WhenItPaysConfig config_;
   std::vector<CodingCost> costs_;  // by block id
   std::vector<int64_t> declined_;  // by block id, 0 or 1
   int64_t decided_ = 0;
+  double link_rate_ = 0;                      // as it was found; 0: not looked for
+  std::vector<int64_t> found_, planned_;      // what was decided here; what was planned by
+  std::vector<std::function<void()>> plans_;  // who plans
 };
 
 }  // namespace conclave

@@ -38,11 +38,19 @@ CodedMean::CodedMean(const ExchangeContext& context, BlockCodecs codecs)
     if (!context.layout->is_local({i})) codecs_.Drop({i});
   }
   for (const BlockId id : context.layout->local_blocks()) lossless_[id.value] = codecs_.lossless(id);
-  if (context.decisions == nullptr) PlanWays();
+  if (context.decisions == nullptr) {
+    PlanWays();
+  } else {
+    context.decisions->OnDecision([this] { PlanWays(); });
+  }
 }
 
 void CodedMean::PlanWays() {
-  planned_ = true;
+  queue_ = BucketQueue();
+  message_buckets_.clear(), served_buckets_.clear();
+  std::ranges::fill(places_, Place());
+  std::ranges::fill(copies_, 0);
+  logical_ = LogicalWire();
   const ParameterSet& parameters = context_.layout->parameters();
   std::vector<bool> as_messages(codecs_.size()), as_sums(codecs_.size()), served(codecs_.size()), logical_sums(codecs_.size());
   int64_t largest_wire = 0, largest = 0;
@@ -78,7 +86,6 @@ void CodedMean::SetServer(PartServer* server) {
 }
 
 void CodedMean::Begin(uint32_t step, uint32_t draw) {
-  if (!planned_) PlanWays();
   key_ = {.seed = context_.seed, .step = step, .draw = draw};
   for (MessageBucket* bucket : message_buckets_) bucket->SetKey(key_);
   for (ServedBucket* bucket : served_buckets_) bucket->SetKey(key_);

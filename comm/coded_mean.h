@@ -24,13 +24,15 @@ namespace conclave {
 // Used by all ranks alike: Begin, any number of Put, Finish. The vectors of one source rank come in the order of its workers.
 class CodedMean {
  public:
-  // Drops the codecs of blocks that are not local. Where context.decisions are still open the ways are planned at the first Begin.
+  // Drops the codecs of blocks that are not local. The ways are planned with every decision of context.decisions, if there are any.
   CodedMean(const ExchangeContext& context, BlockCodecs codecs);
+  CodedMean(const CodedMean&) = delete;
+  CodedMean& operator=(const CodedMean&) = delete;
 
   // Whether the block's codec loses nothing.
   bool lossless(BlockId block) const { return lossless_[block.value]; }
   const BlockCodecs& codecs() const { return codecs_; }
-  // From the first Begin on: whether the block's vectors go as they are.
+  // From the first decision on: whether the block's vectors go as they are.
   bool exact(BlockId block) const { return exact_[block.value]; }
   // Called for every part served here, for lossy blocks; outlives the object. Without it means go down as they came up.
   void SetServer(PartServer* server);
@@ -63,7 +65,6 @@ class CodedMean {
   BlockCodecs codecs_;
   std::vector<bool> lossless_;  // by block id
   std::vector<bool> exact_;     // likewise: lossless, or its codec was declined
-  bool planned_ = false;
   FlatVector aggregate_;
   std::vector<Place> places_;  // by block id
   BucketQueue queue_;

@@ -1,4 +1,4 @@
-// An exchange that keeps its codecs only where they pay: it decides at its first Begin, or goes on as the train state says, and hands
+// An exchange that keeps its codecs only where they pay: it decides when it is made, or goes on as the train state says, and hands
 // everything else to the exchange it was made around. Memories are there for every block that has a codec; those of declined blocks are not
 // read.
 #include "comm/codec_decisions.h"
@@ -30,11 +30,15 @@ class DecidingExchange final : public Exchange {
   absl::Status Make(ExchangeConfig config) {
     config.clear_when_it_pays();
     ASSIGN_OR_RETURN(inner_, MakeExchange(config, context_));
-    return absl::OkStatus();
+    return decisions_.Decide(context_);
   }
 
   void Begin(uint32_t step, uint32_t draw) override {
-    ready_ = decisions_.Decide(context_);
+    if (!begun_) {
+      begun_ = true;
+      ready_ = decisions_.Decide(context_);
+      if (ready_.ok() && context_.world->rank() == 0) decisions_.Log(context_.layout->parameters());
+    }
     if (ready_.ok()) inner_->Begin(step, draw);
   }
   absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded) override {
@@ -57,6 +61,7 @@ class DecidingExchange final : public Exchange {
   ExchangeContext context_;
   CodecDecisions decisions_;
   std::unique_ptr<Exchange> inner_;
+  bool begun_ = false;  // and decided for good
   absl::Status ready_;
 };
 

@@ -81,6 +81,32 @@ TEST(CodecDecisions, ALoadedDecisionStays) {
   EXPECT_TRUE(SameBlocks(resumed.aggregates[1], all.aggregates[3]));
 }
 
+// What a decided exchange needs it has when it is made: a forecast of memory counts it.
+TEST(CodecDecisions, TakesItsMemoryWhenItIsMade) {
+  for (const char* rate : {"1", "1e15"}) {
+    const absl::Status status = RunRanks(2, [&](Communicator& world) -> absl::Status {
+      ParameterSet set;
+      set.Add({.name = "x", .shape = {5000}});
+      const Layout layout = ReplicatedLayout(&set, world.rank(), 2);
+      const int64_t before = Buffer::OfThisThread();
+      ASSIGN_OR_RETURN(const auto exchange,
+                       MakeExchange(ParseExchange(absl::StrFormat(
+                                        "quantized { codec { natural {} } } when_it_pays { link_rate: %s codec_rate: 1e8 }", rate)),
+                                    {.layout = &layout, .workers = {.workers = 2, .ranks = 2}, .world = &world}));
+      const int64_t made = Buffer::OfThisThread();
+      EXPECT_GT(made - before, 2 * 5000 * 4) << "an aggregate and a bucket";
+      std::vector<float> v = TestVector<float>(world.rank(), 5000, 1);
+      exchange->Begin(0, 0);
+      RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(v)));
+      RETURN_IF_ERROR(exchange->Finish().status());
+      exchange->Commit();
+      EXPECT_EQ(Buffer::OfThisThread(), made) << rate;
+      return absl::OkStatus();
+    });
+    EXPECT_EQ(status, absl::OkStatus());
+  }
+}
+
 absl::Status TenExchanges(const char* text) {
   return RunRanks(2, [&](Communicator& world) -> absl::Status {
     ParameterSet set;
