@@ -51,19 +51,24 @@ mixture() {
       --set "data.sources[0].text.path=\"$text\"" --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/log" 2>&1 || tail -n 5 "$scratch/log" >&2
   done
 }
-# against NAME BASELINE GAIN WHAT
-against() {
+# loss_above NAME BASELINE WHAT, fewer_bytes NAME BASELINE GAIN WHAT
+loss_above() {
   at_most "$(awk -v a="$(held_out "$1")" -v b="$(held_out "$2")" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", 100 * (a / b - 1) }')" 1 "%" \
-    "$4: held-out loss above exact AdamW's, means of ${#mixture_seeds[@]} seeds"
+    "$3, means of ${#mixture_seeds[@]} seeds"
+}
+fewer_bytes() {
   at_least "$(awk -v a="$(bytes_of "$2")" -v b="$(bytes_of "$1")" 'BEGIN { if (b > 0) printf "%.2f", a / b }')" "$3" x "$4: fewer two-way bytes"
 }
 mixtures() {
   local text=$data_dir/tinyshakespeare/input.txt config
   if [[ ! -r $text ]]; then short "no $text" "<= 1 %" "moe_lm with EF21 and with DiLoCo (--data DIR)"; return; fi
   text=$(realpath "$text")
-  for config in moe_lm_adamw moe_lm_ef21_int8 moe_lm_adamw_256 moe_lm_diloco; do mixture "$config"; done
-  against moe_lm_ef21_int8 moe_lm_adamw 3.5 "moe_lm, EF21 over int8 under AdamW"
-  against moe_lm_diloco moe_lm_adamw_256 20 "moe_lm, DiLoCo"
+  for config in moe_lm_adamw moe_lm_ef21_int8 moe_lm_adamw_256 moe_lm_muon_256 moe_lm_diloco; do mixture "$config"; done
+  loss_above moe_lm_ef21_int8 moe_lm_adamw "moe_lm, EF21 over int8 under AdamW: held-out loss above exact AdamW's"
+  fewer_bytes moe_lm_ef21_int8 moe_lm_adamw 3.5 "moe_lm, EF21 over int8 under AdamW"
+  loss_above moe_lm_diloco moe_lm_adamw_256 "moe_lm, DiLoCo with local steps of Muon: held-out loss above exact AdamW's"
+  loss_above moe_lm_diloco moe_lm_muon_256 "moe_lm, DiLoCo with local steps of Muon: held-out loss above exact Muon's"
+  fewer_bytes moe_lm_diloco moe_lm_adamw_256 20 "moe_lm, DiLoCo"
 }
 
 on_slow_links() {

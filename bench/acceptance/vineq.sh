@@ -337,7 +337,6 @@ second_half() {
   if $quick; then return; fi
   uplink_gains 1 2.4 3
   m_law
-  gan
 }
 first_half() {
   two_way_gains 8 0.1 10 optimistic_permk_int4
@@ -353,6 +352,7 @@ first_half() {
   participation
   robust_regression
   local_steps
+  gan
   robust_images
   robust_text
 }
