@@ -337,6 +337,7 @@ second_half() {
   if $quick; then return; fi
   uplink_gains 1 2.4 3
   m_law
+  robust_images
 }
 first_half() {
   two_way_gains 8 0.1 10 optimistic_permk_int4
@@ -353,7 +354,6 @@ first_half() {
   robust_regression
   local_steps
   gan
-  robust_images
   robust_text
 }
 
