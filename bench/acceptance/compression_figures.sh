@@ -67,7 +67,7 @@ mixtures() {
   loss_above moe_lm_ef21_int8 moe_lm_adamw "moe_lm, EF21 over int8 under AdamW: held-out loss above exact AdamW's"
   fewer_bytes moe_lm_ef21_int8 moe_lm_adamw 3.5 "moe_lm, EF21 over int8 under AdamW"
   loss_above moe_lm_diloco moe_lm_adamw_256 "moe_lm, DiLoCo with local steps of Muon: held-out loss above exact AdamW's"
-  loss_above moe_lm_diloco moe_lm_muon_256 "moe_lm, DiLoCo with local steps of Muon: held-out loss above exact Muon's"
+  loss_above moe_lm_diloco moe_lm_muon_256 "moe_lm, DiLoCo with local steps of Muon: held-out loss above exact Muon's at the same rate"
   fewer_bytes moe_lm_diloco moe_lm_adamw_256 20 "moe_lm, DiLoCo"
 }
 
