@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "base/rng.h"
+
 namespace conclave {
 namespace {
 
@@ -12,20 +14,22 @@ struct Graph {
   std::vector<idx_t> begin{0}, neighbours, weights;
 };
 
-Graph GraphOf(const RoutingCounts& counts) {
+// number[v]: what METIS calls vertex v, expert v % E of layer v / E.
+Graph GraphOf(const RoutingCounts& counts, const IndexPermutation& number) {
+  const int experts = counts.experts(), vertices = counts.layers() * experts;
+  std::vector<int> vertex_of(vertices);
+  for (int v = 0; v < vertices; ++v) vertex_of[number(v)] = v;
   Graph graph;
-  const int experts = counts.experts();
   const auto add = [&](int vertex, int64_t weight) {
     if (weight == 0) return;
-    graph.neighbours.push_back(vertex);
+    graph.neighbours.push_back(static_cast<idx_t>(number(vertex)));
     graph.weights.push_back(static_cast<idx_t>(weight));
   };
-  for (int j = 0; j < counts.layers(); ++j) {
-    for (int x = 0; x < experts; ++x) {
-      for (int y = 0; j > 0 && y < experts; ++y) add((j - 1) * experts + y, counts.transitions(j - 1)[y * experts + x]);
-      for (int y = 0; j + 1 < counts.layers() && y < experts; ++y) add((j + 1) * experts + y, counts.transitions(j)[x * experts + y]);
-      graph.begin.push_back(static_cast<idx_t>(graph.neighbours.size()));
-    }
+  for (const int v : vertex_of) {
+    const int j = v / experts, x = v % experts;
+    for (int y = 0; j > 0 && y < experts; ++y) add((j - 1) * experts + y, counts.transitions(j - 1)[y * experts + x]);
+    for (int y = 0; j + 1 < counts.layers() && y < experts; ++y) add((j + 1) * experts + y, counts.transitions(j)[x * experts + y]);
+    graph.begin.push_back(static_cast<idx_t>(graph.neighbours.size()));
   }
   return graph;
 }
@@ -73,10 +77,13 @@ bool HasMetis() { return true; }
 absl::StatusOr<PlacementTable> MetisPartition(const PlacementProblem& problem, int seed) {
   RETURN_IF_ERROR(CheckPlacementProblem(problem));
   const RoutingCounts& counts = *problem.counts;
-  Graph graph = GraphOf(counts);
+  // Constraints of one vertex a part leave METIS nothing to coarsen, and its seed then changes nothing; the order of the vertices does.
+  const IndexPermutation number({.seed = static_cast<uint64_t>(seed), .kind = RngKind::kProblem},
+                                static_cast<uint64_t>(counts.layers()) * counts.experts());
+  Graph graph = GraphOf(counts, number);
   idx_t vertices = counts.layers() * counts.experts(), constraints = counts.layers(), parts = problem.topology.ranks, cut = 0;
   std::vector<idx_t> vertex_weights(static_cast<size_t>(vertices) * constraints), part(vertices);
-  for (idx_t v = 0; v < vertices; ++v) vertex_weights[v * constraints + v / counts.experts()] = 1;
+  for (idx_t v = 0; v < vertices; ++v) vertex_weights[number(v) * constraints + v / counts.experts()] = 1;
   std::vector<real_t> imbalance(constraints, 1.001f);
   idx_t options[METIS_NOPTIONS];
   METIS_SetDefaultOptions(options);
@@ -85,7 +92,7 @@ absl::StatusOr<PlacementTable> MetisPartition(const PlacementProblem& problem, i
                                          nullptr, graph.weights.data(), &parts, nullptr, imbalance.data(), options, &cut, part.data());
   if (result != METIS_OK) return Internal("METIS_PartGraphKway: error %d", result);
   PlacementTable table(counts.layers(), std::vector<int>(counts.experts()));
-  for (idx_t v = 0; v < vertices; ++v) table[v / counts.experts()][v % counts.experts()] = static_cast<int>(part[v]);
+  for (idx_t v = 0; v < vertices; ++v) table[v / counts.experts()][v % counts.experts()] = static_cast<int>(part[number(v)]);
   Repair(counts, problem.topology.ranks, table);
   return table;
 }

@@ -12,7 +12,8 @@ namespace conclave {
 bool HasMetis();
 
 // METIS_PartGraphKway on all experts of all layers, edges weighted by transitions, one balance constraint a layer; where a layer comes back
-// out of balance, the experts that lose least are moved. Nodes are ignored. Errors: Unimplemented without METIS, Internal if METIS fails.
+// out of balance, the experts that lose least are moved. Nodes are ignored. seed: another seed of METIS and another order of the vertices,
+// without which the outcome is always the same. Errors: Unimplemented without METIS, Internal if METIS fails.
 // Source: Karypis, Kumar, "Multilevel Algorithms for Multi-Constraint Graph Partitioning", SC 1998.
 absl::StatusOr<PlacementTable> MetisPartition(const PlacementProblem& problem, int seed);
 

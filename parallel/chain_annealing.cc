@@ -123,9 +123,9 @@ void Anneal(ChainState& state, const AnnealOptions& options) {
 }
 
 double PassNanoseconds(const RoutingCounts& counts, int ranks) {
-  const double slots = std::min(counts.experts() / ranks, ColumnMoves::kMostCandidates), square = slots * slots;
+  const double slots = std::min(counts.experts() / ranks, ColumnMoves::kMostCandidates);
   const double pairs = 0.5 * ranks * (ranks - 1.0);
-  return pairs * counts.layers() * (75 + 3 * square + 0.12 * square * square);  // measured on one core of 3.6 GHz with 8 lanes
+  return pairs * counts.layers() * (100 + 3.1 * slots * slots);  // measured on one core with AVX-512
 }
 
 }  // namespace conclave

@@ -3,94 +3,35 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 #include "base/rng.h"
-#include "base/simd.h"
+#include "parallel/swap_program.h"
 
 namespace conclave {
 namespace {
 
 constexpr int kMost = ColumnMoves::kMostCandidates, kNoiseLength = 1 << 14;
+// A unit of the program is 1 / kUnits of the temperature: bonds end at 256 temperatures, prices at 500.
+constexpr float kUnits = 16;
 
-// Independent draws of Gumbel's distribution, -ln(-ln u); a move reads a run of them at a random place.
-const std::vector<float>& GumbelNoise() {
-  static const std::vector<float> noise = [] {
-    std::vector<float> values(kNoiseLength + kMost * kMost + 1);
+// Independent draws of Gumbel's distribution, -ln(-ln u), in units; a move reads a run of them at a random place.
+const std::vector<int16_t>& GumbelNoise() {
+  static const std::vector<int16_t> noise = [] {
+    std::vector<int16_t> values(kNoiseLength + kMostLanes + 1);
     const RngKey key{.seed = 0, .site = 3, .kind = RngKind::kPlacement};
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(-std::log(-std::log(key.UniformDouble(i) + 0x1p-60)));
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<int16_t>(std::lround(kUnits * -std::log(-std::log(key.UniformDouble(i) + 0x1p-60))));
+    }
     return values;
   }();
   return noise;
 }
 
-// Both layers swapped, the transitions x -> x' and y -> y' stay kept, x -> y' and y -> x' stay lost, where the costs of the two swaps alone
-// count all four as changed, at both ends: a[x] + b[y] takes that back. link: [2n, 2n], rows of the layer behind.
-CONCLAVE_INLINE void Corrections(const float* __restrict link, int n, int swap, float gain, float* __restrict a, float* __restrict b) {
-  const float* const to_x = link + static_cast<size_t>(swap / n) * 2 * n;
-  const float* const to_y = link + static_cast<size_t>(n + swap % n) * 2 * n;
-  for (int i = 0; i < n; ++i) a[i] = gain * (to_y[i] - to_x[i]);
-  for (int i = 0; i < n; ++i) b[i] = gain * (to_x[n + i] - to_y[n + i]);
-}
+// Units a token. Where nothing is random, a unit is a token.
+float ScaleAt(float temperature) { return temperature > 0 ? kUnits / temperature : 1; }
 
-// n floats in one register.
-template <int n>
-struct Lanes {
-  typedef float Vector __attribute__((vector_size(n * sizeof(float)), aligned(sizeof(float)), may_alias));
-};
-
-// One step of the dynamic program: adds to next[x', y'] and *next_stay the least cost of a prefix that leads there. value: [n, n] of the
-// layer before. Lanes run over y', so that nothing is reduced across a register: the cost of meeting (x', y') is
-// value[x, y] + (of x', x and y) + (of y', x) + (of y', y).
-template <int n>
-CONCLAVE_INLINE void Step(const float* link, const float* value, float stay, float gain, float* next, float* next_stay) {
-  using Vector = typename Lanes<n>::Vector;
-  float meet_x[n * n], meet_y[n * n];  // [x, y'] and [y, y']
-  for (int y2 = 0; y2 < n; ++y2) {
-    for (int i = 0; i < n; ++i) meet_x[i * n + y2] = gain * link[(n + y2) * 2 * n + i];
-    for (int i = 0; i < n; ++i) meet_y[i * n + y2] = -gain * link[(n + y2) * 2 * n + n + i];
-  }
-  const Vector* const of_x = reinterpret_cast<const Vector*>(meet_x);
-  const Vector* const of_y = reinterpret_cast<const Vector*>(meet_y);
-  for (int x2 = 0; x2 < n; ++x2) {
-    const float* const to_x = link + x2 * 2 * n;
-    float cost[n * n];
-    for (int x = 0; x < n; ++x) {
-      for (int y = 0; y < n; ++y) cost[x * n + y] = value[x * n + y] + gain * (to_x[n + y] - to_x[x]);
-    }
-    Vector best = Vector{} + stay;
-    for (int x = 0; x < n; ++x) {
-      Vector inner = cost[x * n] + of_y[0];
-      for (int y = 1; y < n; ++y) {
-        const Vector sum = cost[x * n + y] + of_y[y];
-        inner = sum < inner ? sum : inner;
-      }
-      inner += of_x[x];
-      best = inner < best ? inner : best;
-    }
-    *reinterpret_cast<Vector*>(next + x2 * n) += best;
-  }
-  float best = stay;
-  for (int swap = 0; swap < n * n; ++swap) best = std::min(best, value[swap]);
-  *next_stay += best;
-}
-
-CONCLAVE_SIMD void StepOf(const float* link, const float* value, float stay, int candidates, float gain, float* next, float* next_stay) {
-  switch (candidates) {
-    case 1:
-      return Step<1>(link, value, stay, gain, next, next_stay);
-    case 2:
-      return Step<2>(link, value, stay, gain, next, next_stay);
-    case 4:
-      return Step<4>(link, value, stay, gain, next, next_stay);
-    default:
-      return Step<8>(link, value, stay, gain, next, next_stay);
-  }
-}
-
-CONCLAVE_SIMD void Gather(const int32_t* __restrict from, const int* __restrict index, int n, float* __restrict out) {
-  for (int i = 0; i < n; ++i) out[i] = static_cast<float>(from[index[i]]);
+int16_t InUnits(int32_t price, float scale) {
+  return static_cast<int16_t>(std::clamp(scale * static_cast<float>(price), -1.0f * kMostPrice, 1.0f * kMostPrice));
 }
 
 }  // namespace
@@ -106,7 +47,8 @@ ColumnMoves::ColumnMoves(ChainState* state)
       cross_(static_cast<size_t>(layers_) * 2),
       joint_(layers_),
       changed_(layers_),
-      link_(value_.size() * 4) {
+      chosen_(static_cast<size_t>(layers_) * 2 * candidates_),
+      link_(value_.size() * 4 + kLinkPadding) {
   for (int j = 0; j < layers_; ++j) {
     std::vector<int> used(state->ranks());
     for (int x = 0; x < state->experts(); ++x) {
@@ -120,76 +62,101 @@ ColumnMoves::ColumnMoves(ChainState* state)
 struct ColumnMoves::Layer {
   int layer, p, q;
   int *at_p, *at_q;  // [slots]
-  float *value, *link;
+  int* chosen;       // [2 * candidates]
+  int16_t *value, *link;
 };
 
 ColumnMoves::Layer ColumnMoves::At(int layer, int p, int q) {
   const size_t square = static_cast<size_t>(candidates_) * candidates_;
   int* const held = held_.data() + static_cast<size_t>(layer) * state_->experts();
-  return {layer, p, q, held + p * slots_, held + q * slots_, value_.data() + layer * square, link_.data() + layer * square * 4};
+  return {layer,
+          p,
+          q,
+          held + p * slots_,
+          held + q * slots_,
+          chosen_.data() + layer * 2 * candidates_,
+          value_.data() + layer * square,
+          link_.data() + layer * square * 4};
 }
 
-// Chooses the candidates, prices their swaps with everything else in place, and reads the transitions from the layer before.
-void ColumnMoves::Prepare(const Layer& at, float temperature, uint32_t word) {
-  const int n = candidates_, j = at.layer;
+// Chooses the candidates; the experts of a rank take turns where they are more.
+void ColumnMoves::Choose(const Layer& at, uint32_t word) {
+  const int n = candidates_;
   if (slots_ > n) {
     // Rotations by other amounts: every expert takes its turn beside every other.
     std::rotate(at.at_p, at.at_p + 1 + (word & 0xFF) % (slots_ - 1), at.at_p + slots_);
     std::swap(at.at_q[word % n], at.at_q[n + (word >> 8) % (slots_ - n)]);
     std::rotate(at.at_q, at.at_q + 1 + (word >> 8 & 0xFF) % (slots_ - 1), at.at_q + slots_);
   }
-  float price_p[kMost], price_q[kMost];
-  for (int i = 0; i < n; ++i) {
-    price_p[i] = static_cast<float>(state_->Pull(j, at.p, at.at_p[i]) - state_->Pull(j, at.q, at.at_p[i]));
-    price_q[i] = static_cast<float>(state_->Pull(j, at.q, at.at_q[i]) - state_->Pull(j, at.p, at.at_q[i]));
-  }
-  const float* const noise = GumbelNoise().data() + (word >> 18);
-  for (int x = 0; x < n; ++x) {
-    for (int y = 0; y < n; ++y) at.value[x * n + y] = price_p[x] + price_q[y] - temperature * noise[x * n + y];
-  }
-  stay_[j] = -temperature * noise[n * n];
-  if (j == 0) return;
-  const Layer before = At(j - 1, at.p, at.q);
-  int index[2 * kMost];
-  std::copy_n(before.at_p, n, index);
-  std::copy_n(before.at_q, n, index + n);
-  for (int i = 0; i < 2 * n; ++i) Gather(state_->Backward(j - 1, i < n ? at.at_p[i] : at.at_q[i - n]), index, 2 * n, at.link + i * 2 * n);
+  std::copy_n(at.at_p, n, at.chosen);
+  std::copy_n(at.at_q, n, at.chosen + n);
 }
 
-void ColumnMoves::Apply(int p, int q, float gain) {
-  const int n = candidates_;
-  int behind = -1;  // the swap of the layer behind; -1: none
-  for (int j = layers_ - 1; j >= 0; --j) {
-    const Layer at = At(j, p, q);
-    float a[kMost] = {}, b[kMost] = {};
-    if (behind >= 0) Corrections(At(j + 1, p, q).link, n, behind, gain, a, b);
-    float best = stay_[j];
-    int swap = -1;
-    for (int s = 0; s < n * n; ++s) {
-      const float value = at.value[s] + a[s / n] + b[s % n];
-      if (value < best) best = value, swap = s;
-    }
-    behind = swap;
-    // The corrections of the layers before read `link` alone, so this layer may change at once.
-    if (swap < 0) continue;
-    state_->Swap(j, at.at_p[swap / n], at.at_q[swap % n]);
-    std::swap(at.at_p[swap / n], at.at_q[swap % n]);
+// Prices the candidates' swaps with everything else in place, and joins them with the layers before.
+void ColumnMoves::Advance(const Layer& at, float temperature, float gain, uint32_t word) {
+  static constexpr int16_t kNoNoise[kMostLanes + 1] = {};
+  const int n = candidates_, j = at.layer;
+  const float scale = ScaleAt(temperature);
+  int16_t prices[kMostLanes] = {};
+  for (int i = 0; i < n; ++i) {
+    prices[i] = InUnits(state_->Pull(j, at.p, at.at_p[i]) - state_->Pull(j, at.q, at.at_p[i]), scale);
+    prices[n + i] = InUnits(state_->Pull(j, at.q, at.at_q[i]) - state_->Pull(j, at.p, at.at_q[i]), scale);
   }
+  const int16_t* const noise = temperature > 0 ? GumbelNoise().data() + (word >> 18) : kNoNoise;
+  SwapLayer layer{.experts = state_->experts(), .to = at.chosen, .bond_scale = gain * scale, .prices = prices, .noise = noise};
+  if (j > 0) {
+    const Layer before = At(j - 1, at.p, at.q);
+    layer.counts = state_->Forward(j - 1, 0);
+    layer.from = before.chosen;
+    layer.value_before = before.value;
+    layer.stay_before = stay_[j - 1];
+  }
+  stay_[j] = static_cast<int16_t>(-noise[n * n]);
+  AdvanceSwaps(n, layer, at.link, at.value, &stay_[j]);
+}
+
+// The best swap of a layer, x * n + y, or -1 for none, given that of the layer behind.
+int ColumnMoves::Pick(int layer, int p, int q, int behind) {
+  const int n = candidates_;
+  if (behind < 0 && stay_[layer] == 0) return -1;  // nothing is less
+  int a[kMost] = {}, b[kMost] = {};
+  if (behind >= 0) {
+    const int16_t* const link = At(layer + 1, p, q).link;
+    const int x = behind / n, y = n + behind % n;
+    for (int i = 0; i < n; ++i) a[i] = 2 * (link[i * 2 * n + y] - link[i * 2 * n + x]);
+    for (int i = 0; i < n; ++i) b[i] = 2 * (link[(n + i) * 2 * n + x] - link[(n + i) * 2 * n + y]);
+  }
+  const int16_t* const value = At(layer, p, q).value;
+  int best = stay_[layer], swap = -1;
+  for (int x = 0; x < n; ++x) {
+    int least = value[x * n] + b[0];
+    for (int y = 1; y < n; ++y) least = std::min(least, value[x * n + y] + b[y]);
+    if (least + a[x] >= best) continue;
+    best = least + a[x];
+    swap = x * n;
+    while (value[swap] + b[swap - x * n] != least) ++swap;
+  }
+  return swap;
 }
 
 void ColumnMoves::Move(int p, int q, float temperature, std::span<const uint32_t> words) {
   const bool apart = state_->SearchNode(p) != state_->SearchNode(q);
-  const float gain = static_cast<float>(2 * (state_->rank_gain() + (apart ? state_->node_gain() : 0)));
+  const float gain = static_cast<float>(state_->rank_gain() + (apart ? state_->node_gain() : 0));
   for (int j = 0; j < layers_; ++j) {
     const Layer at = At(j, p, q);
-    Prepare(at, temperature, words[j]);
-    if (j == 0) continue;
-    StepOf(at.link, At(j - 1, p, q).value, stay_[j - 1], candidates_, gain, at.value, &stay_[j]);
-    // Only differences count; small numbers keep their digits.
-    for (int s = 0; s < candidates_ * candidates_; ++s) at.value[s] -= stay_[j];
-    stay_[j] = 0;
+    Choose(at, words[j]);
+    Advance(at, temperature, gain, words[j]);
   }
-  Apply(p, q, gain);
+  int swap = -1;
+  for (int j = layers_ - 1; j >= 0; --j) {
+    swap = Pick(j, p, q, swap);
+    // Layers before read the links alone, so this one may change at once.
+    if (swap < 0) continue;
+    const Layer at = At(j, p, q);
+    int *const x = at.at_p + swap / candidates_, *const y = at.at_q + swap % candidates_;
+    state_->Swap(j, *x, *y);
+    std::swap(*x, *y);
+  }
 }
 
 void ColumnMoves::Cross(int p, int q, float temperature, std::span<const uint32_t> words) {
@@ -202,8 +169,9 @@ void ColumnMoves::Cross(int p, int q, float temperature, std::span<const uint32_
       alone += state_->Pull(j, p, at.at_p[i]) - state_->Pull(j, q, at.at_p[i]);
       alone += state_->Pull(j, q, at.at_q[i]) - state_->Pull(j, p, at.at_q[i]);
     }
-    const float* const noise = GumbelNoise().data() + (words[j] >> 18);
-    float kept = -temperature * noise[0], changed = static_cast<float>(alone) - temperature * noise[1];
+    const int16_t* const noise = GumbelNoise().data() + (words[j] >> 18);
+    const float unit = temperature / kUnits;
+    float kept = -unit * noise[0], changed = static_cast<float>(alone) - unit * noise[1];
     if (j > 0) {
       const Layer before = At(j - 1, p, q);
       int64_t joined = 0;

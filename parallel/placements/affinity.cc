@@ -11,19 +11,19 @@
 namespace conclave {
 namespace {
 
-constexpr double kNanosecondsPerEffort = 7.5e7;
-constexpr int64_t kPassesOfAStart = 15'000, kMostStarts = 16;
+constexpr double kNanosecondsPerEffort = 8e7;
+constexpr int64_t kPassesOfAStart = 40'000, kMostPasses = 240'000;
 
 struct Search {
   uint64_t seed;
   double effort;
 
-  // A start of at most kPassesOfAStart passes; what the effort leaves goes into further starts.
+  // One slow start finds more than several fast ones, up to kPassesOfAStart passes; what more there are become further starts.
   void Budget(const PlacementProblem& problem, int64_t* starts, int64_t* passes) const {
     const double pass = std::max(1.0, PassNanoseconds(*problem.counts, problem.topology.ranks));
-    const auto all = static_cast<int64_t>(std::min(1e12, effort * kNanosecondsPerEffort / pass));
-    *starts = std::clamp<int64_t>(all / kPassesOfAStart, 1, kMostStarts);
-    *passes = std::min(all / *starts, kPassesOfAStart);
+    const auto all = static_cast<int64_t>(std::min<double>(kMostPasses, effort * kNanosecondsPerEffort / pass));
+    *starts = std::max<int64_t>(1, all / kPassesOfAStart);
+    *passes = all / *starts;
   }
 };
 
