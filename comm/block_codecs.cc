@@ -87,7 +87,7 @@ absl::StatusOr<BlockCodecs> BlockCodecs::Make(const ExchangeConfig& config, cons
   };
   codecs.idle_ =
       (NamesCodec(codec) && !shrinks(/*up=*/true)) || (served && NamesCodec(config.downlink().codec()) && !shrinks(/*up=*/false));
-  if (context.decisions != nullptr) RETURN_IF_ERROR(context.decisions->Measure(context, codecs));
+  if (context.decisions != nullptr) context.decisions->Offer(context, codecs);
   return codecs;
 }
 

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "comm/ledger.h"
 #include "comm/wire_frame.h"
 
 namespace conclave {
@@ -64,16 +65,26 @@ double CodingCost::BreakEven() const {
   return CodecSeconds() > 0 ? (exact_bytes - coded_bytes) / CodecSeconds() : INFINITY;
 }
 
-absl::Status CodecDecisions::Measure(const ExchangeContext& context, const BlockCodecs& codecs) {
+void CodecDecisions::Offer(const ExchangeContext& context, const BlockCodecs& codecs) {
+  for (size_t i = 0; i < costs_.size(); ++i) {
+    const BlockId block{static_cast<int>(i)};
+    if (!codecs.lossless(block)) {
+      offers_[i].push_back({.pieces = &codecs[block], .workers = context.workers.workers, .served = codecs.served()});
+    }
+  }
+}
+
+absl::Status CodecDecisions::Measure(const ExchangeContext& context) {
   const ParameterSet& parameters = context.layout->parameters();
-  const double workers = context.workers.workers, others = workers - 1;
   std::map<std::array<int64_t, 4>, CodingCost> known;  // equal codecs of equal sizes are measured once
-  for (int i = 0; i < parameters.size(); ++i) {
-    if (codecs.lossless({i})) continue;
-    const std::vector<CodedPiece>& pieces = codecs[{i}];
-    const double dense = static_cast<double>(parameters[{i}].shape.elements() * SizeOf(context.dtype));
-    std::array<int64_t, 4> size{parameters[{i}].shape.elements(), static_cast<int64_t>(pieces.size())};
-    for (const CodedPiece& piece : pieces) {
+  for (size_t i = 0; i < costs_.size(); ++i) {
+    const auto offer = std::ranges::find_if(offers_[i], [](const CodecOffer& o) { return !o.pieces->empty(); });
+    if (offer == offers_[i].end()) continue;
+    const double workers = offer->workers, others = workers - 1;
+    const int64_t elements = parameters[{static_cast<int>(i)}].shape.elements();
+    const double dense = static_cast<double>(elements * SizeOf(context.dtype));
+    std::array<int64_t, 4> size{elements, static_cast<int64_t>(offer->pieces->size())};
+    for (const CodedPiece& piece : *offer->pieces) {
       size[2] += piece.up->MaxWireBytes();
       if (piece.down != nullptr) size[3] += piece.down->MaxWireBytes();
     }
@@ -81,10 +92,10 @@ absl::Status CodecDecisions::Measure(const ExchangeContext& context, const Block
     CodingCost& cost = it->second;
     if (fresh) {
       cost.exact_bytes = 2 * dense * others / workers;
-      ASSIGN_OR_RETURN(const CodingTimes up, TimeOfBlock(pieces, /*up=*/true, context.dtype));
+      ASSIGN_OR_RETURN(const CodingTimes up, TimeOfBlock(*offer->pieces, /*up=*/true, context.dtype));
       cost.encode_seconds = up.encode_seconds, cost.decode_seconds = up.decode_seconds;
-      if (codecs.served()) {
-        ASSIGN_OR_RETURN(const CodingTimes down, TimeOfBlock(pieces, /*up=*/false, context.dtype));
+      if (offer->served) {
+        ASSIGN_OR_RETURN(const CodingTimes down, TimeOfBlock(*offer->pieces, /*up=*/false, context.dtype));
         cost.coded_bytes = (up.bytes + down.bytes) * others / workers;
         cost.encodes = 1 + 1 / workers;
         cost.decode_seconds = (up.decode_seconds + down.decode_seconds) / 2;
@@ -94,7 +105,7 @@ absl::Status CodecDecisions::Measure(const ExchangeContext& context, const Block
       }
       if (config_.codec_rate() > 0) cost.encode_seconds = cost.decode_seconds = dense / (2 * config_.codec_rate());
     }
-    costs_[static_cast<size_t>(i)] = cost;
+    costs_[i] = cost;
   }
   return absl::OkStatus();
 }
@@ -119,8 +130,29 @@ absl::StatusOr<double> CodecDecisions::LinkRate(Communicator& world) const {
   return 2 * static_cast<double>(kProbeBytes) / fastest;
 }
 
+// The slowest rank's time is everyone's: others wait for it.
+absl::Status CodecDecisions::ShareCosts(Communicator& world) {
+  constexpr int64_t kNumbers = 6;
+  const auto numbers = [](CodingCost& cost) {
+    return std::array{&cost.exact_bytes, &cost.coded_bytes, &cost.encodes, &cost.decodes, &cost.encode_seconds, &cost.decode_seconds};
+  };
+  std::vector<double> flat;
+  for (CodingCost& cost : costs_) {
+    for (const double* number : numbers(cost)) flat.push_back(cost.exact_bytes > 0 ? *number : 0);
+  }
+  RETURN_IF_ERROR(world.AllReduce("exchange.costs", Tensor(flat.data(), {static_cast<int64_t>(flat.size())}, DType::kF64), ReduceOp::kMax));
+  for (size_t i = 0; i < flat.size(); i += kNumbers) {
+    const auto of = numbers(costs_[i / kNumbers]);
+    for (size_t n = 0; n < of.size(); ++n) *of[n] = flat[i + n];
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CodecDecisions::Decide(const ExchangeContext& context) {
   if (decided_ == 0) {
+    const LedgerAside aside(context.world->ledger());
+    RETURN_IF_ERROR(Measure(context));
+    RETURN_IF_ERROR(ShareCosts(*context.world));
     ASSIGN_OR_RETURN(link_rate_, LinkRate(*context.world));
     for (size_t i = 0; i < costs_.size(); ++i) {
       declined_[i] = costs_[i].exact_bytes > 0 && !(link_rate_ < costs_[i].BreakEven()) ? 1 : 0;

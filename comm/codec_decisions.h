@@ -24,22 +24,27 @@ struct CodingCost {
   double BreakEven() const;
 };
 
-// Made with an exchange, which measures its codecs into it and plans by what comes out. The decision is rank 0's, the same on all ranks,
-// and train state: one that was loaded stays. Measuring costs an encoding and a decoding of each size of block, three times.
+// Made with an exchange, which offers it its codecs and plans by what comes out. The decision is rank 0's, the same on all ranks, and train
+// state: one that was loaded stays. Deciding costs an encoding and a decoding of each size of block, three times, and what the link's probe
+// sends; none of it is in a step's ledger.
 class CodecDecisions {
  public:
   CodecDecisions(const WhenItPaysConfig& config, int blocks)
-      : config_(config), costs_(static_cast<size_t>(blocks)), declined_(static_cast<size_t>(blocks)) {}
+      : config_(config),
+        offers_(static_cast<size_t>(blocks)),
+        costs_(static_cast<size_t>(blocks)),
+        declined_(static_cast<size_t>(blocks)) {}
 
-  // Notes what every block's codecs cost with context.workers; by BlockCodecs, on rank 0 at least. Rates are measured where the config
-  // gives none.
-  absl::Status Measure(const ExchangeContext& context, const BlockCodecs& codecs);
+  // Notes the codecs of every block that is not lossless; by BlockCodecs. Those that `codecs` has when it comes to deciding are measured:
+  // of a block that is dropped by then, none. They must live until then; moving `codecs` is fine.
+  void Offer(const ExchangeContext& context, const BlockCodecs& codecs);
+  // Zeros until something was decided here.
   const CodingCost& cost(BlockId block) const { return costs_[static_cast<size_t>(block.value)]; }
 
   // Called with every decision, those that a loaded state brings too.
   void OnDecision(std::function<void()> plan) { plans_.push_back(std::move(plan)); }
 
-  // Once all codecs are measured, and again before vectors travel, when a state may have been loaded: decides, if that was not done or
+  // Once all codecs are offered, and again before vectors travel, when a state may have been loaded: decides, if that was not done or
   // loaded yet. Collective over context.world.
   absl::Status Decide(const ExchangeContext& context);
   // Logs each decision with its reason; those of a state that was loaded have none. On rank 0.
@@ -48,11 +53,22 @@ class CodecDecisions {
   void Register(StateDict& state, const std::string& part, const ParameterSet& parameters);
 
  private:
+  // A block's codecs as one exchange has them. Of a hierarchical exchange: the leaders', whose workers are groups.
+  struct CodecOffer {
+    const std::vector<CodedPiece>* pieces = nullptr;
+    int workers = 1;
+    bool served = false;
+  };
+  // What each block's codecs cost, where this rank has them. Rates are measured where the config gives none.
+  absl::Status Measure(const ExchangeContext& context);
+  // Afterwards every rank has every block's costs: where several measured, the largest.
+  absl::Status ShareCosts(Communicator& world);
   absl::StatusOr<double> LinkRate(Communicator& world) const;
 
   const WhenItPaysConfig config_;
-  std::vector<CodingCost> costs_;  // by block id
-  std::vector<int64_t> declined_;  // by block id, 0 or 1
+  std::vector<std::vector<CodecOffer>> offers_;  // by block id
+  std::vector<CodingCost> costs_;                // by block id
+  std::vector<int64_t> declined_;                // by block id, 0 or 1
   int64_t decided_ = 0;
   double link_rate_ = 0;                      // as it was found; 0: not looked for
   std::vector<int64_t> found_, planned_;      // what was decided here; what was planned by

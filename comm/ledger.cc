@@ -73,10 +73,11 @@ WireCount& Ledger::Find(std::string_view label, CollectiveKind kind, LinkClass l
     }
     return nullptr;
   };
-  if (WireCount* count = find(current_)) return *count;
+  WireReport& report = aside_ ? totals_ : current_;
+  if (WireCount* count = find(report)) return *count;
   current_.lines.push_back({.label = std::string(label), .kind = kind});
   totals_.lines.push_back({.label = std::string(label), .kind = kind});
-  return *find(current_);
+  return *find(report);
 }
 
 void Ledger::BookSend(std::string_view label, CollectiveKind kind, LinkClass link, int64_t bytes) {

@@ -61,15 +61,35 @@ class Ledger {
   void BookReceive(std::string_view label, CollectiveKind kind, LinkClass link, int64_t bytes);
   void BookLogical(const LogicalWire& wire);
 
+  // While set, what is booked counts in the totals alone: it is no part of a step.
+  void SetAside(bool aside) { aside_ = aside; }
+
   // What was booked since the last Take; starts anew. Lines without traffic are left out.
   WireReport Take();
-  // Everything up to the last Take.
+  // Everything up to the last Take, and what was set aside.
   const WireReport& totals() const { return totals_; }
 
  private:
   WireCount& Find(std::string_view label, CollectiveKind kind, LinkClass link);
 
   WireReport current_, totals_;  // the same lines in the same order
+  bool aside_ = false;
+};
+
+// Sets aside what is booked in its scope. ledger: may be null.
+class LedgerAside {
+ public:
+  explicit LedgerAside(Ledger* ledger) : ledger_(ledger) {
+    if (ledger_ != nullptr) ledger_->SetAside(true);
+  }
+  ~LedgerAside() {
+    if (ledger_ != nullptr) ledger_->SetAside(false);
+  }
+  LedgerAside(const LedgerAside&) = delete;
+  LedgerAside& operator=(const LedgerAside&) = delete;
+
+ private:
+  Ledger* const ledger_;
 };
 
 }  // namespace conclave

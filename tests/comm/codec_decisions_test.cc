@@ -68,6 +68,64 @@ TEST(CodecDecisions, MeasuredRatesDecideTheExtremes) {
   EXPECT_EQ(probed.state.scalars.at("exchange.decided"), 1);
 }
 
+// Tasks of one and nine workers on four ranks: rank 0 leads no group, makes no codec and knows no cost. It decides all the same.
+TEST(CodecDecisions, CostsAreKnownWhereRankZeroLeadsNothing) {
+  MemoryRun run{
+      .config = ParseExchange("hierarchical { workers_per_group: 2 exchange { ef21 { codec { block_int { bits: 8 block: 64 rounding: "
+                              "NEAREST } } } } } when_it_pays { link_rate: 1e15 codec_rate: 1 }"),
+      .workers = 10,
+      .ranks = 4,
+      .steps = 2,
+      .parameters = LargeParameters,
+      .firsts = {0, 1, 4, 7, 10}};
+  const MemoryResult fast = RunMemory(run);
+  EXPECT_EQ(DeclinedBlocks(fast.state), LargeParameters().size());
+  run.config.mutable_when_it_pays()->set_link_rate(1e-3);
+  EXPECT_EQ(RunMemory(run).state.scalars.at("exchange.declined/c"), 0);
+}
+
+// Probes and costs that ranks tell each other are no part of the step in which they travel.
+TEST(CodecDecisions, DecidingLeavesNoTraceInTheLedger) {
+  MemoryRun run = RunWith("when_it_pays { codec_rate: 1 }");  // the link is probed, and faster than that
+  run.steps = 1;
+  const MemoryResult first = RunMemory(run);
+  run.steps = 2;
+  const MemoryResult second = RunMemory(run);
+  for (int rank = 0; rank < run.ranks; ++rank) {
+    EXPECT_EQ(first.reports[rank].BetweenRanks(), second.reports[rank].BetweenRanks()) << rank;
+    EXPECT_EQ(first.reports[rank].lines.size(), second.reports[rank].lines.size()) << rank;
+  }
+}
+
+// Codecs are measured when it comes to deciding, and not where the state has decided.
+TEST(CodecDecisions, NothingIsMeasuredThatWasDecided) {
+  for (const bool loaded : {false, true}) {
+    EXPECT_EQ(
+        RunRanks(1,
+                 [&](Communicator& world) -> absl::Status {
+                   ParameterSet set;
+                   set.Add({.name = "x", .shape = {6400}});
+                   const Layout layout = ReplicatedLayout(&set, 0, 1);
+                   CodecDecisions decisions(WhenItPaysConfig(), set.size());
+                   const ExchangeContext context{.layout = &layout, .workers = {.workers = 4}, .world = &world, .decisions = &decisions};
+                   const ExchangeConfig config = ParseExchange("quantized { codec { natural {} } }");
+                   ASSIGN_OR_RETURN(const BlockCodecs codecs,
+                                    BlockCodecs::Make(config, config.quantized().codec(), CodecNeed::kUnbiased, context, "quantized"));
+                   EXPECT_EQ(decisions.cost({0}).exact_bytes, 0);
+                   StateDict dict;
+                   decisions.Register(dict, "exchange", set);
+                   for (const StateScalar& scalar : dict.scalars()) {
+                     if (loaded && scalar.name == "exchange.decided") scalar.set(1);
+                   }
+                   RETURN_IF_ERROR(decisions.Decide(context));
+                   EXPECT_EQ(decisions.cost({0}).exact_bytes > 0, !loaded);
+                   EXPECT_EQ(decisions.cost({0}).encode_seconds > 0, !loaded);
+                   return absl::OkStatus();
+                 }),
+        absl::OkStatus());
+  }
+}
+
 // The state's decision stays, whatever would be decided now.
 TEST(CodecDecisions, ALoadedDecisionStays) {
   const MemoryRun before = RunWith("when_it_pays { link_rate: 1e15 codec_rate: 1e8 }");
