@@ -65,12 +65,12 @@ absl::StatusOr<ColumnExchange> Meet(Arena& arena, const Mesh& mesh, const Partit
   x.ids = all.data<int32_t>();
   const int64_t id = SizeOf(DType::kI32);
   if (ranks == 1) {
-    std::memcpy(x.ids, ids.raw(), mine * id);
+    std::copy_n(ids.data<int32_t>(), mine, x.ids);
     return x;
   }
   // The same ids to everyone.
   const Tensor copies = arena.New({std::max<int64_t>(mine * ranks, 1)}, DType::kI32);
-  for (int r = 0; r < ranks; ++r) std::memcpy(copies.data<int32_t>() + r * mine, ids.raw(), mine * id);
+  for (int r = 0; r < ranks; ++r) std::copy_n(ids.data<int32_t>(), mine, copies.data<int32_t>() + r * mine);
   RETURN_IF_ERROR(x.Exchange(
       "embedding ids", copies, all, [&](int) { return mine * id; }, [&](int r) { return x.Count(r) * id; }));
   return x;
