@@ -98,7 +98,9 @@ struct Expected {
 
 class LoopbackEngine final : public ProgressEngine {
  public:
-  LoopbackEngine(Hub* hub, int rank) : hub_(*hub), rank_(rank) { expected_.reserve(kUsualLetters * hub->desks.size()); }
+  LoopbackEngine(Hub* hub, int rank, int64_t background_bytes) : hub_(*hub), rank_(rank), background_bytes_(background_bytes) {
+    expected_.reserve(kUsualLetters * hub->desks.size());
+  }
   int rank() const { return rank_; }
   void Pause(int) override {
     std::unique_lock lock(hub_.mutex);
@@ -112,6 +114,7 @@ class LoopbackEngine final : public ProgressEngine {
     if (next == std::numeric_limits<double>::infinity()) return desk.happened.wait(lock, happened);
     desk.happened.wait_for(lock, std::chrono::duration<double>(next - RealClock().Seconds()), happened);
   }
+  int64_t BackgroundBytes() const override { return background_bytes_ > 0 ? background_bytes_ : ProgressEngine::BackgroundBytes(); }
   double looked() const { return looked_; }
   // Of all operations of the rank, in the order of posting: messages of one stream go to receives in this order.
   std::vector<Expected>& expected() { return expected_; }
@@ -126,6 +129,7 @@ class LoopbackEngine final : public ProgressEngine {
  private:
   Hub& hub_;
   int rank_;
+  const int64_t background_bytes_;
   int64_t seen_ = 0;
   double looked_ = 0;  // when Progress began: what arrives later is not there yet
   std::vector<Expected> expected_;
@@ -322,7 +326,7 @@ absl::Status RunRank(Hub& hub, int rank, const std::function<absl::Status(Commun
   LoopbackCommunicator::Group group;
   group.members.resize(ranks);
   std::iota(group.members.begin(), group.members.end(), 0);
-  LoopbackCommunicator world(&hub, "world", rank, std::move(group), std::make_shared<LoopbackEngine>(&hub, rank));
+  LoopbackCommunicator world(&hub, "world", rank, std::move(group), std::make_shared<LoopbackEngine>(&hub, rank, options.background_bytes));
   Ledger ledger;
   std::unique_ptr<Watchdog> watchdog;
   if (options.watchdog.has_value()) {

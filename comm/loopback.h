@@ -18,6 +18,7 @@ struct LoopbackOptions {
   // Bytes a second that a rank can send to, and as many that it can receive from, ranks of other nodes: a message is there when its last
   // byte has passed both links. 0, or null: at once. It may change while ranks run: what is sent later obeys.
   const std::atomic<double>* link_rate = nullptr;
+  int64_t background_bytes = 0;             // how much an operation in the background sends to another node at a time; 0: all
   std::optional<WatchdogOptions> watchdog;  // each rank's; its rank and ranks are filled in. None: no watchdog
 };
 

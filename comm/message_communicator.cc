@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 
 #include "base/check.h"
 #include "comm/sums.h"
@@ -29,10 +30,6 @@ int CollectiveTag(const Collective& op, int64_t sequence) {
 // so that links never wait for an addition or for the slowest of a phase, and what is added is still in the cache.
 constexpr int64_t kReducedPieceBytes = int64_t{512} << 10;
 constexpr int kPiecesInFlight = 4;
-
-// What an operation in the background sends to another node at a time, a multiple of what the MPI transport cuts messages into: whatever is
-// on its way already, an operation in front waits for.
-constexpr int64_t kBackgroundBytes = int64_t{240} << 10;
 
 Part PartOf(int64_t elements, int index, int parts) { return {elements * index / parts, elements * (index + 1) / parts}; }
 
@@ -159,29 +156,38 @@ class MessageOperation final : public Request::Impl, public InFlight {
     return true;
   }
 
-  // All-to-all-v in the background: receives are posted at once, sends to other nodes one after the other.
+  // All-to-all-v in the background: everything is posted at once, but for what goes to other nodes in portions.
   void BeginFed() {
     CHECK(op_.kind == CollectiveKind::kAllToAllV) << NameOf(op_.kind);
     CheckAllToAllV();
-    const int me = comm_.rank(), size = comm_.size();
     hop_ = 1;
     fed_bytes_ = 0;
-    std::byte* const in = op_.recv.AsBytes().data();
+    const absl::Status posted = PostAllButPortions();
+    if (!posted.ok()) return Finish(posted);
+    AdvanceFed();
+  }
+
+  absl::Status PostAllButPortions() {
+    const int me = comm_.rank(), size = comm_.size();
     for (int hop = 1; hop < size; ++hop) {
       const int from = (me + size - hop) % size;
       if (op_.recv_bytes[from] == 0) continue;
       BookReceive(from, op_.recv_bytes[from]);
-      for (int64_t at = 0, n; at < op_.recv_bytes[from]; at += n) {
-        n = FedBytes(from, op_.recv_bytes[from] - at);
-        const absl::Status posted = messages_->PostReceive(from, tag_, {in + op_.recv_offsets[from] + at, static_cast<size_t>(n)});
-        if (!posted.ok()) return Finish(posted);
+      for (int64_t at = 0; at < op_.recv_bytes[from]; at += Portion(from)) {
+        const auto bytes = static_cast<size_t>(std::min(Portion(from), op_.recv_bytes[from] - at));
+        RETURN_IF_ERROR(messages_->PostReceive(from, tag_, {op_.recv.AsBytes().data() + op_.recv_offsets[from] + at, bytes}));
       }
     }
-    for (int to = 0; to < size; ++to) {
-      if (to != me && op_.send_bytes[to] > 0) BookSend(to, op_.send_bytes[to]);
+    for (int hop = 1; hop < size; ++hop) {
+      const int to = (me + hop) % size;
+      if (InPortions(to)) {
+        BookSend(to, op_.send_bytes[to]);
+      } else if (op_.send_bytes[to] > 0) {
+        RETURN_IF_ERROR(Send(to, op_.send.AsBytes().subspan(op_.send_offsets[to], op_.send_bytes[to])));
+      }
     }
-    CopyToSelf(op_.send.AsBytes().data() + op_.send_offsets[me], in + op_.recv_offsets[me], op_.send_bytes[me]);
-    AdvanceFed();
+    CopyToSelf(op_.send.AsBytes().data() + op_.send_offsets[me], op_.recv.AsBytes().data() + op_.recv_offsets[me], op_.send_bytes[me]);
+    return absl::OkStatus();
   }
 
   void AdvanceFed() {
@@ -195,23 +201,23 @@ class MessageOperation final : public Request::Impl, public InFlight {
     for (;;) {
       ASSIGN_OR_RETURN(const bool sent, fed_->TestAll());
       if (!sent) break;
-      while (hop_ < size && fed_bytes_ == op_.send_bytes[(me + hop_) % size]) ++hop_, fed_bytes_ = 0;
+      while (hop_ < size && (!InPortions((me + hop_) % size) || fed_bytes_ == op_.send_bytes[(me + hop_) % size])) ++hop_, fed_bytes_ = 0;
       if (hop_ == size) return messages_->TestAll();
       if (!comm_.engine_->MaySendInBackground()) break;
       const int to = (me + hop_) % size;
-      const int64_t n = FedBytes(to, op_.send_bytes[to] - fed_bytes_);
-      const std::byte* const out = op_.send.AsBytes().data() + op_.send_offsets[to] + fed_bytes_;
-      RETURN_IF_ERROR(fed_->PostSend(to, tag_, {out, static_cast<size_t>(n)}));
-      fed_bytes_ += n;
+      const int64_t bytes = std::min(Portion(to), op_.send_bytes[to] - fed_bytes_);
+      RETURN_IF_ERROR(fed_->PostSend(to, tag_, op_.send.AsBytes().subspan(op_.send_offsets[to] + fed_bytes_, bytes)));
+      fed_bytes_ += bytes;
     }
     RETURN_IF_ERROR(messages_->TestAll().status());
     return false;
   }
 
-  // Of the `left` bytes to or from a peer, those of the next message.
-  int64_t FedBytes(int peer, int64_t left) const {
-    return comm_.Node(peer) == comm_.Node(comm_.rank()) ? left : std::min(left, kBackgroundBytes);
+  // The longest message to or from a peer.
+  int64_t Portion(int peer) const {
+    return comm_.Node(peer) == comm_.Node(comm_.rank()) ? std::numeric_limits<int64_t>::max() : comm_.engine_->BackgroundBytes();
   }
+  bool InPortions(int peer) const { return op_.send_bytes[peer] > Portion(peer); }
 
   absl::StatusOr<bool> PostAllGather(int phase) {
     if (phase > 0) return false;

@@ -61,6 +61,7 @@ class MpiEngine final : public ProgressEngine {
     background_sent_ = now;
     return true;
   }
+  int64_t BackgroundBytes() const override { return 4 * kPieceBetweenNodes; }
 
  private:
   static constexpr unsigned long kTimerSlackNanoseconds = 1000;  // the kernel's usual 50 us would be most of a short sleep

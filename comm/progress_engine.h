@@ -4,6 +4,8 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -34,8 +36,10 @@ class ProgressEngine {
   // Waits a little, without the mutex; returns early if something happened since the last Progress began.
   virtual void Pause(int tries) = 0;
 
-  // Whether an operation in the background may send some more now.
+  // Whether an operation in the background may send some more now, and how much of it to another node at a time: whatever is on its way
+  // already, an operation in front waits for. Transports whose messages do not stand in line send all at once.
   virtual bool MaySendInBackground() { return true; }
+  virtual int64_t BackgroundBytes() const { return std::numeric_limits<int64_t>::max(); }
 
   // Makes progress every 100 us while something is in flight, until StopThread, which whoever inherits must call before the
   // transport ends.

@@ -16,7 +16,9 @@ class LoopbackLaws : public testing::TestWithParam<int> {};
 
 TEST_P(LoopbackLaws, Hold) { EXPECT_EQ(RunRanks(GetParam(), AllCommunicatorLaws), absl::OkStatus()); }
 
-TEST(Loopback, LawsHoldBetweenNodes) { EXPECT_EQ(RunRanks(4, AllCommunicatorLaws, {.nodes = {0, 0, 1, 2}}), absl::OkStatus()); }
+TEST(Loopback, LawsHoldBetweenNodes) {
+  EXPECT_EQ(RunRanks(4, AllCommunicatorLaws, {.nodes = {0, 0, 1, 2}, .background_bytes = 100'000}), absl::OkStatus());
+}
 
 INSTANTIATE_TEST_SUITE_P(Ranks, LoopbackLaws, testing::Values(1, 2, 3, 4, 5));
 
