@@ -2,7 +2,8 @@
 // gradients; then the outer gradient, the mean of x - x_m, moves x by SGD with Nesterov momentum, and all copies start again from x:
 //   H times:  x_m <- Rule(x_m, F_m(x_m))
 //   v <- mu v + mean_m (x - x_m);   x <- x - outer_lr (mean_m (x - x_m) + mu v);   x_m <- x
-// M = 1, H = 1, outer_lr 1 and mu 0 is the inner rule, to rounding.
+// A step that is refused because something is not finite ends the round: what the copies walked since the last meeting is lost, and they
+// start again from x. M = 1, H = 1, outer_lr 1 and mu 0 is the inner rule, to rounding.
 // A local step costs as many evaluations as a data column has workers (optim/worker_points.h): meant for one.
 // Memory: four vectors for each worker with AdamW (x_m, F_m and the rule's two).
 #include <algorithm>
@@ -81,7 +82,7 @@ class Diloco final : public Scheme {
     RETURN_IF_ERROR(MeasureNorms(report));
     // The losses of several workers' points are mixed where they share a replica, so the norm alone is judged.
     if (const absl::Status verdict = guard.Accept(report.gradient_norm, report.gradient_norm); !verdict.ok()) {
-      return RefuseStep(std::move(report), verdict, guard, {});
+      return RefuseStep(std::move(report), std::isfinite(report.gradient_norm) ? verdict : LoseRound(verdict), guard, {});
     }
     ++accepted_;
     RETURN_IF_ERROR(MoveCopies(report.learning_rate));
@@ -107,6 +108,14 @@ class Diloco final : public Scheme {
   }
 
  private:
+  // A copy that is not finite would never come back.
+  absl::Status LoseRound(const absl::Status& reason) {
+    const int64_t steps = copies_.alone();
+    copies_.StartFromZ();
+    return FailedPrecondition("%s; the %d local steps of the round are lost, workers start again from their last meeting", reason.message(),
+                              steps);
+  }
+
   absl::Status MeasureNorms(StepReport& report) {
     ASSIGN_OR_RETURN(const std::span<const double> squares,
                      copies_.points().SquaredNorms(copies_.f_m(), [this](BlockId block) { return !groups_[block].frozen; }));
@@ -143,7 +152,7 @@ class Diloco final : public Scheme {
                      copies_.MeanMove(copies_.x_m(), cursor.Key().step, [this](BlockId id) { return !groups_[id].frozen; }));
     ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*mean));
     if (!std::isfinite(norms.total)) {
-      return RefuseStep(std::move(report), FailedPrecondition("the outer gradient is not finite"), guard, {&copies_.exchange()});
+      return RefuseStep(std::move(report), LoseRound(FailedPrecondition("the outer gradient is not finite")), guard, {&copies_.exchange()});
     }
     copies_.exchange().Commit();
     ++outer_steps_;
