@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <span>
 
 #include "base/strings.h"
 #include "trainer/agreement.h"
@@ -75,19 +76,19 @@ absl::Status MatchTensors(const CheckpointManifest& manifest, const StateDict& d
   return absl::OkStatus();
 }
 
-void MatchScalars(const CheckpointManifest& manifest, const StateDict& dict, StateMatch* match) {
-  std::map<std::string_view, double> saved;
-  for (const SavedValue& value : manifest.state().values()) saved.emplace(value.name(), value.real());
+// The same for the scalars of the manifest. Ranks may have different ones: those that lead groups of workers, say.
+void MatchScalars(const CheckpointManifest& manifest, const StateDict& dict, std::span<uint8_t> wanted, StateMatch* match) {
+  std::map<std::string_view, int> saved;
+  for (int v = 0; v < manifest.state().values_size(); ++v) saved.emplace(manifest.state().values(v).name(), v);
   for (const StateScalar& scalar : dict.scalars()) {
     const auto it = saved.find(scalar.name);
     if (it == saved.end()) {
       match->report.missing.push_back(scalar.name);
-    } else {
-      match->scalars.emplace_back(&scalar, it->second);
-      saved.erase(it);
+      continue;
     }
+    wanted[static_cast<size_t>(it->second)] = 1;
+    match->scalars.emplace_back(&scalar, manifest.state().values(it->second).real());
   }
-  for (const auto& [name, value] : saved) match->report.unused.emplace_back(name);
 }
 
 }  // namespace
@@ -95,18 +96,23 @@ void MatchScalars(const CheckpointManifest& manifest, const StateDict& dict, Sta
 absl::StatusOr<StateMatch> MatchState(Communicator& control, const CheckpointManifest& manifest, const StateDict& dict,
                                       const LoadOptions& options, const std::string& path) {
   StateMatch match;
-  std::vector<uint8_t> wanted(static_cast<size_t>(manifest.tensors_size()), 0);
+  // Tensors, then scalars.
+  const size_t tensors = static_cast<size_t>(manifest.tensors_size()), scalars = static_cast<size_t>(manifest.state().values_size());
+  std::vector<uint8_t> wanted(tensors + scalars, 0);
   const absl::Status status = MatchTensors(manifest, dict, options, &wanted, &match);
   RETURN_IF_ERROR(AgreeOnOutcome(control, "checkpoint: match", status));
-  if (options.prefix.empty()) MatchScalars(manifest, dict, &match);
+  if (options.prefix.empty()) MatchScalars(manifest, dict, std::span(wanted).subspan(tensors), &match);
   if (!wanted.empty()) {
-    RETURN_IF_ERROR(control.AllReduce("checkpoint: tensors wanted",
-                                      Tensor(wanted.data(), {static_cast<int64_t>(wanted.size())}, DType::kU8), ReduceOp::kMax));
+    RETURN_IF_ERROR(control.AllReduce("checkpoint: state wanted", Tensor(wanted.data(), {static_cast<int64_t>(wanted.size())}, DType::kU8),
+                                      ReduceOp::kMax));
   }
   LoadReport& report = match.report;
-  for (size_t t = 0; t < wanted.size(); ++t) {
+  for (size_t t = 0; t < tensors; ++t) {
     const std::string& name = manifest.tensors(static_cast<int>(t)).name();
     if (wanted[t] == 0 && name.starts_with(options.prefix)) report.unused.push_back(name);
+  }
+  for (size_t v = 0; options.prefix.empty() && v < scalars; ++v) {
+    if (wanted[tensors + v] == 0) report.unused.push_back(manifest.state().values(static_cast<int>(v)).name());
   }
   std::sort(report.unused.begin(), report.unused.end());
   ASSIGN_OR_RETURN(report.missing, Union(control, report.missing));

@@ -93,6 +93,10 @@ absl::StatusOr<ShardPlan> PlanShard(const StateDict& dict) {
                            plan.file.data_begin);
   }
   for (const SafetensorsEntry& entry : plan.file.entries) plan.tensors.push_back(tensors.at(entry.name));
+  for (const StateScalar& scalar : dict.scalars()) {
+    if (!plan.reals.emplace(scalar.name, scalar.get()).second)
+      return Internal("two values of the train state are called '%s'", scalar.name);
+  }
   return plan;
 }
 
@@ -112,6 +116,11 @@ absl::StatusOr<ShardManifest> WriteShard(const FileSystem& files, const std::str
   }
   ASSIGN_OR_RETURN(*shard.mutable_file(), file.Finish());
   CHECK_EQ(static_cast<int64_t>(shard.file().bytes()), plan.file.bytes);
+  for (const auto& [name, real] : plan.reals) {
+    SavedValue* value = shard.add_values();
+    value->set_name(name);
+    value->set_real(real);
+  }
 
   ASSIGN_OR_RETURN(const auto beside, files.OpenForWrite(JoinPath(folder, ShardManifestName(rank)), WriteMode::kCreateNew));
   const std::string bytes = shard.SerializeAsString();
@@ -123,6 +132,7 @@ absl::StatusOr<ShardManifest> WriteShard(const FileSystem& files, const std::str
 
 absl::Status JoinShards(std::span<const ShardManifest> shards, CheckpointManifest* manifest) {
   std::map<std::string, SavedTensor> tensors;
+  std::map<std::string, SavedValue> values;
   for (size_t r = 0; r < shards.size(); ++r) {
     *manifest->add_files() = shards[r].file();
     for (const SavedTensor& tensor : shards[r].tensors()) {
@@ -133,7 +143,9 @@ absl::Status JoinShards(std::span<const ShardManifest> shards, CheckpointManifes
       }
       for (SavedBox& box : *it->second.mutable_boxes()) box.set_file(static_cast<uint32_t>(r));
     }
+    for (const SavedValue& value : shards[r].values()) values.emplace(value.name(), value);
   }
+  for (auto& [name, value] : values) *manifest->mutable_state()->add_values() = std::move(value);
   for (auto& [name, tensor] : tensors) *manifest->add_tensors() = std::move(tensor);
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #define CONCLAVE_TRAINER_CHECKPOINT_SHARD_H_
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,13 +19,15 @@ namespace conclave {
 // Checksummed and written in pieces of this size.
 inline constexpr int64_t kCheckpointChunkBytes = int64_t{1} << 20;
 
-// Where each canonical entry of a rank will lie. Refers to the dictionary's tensors.
+// Where each canonical entry of a rank will lie, and the values of its scalars. Refers to the dictionary's tensors.
 struct ShardPlan {
   SafetensorsFile file;
-  std::vector<Tensor> tensors;  // as file.entries
+  std::vector<Tensor> tensors;          // as file.entries
+  std::map<std::string, double> reals;  // by name
 };
 
-// A function of the entries' names, types and shapes alone. Errors: Unimplemented for a tensor that is not in host memory.
+// The file is a function of the entries' names, types and shapes alone. Errors: Unimplemented for a tensor that is not in host memory,
+// Internal for two tensors or scalars of one name.
 absl::StatusOr<ShardPlan> PlanShard(const StateDict& dict);
 
 std::string ShardName(int rank);  // "rank-<r>.safetensors"
@@ -35,8 +38,8 @@ std::string ShardManifestName(
 // or number of ranks.
 absl::StatusOr<ShardManifest> WriteShard(const FileSystem& files, const std::string& folder, int rank, const ShardPlan& plan);
 
-// Joins the ranks' manifests (shards[r] of rank r) into `manifest`. Errors: Internal if two ranks wrote a tensor of one name, which is our
-// bug but must not end the run.
+// Joins the ranks' manifests (shards[r] of rank r) into `manifest`. A scalar that several ranks have is taken from the lowest: they agree.
+// Errors: Internal if two ranks wrote a tensor of one name, which is our bug but must not end the run.
 absl::Status JoinShards(std::span<const ShardManifest> shards, CheckpointManifest* manifest);
 
 }  // namespace conclave

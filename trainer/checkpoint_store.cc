@@ -1,6 +1,5 @@
 #include "trainer/checkpoint_store.h"
 
-#include <map>
 #include <utility>
 
 #include "base/log.h"
@@ -9,24 +8,6 @@
 #include "trainer/checkpoint_manifest.h"
 
 namespace conclave {
-namespace {
-
-// The dictionary's scalars as typed values, sorted by name.
-absl::Status StoreScalars(const StateDict& dict, SavedState* state) {
-  std::map<std::string, double> values;
-  for (const StateScalar& scalar : dict.scalars()) {
-    if (!values.emplace(scalar.name, scalar.get()).second) return Internal("two values of the train state are called '%s'", scalar.name);
-  }
-  for (const auto& [name, real] : values) {
-    SavedValue* value = state->add_values();
-    value->set_name(name);
-    value->set_real(real);
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 CheckpointStore::CheckpointStore(const FileSystem& files, Communicator& control, std::string folder, const CheckpointConfig& config,
                                  const Clock& clock)
     : files_(files), control_(control), folder_(std::move(folder)), config_(config), clock_(clock), catalog_(files, folder_, clock) {}
@@ -116,7 +97,6 @@ absl::Status CheckpointStore::CommitOnRoot(const SaveRequest& request, const std
   if (identity->host().empty()) identity->set_host(HostName());
   if (identity->written_unix_ms() == 0) identity->set_written_unix_ms(clock_.WallNanos() / 1'000'000);
   if (request.metric.has_value()) manifest.set_metric(*request.metric);
-  RETURN_IF_ERROR(StoreScalars(*request.dict, manifest.mutable_state()));
   RETURN_IF_ERROR(JoinShards(parsed, &manifest));
 
   RETURN_IF_ERROR(files_.WriteAtomically(JoinPath(temporary, kManifestName), EncodeManifest(std::move(manifest))));

@@ -50,6 +50,8 @@ class FakeState {
     dict_.Add(StateEntry{.name = name, .data = memory_.back().get(), .canonical = canonical});
   }
 
+  void AddScalar(const std::string& name, double* value) { dict_.AddScalar(name, value); }
+
   // Any bytes, NaNs included, which depend on name and seed alone.
   void Fill(uint64_t seed) {
     for (const StateEntry& entry : dict_.entries()) {

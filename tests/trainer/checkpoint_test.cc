@@ -161,6 +161,37 @@ TEST(CheckpointTest, OtherShapesTypesAndScalarsAreRefused) {
   }));
 }
 
+// Not every rank has every scalar: the checkpoint has all, and each rank takes its own, also where other ranks have them after a resume.
+TEST(CheckpointTest, ScalarsOfSomeRanksAreSavedAndMissedByNobody) {
+  FaultFileSystem fs;
+  const auto state_of = [](int owner, Communicator& world, double* value) {
+    auto state = std::make_unique<FakeState>(world.rank(), world.size());
+    state->Fill(5);
+    if (world.rank() == owner) state->AddScalar("groups.started", value);
+    return state;
+  };
+  ExpectAllOk(OnRanks(3, [&](Communicator& world) -> absl::Status {
+    ASSIGN_OR_RETURN(const auto store, CheckpointStore::Open(fs, world, kFolder, KeepAll()));
+    double value = 7;
+    return store->Save(RequestOf(state_of(1, world, &value)->dict(), 5));
+  }));
+  for (const int owner : {2, 0}) {
+    ExpectAllOk(OnRanks(3, [&](Communicator& world) -> absl::Status {
+      ASSIGN_OR_RETURN(const auto store, CheckpointStore::Open(fs, world, kFolder, KeepAll()));
+      double value = 0;
+      RETURN_IF_ERROR(store->LoadNewest(state_of(owner, world, &value)->dict()).status());
+      EXPECT_EQ(value, world.rank() == owner ? 7 : 0);
+      return absl::OkStatus();
+    }));
+  }
+  const std::vector<absl::Status> statuses = OnRanks(2, [&](Communicator& world) -> absl::Status {
+    ASSIGN_OR_RETURN(const auto store, CheckpointStore::Open(fs, world, kFolder, KeepAll()));
+    return store->LoadNewest(FakeState(world.rank(), 2).dict()).status();
+  });
+  for (const absl::Status& status : statuses)
+    EXPECT_NE(status.message().find("1 unknown to this run: groups.started"), absl::string_view::npos) << status;
+}
+
 TEST(CheckpointTest, PrefixAndLenientLoadsReportWhatTheyLeave) {
   LoadReport report;
   EXPECT_EQ(LoadInto([](FakeState&, int) {}, {.prefix = "model/"}, &report), absl::OkStatus());

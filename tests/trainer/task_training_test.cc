@@ -1,4 +1,6 @@
 // Training on tasks with batches of their own.
+#include "base/fault_file_system.h"
+#include "tests/trainer/checkpoint_fixture.h"
 #include "tests/trainer/text_run.h"
 
 namespace conclave {
@@ -60,6 +62,33 @@ TEST_F(TaskTraining, WorkersHaveOneTaskEach) {
         EXPECT_EQ(at.source, row < 16 ? 0 : 1);
       }
     }
+  });
+  EXPECT_TRUE(trained.ok()) << trained.status();
+}
+
+// Groups of two workers, of which rank 0, whose task has one worker, leads none: what its leaders know is saved and comes back.
+TEST_F(TaskTraining, StateOfGroupsThatRankZeroDoesNotLeadIsSaved) {
+  const std::string marina = "optim.first_order.exchange.hierarchical.exchange.marina.";
+  const auto config =
+      Tasks({"data.sources[0].batch=2", "data.sources[1].batch=18", "parallel.assignment=TASKS_BY_LOAD",
+             "optim.first_order.exchange.hierarchical.workers_per_group=2", marina + "p=0.5", marina + "codec.rand_k.fraction=0.5"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  const FaultFileSystem files;
+  const auto trained = Train(*config, 4, 2, [&](Assembly& a) {
+    const int rank = a.mesh->rank();
+    ASSERT_EQ(a.workers.Count(0), 1);
+    StateDict state;
+    a.scheme->Register(state);
+    const StateScalar* started = nullptr;
+    for (const StateScalar& scalar : state.scalars()) started = scalar.name.ends_with(".groups.started") ? &scalar : started;
+    EXPECT_EQ(started != nullptr, rank != 0) << rank;
+    const auto store = CheckpointStore::Open(files, a.mesh->control(), "run/checkpoints", KeepAll());
+    ASSERT_TRUE(store.ok()) << store.status();
+    ASSERT_EQ((*store)->Save(RequestOf(state, 2)), absl::OkStatus());
+    if (started != nullptr) started->set(0);
+    const auto loaded = (*store)->LoadNewest(state);
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    if (started != nullptr) EXPECT_EQ(started->get(), 1) << rank;
   });
   EXPECT_TRUE(trained.ok()) << trained.status();
 }

@@ -20,11 +20,20 @@ model { bilinear_game { dim: 5 lambda: 0.1 } precision { compute: F64 } }
 data { sources { none {} } }
 )";
 
+// Compressed between groups of workers, which only some ranks lead.
+constexpr char kGroups[] = R"(name: "game"
+trainer { steps: 6 workers: 4 }
+optim { first_order { lr: 0.1 rule { sgd {} } exchange { hierarchical { workers_per_group: 2 exchange { %s } } } } }
+model { bilinear_game { dim: 5 lambda: 0.1 } precision { compute: F64 } }
+data { sources { none {} } }
+)";
+
 struct RunOf {
   const FileSystem* files = nullptr;
   std::vector<std::string> overrides;
   bool resume = false;
   int64_t stop_after = 0;
+  std::string config = kGame;
 };
 
 struct Outcome {
@@ -33,7 +42,7 @@ struct Outcome {
 };
 
 absl::StatusOr<Outcome> Train(const RunOf& run, int ranks = 1) {
-  ASSIGN_OR_RETURN(const LoadedConfig loaded, LoadText(kGame, run.overrides));
+  ASSIGN_OR_RETURN(const LoadedConfig loaded, LoadText(run.config, run.overrides));
   const RunFolder folder(run.files, "runs/game");
   RETURN_IF_ERROR(folder.Prepare(loaded, {}, run.overrides, run.resume));
   const StopRequests stop(run.files, "", 0);
@@ -70,6 +79,21 @@ TEST(Trainer, StoppingAndResumingChangesNoBit) {
   // The averaged weights are train state too: the last checkpoints hold the same bytes.
   const std::string shard = "runs/game/checkpoints/step-6/rank-0.safetensors";
   EXPECT_EQ(*straight_files.ReadAll(shard), *stopped_files.ReadAll(shard));
+}
+
+TEST(Trainer, ResumesWhereOnlySomeRanksHaveAScalar) {
+  for (const char* inner : {"marina { p: 0.5 codec { rand_k { fraction: 0.5 } } }", "ef21_sgdm { codec { top_k { fraction: 0.5 } } }",
+                            "ok_topk { fraction: 0.5 exact_below: 1 }"}) {
+    SCOPED_TRACE(inner);
+    const FaultFileSystem straight_files, stopped_files;
+    const std::string config = absl::StrFormat(kGroups, inner);
+    const absl::StatusOr<Outcome> straight = Train({.files = &straight_files, .config = config}, 4);
+    ASSERT_TRUE(straight.ok()) << straight.status();
+    ASSERT_TRUE(Train({.files = &stopped_files, .stop_after = 2, .config = config}, 4).ok());
+    const absl::StatusOr<Outcome> resumed = Train({.files = &stopped_files, .resume = true, .config = config}, 4);
+    ASSERT_TRUE(resumed.ok()) << resumed.status();
+    EXPECT_EQ(resumed->x, straight->x);
+  }
 }
 
 TEST(Trainer, ResumingWithoutACheckpointIsAnErrorUnlessTheConfigSaysOtherwise) {
