@@ -43,6 +43,7 @@ class RoutingRecorder {
   void EndLeaf();
   void EndEvaluation() { armed_ = false; }
 
+  RoutingCounts& counts() { return counts_; }  // what this rank counted since the last Gather
   int64_t width() const { return width_; }  // of the last rows seen; 0: none yet
 
   // Everything since the last Gather, of all ranks; clears it. Every rank gets the same. Collective. Cost: an all-reduce of

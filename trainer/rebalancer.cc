@@ -44,6 +44,21 @@ double MeanOf(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(std::max<size_t>(values.size(), 1));
 }
 
+// By [layer, expert].
+std::vector<int64_t> LoadsOf(const RoutingCounts& counts) {
+  std::vector<int64_t> loads;
+  for (int j = 0; j < counts.layers(); ++j) loads.insert(loads.end(), counts.load(j).begin(), counts.load(j).end());
+  return loads;
+}
+
+// False, and nothing done, where they are of another model.
+bool SetLoads(const google::protobuf::RepeatedField<int64_t>& loads, RoutingCounts* counts) {
+  const int experts = counts->experts();
+  if (loads.size() != counts->layers() * experts) return false;
+  for (int j = 0; j < counts->layers(); ++j) std::copy_n(loads.begin() + j * experts, experts, counts->load(j).begin());
+  return true;
+}
+
 // Bytes that a step sent under a label, inside nodes and between them.
 void AddSent(const WireReport& wire, std::string_view label, RowCount* bytes) {
   for (const WireLine& line : wire.lines) {
@@ -103,7 +118,7 @@ absl::Status Rebalancer::CloseWindow(int64_t step, StepRecord* record) {
   const RoutingCounts& counts = window.counts;
   record->routing = {{"largest_affinity", counts.MeanLargestAffinity()},
                      {"worst_load_ratio", std::ranges::max(LoadRatios(counts, *assembly().placement))}};
-  if (window_) record->routing.push_back({"drift", RoutingDrift(window_->counts, counts)});
+  if (window_ && window_->tokens() > 0) record->routing.push_back({"drift", RoutingDrift(window_->counts, counts)});
   RETURN_IF_ERROR(ReportTraffic(record));
   absl::Status written;
   if (assembly().mesh->rank() == 0 && window.tokens() > 0) {
@@ -139,6 +154,9 @@ absl::StatusOr<ExpertTables> Rebalancer::PlanOnRoot(int64_t step, StepRecord* re
   const ParallelConfig& parallel = assembly().config.parallel();
   PlacementConfig config = parallel.rebalance().placement();
   if (config.has_random()) config.mutable_random()->set_seed(config.random().seed() + step);
+  // Before the first window nothing is known of loads: what is planned from them stays as it is.
+  const bool by_load = parallel.rebalance().replicas() > 0 || !(config.has_random() || config.has_contiguous());
+  if (by_load && !window_) return ExpertTables();
   const RoutingCounts none(placement.layers(), placement.experts(0));
   const RoutingCounts& counts = window_ ? window_->counts : none;
   PlannerRanks ranks(*assembly().mesh, parallel.dispatch().ranks_per_node());
@@ -258,6 +276,27 @@ absl::StatusOr<bool> Rebalancer::Pays(const PlacementProblem& problem, const Can
   LOG_INFO << absl::StrFormat("placement: %d experts to move, %.3g bytes; %.3g bytes predicted to be saved in %d steps: %s",
                               static_cast<int64_t>(moves), moved, saved, rebalance.horizon(), pays ? "they move" : "they stay");
   return pays;
+}
+
+absl::Status Rebalancer::Save(SavedState* state) {
+  if (assembly().routing == nullptr || assembly().config.parallel().rebalance().every() == 0) return absl::OkStatus();
+  std::vector<int64_t> open = LoadsOf(assembly().routing->counts());
+  RETURN_IF_ERROR(assembly().mesh->control().AllReduce(
+      "routing loads", Tensor(open.data(), {static_cast<int64_t>(open.size())}, DType::kI64), ReduceOp::kSum));
+  state->mutable_routing()->mutable_open()->Assign(open.begin(), open.end());
+  if (!window_) return absl::OkStatus();
+  const std::vector<int64_t> window = LoadsOf(window_->counts);
+  state->mutable_routing()->mutable_window()->Assign(window.begin(), window.end());
+  return absl::OkStatus();
+}
+
+void Rebalancer::Restore(const SavedRouting& saved) {
+  if (assembly().routing == nullptr) return;
+  RoutingCounts& open = assembly().routing->counts();
+  // One rank counts for all: windows are summed over ranks when they close.
+  if (assembly().mesh->rank() == 0) SetLoads(saved.open(), &open);
+  RoutingWindow window{.counts = RoutingCounts(open.layers(), open.experts()), .ids = {}, .leaf = {}};
+  if (SetLoads(saved.window(), &window.counts)) window_ = std::move(window);
 }
 
 absl::StatusOr<ExpertTables> Rebalancer::Share(const absl::StatusOr<ExpertTables>& mine) const {

@@ -10,14 +10,16 @@
 #include "comm/ledger.h"
 #include "parallel/placement_solver.h"
 #include "parallel/routing_recorder.h"
+#include "proto/checkpoint.pb.h"
 #include "trainer/expert_migration.h"
 #include "trainer/run_folder.h"
 #include "trainer/telemetry.h"
 
 namespace conclave {
 
-// Every rank owns one; collective. Nothing it does changes a number of the training, and nothing of it is train state: after a resume a
-// window begins anew.
+// Every rank owns one; collective. Moves change no number of the training; copies change roundings where numerics is FIXED_MESH. So the
+// loads that both are planned from are train state; what else a window holds (transitions, its sample of tokens) begins anew after a
+// resume.
 class Rebalancer {
  public:
   struct Options {
@@ -33,6 +35,10 @@ class Rebalancer {
   // that all ranks refused is logged, and the run goes on where everything was. Errors: the transport's, and what a config asks for that
   // cannot be planned.
   absl::Status AfterStep(int64_t step, const WireReport* wire, StepRecord* record);
+  // The loads seen so far, where plans are made; the same on all ranks. Collective: an all-reduce of L E integers.
+  absl::Status Save(SavedState* state);
+  // Goes on from them, if they are of as many layers and experts.
+  void Restore(const SavedRouting& saved);
   // Experts go where `tables` say: what a resumed run does with the placement it was saved with.
   absl::Status MoveTo(const ExpertTables& tables, StepRecord* record);
 

@@ -89,6 +89,7 @@ absl::Status Trainer::Restore() {
       best_step_ = static_cast<int64_t>(state.best().step());
       last_saved_ = cursor_.step;
       RETURN_IF_ERROR(RestorePlacement(state));
+      rebalancer_->Restore(state.routing());
       if (assembly_.expert_memory != nullptr) assembly_.expert_memory->Trim();
       if (control_.rank() == 0) LOG_INFO << "resumed from " << loaded->path << " at step " << cursor_.step;
       return absl::OkStatus();
@@ -302,6 +303,7 @@ absl::Status Trainer::Save() {
       }
     }
   }
+  RETURN_IF_ERROR(rebalancer_->Save(&request.state));
   if (assembly_.data.tokenizer != nullptr) request.identity.set_tokenizer_fingerprint(assembly_.data.tokenizer->fingerprint());
   request.identity.set_program_version(kProgramVersion);
   if (last_evaluation_ && best_step_ == cursor_.step) request.metric = last_evaluation_;

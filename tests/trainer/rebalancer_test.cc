@@ -246,6 +246,34 @@ TEST(Rebalancer, CopiesOfHotExpertsChangeNoMetricAndNoWeight) {
   EXPECT_EQ(saved->manifest.tensors_size(), plain->manifest.tensors_size());
 }
 
+// On a fixed mesh copies change roundings, so a resumed run must plan what the straight one planned: from the whole window that it was
+// stopped in, and from the one before it until then.
+TEST(Rebalancer, CopiesOnAFixedMeshAreThoseOfTheStraightRun) {
+  const std::vector<std::string> overrides = {"parallel.numerics=FIXED_MESH",    "parallel.expert=4",
+                                              "observe.routing_window=4",        "parallel.rebalance.every=2",
+                                              "parallel.rebalance.after_step=1", "parallel.rebalance.hysteresis=0",
+                                              "parallel.rebalance.replicas=2",   "parallel.rebalance.placement.load_greedy={}"};
+  const MovingFolder straight_files, stopped_files;
+  const auto straight = TrainMoving({.files = &straight_files, .overrides = overrides, .ranks = 4});
+  ASSERT_TRUE(straight.ok()) << straight.status();
+  // Before the first window nothing is known, and nothing is planned.
+  const std::string metrics = straight_files.Read("run/metrics.jsonl");
+  EXPECT_EQ(MetricOf(metrics, 2, "planned_moves"), -1);
+  EXPECT_GT(MetricOf(metrics, 4, "copies"), 0);
+  ASSERT_TRUE(TrainMoving({.files = &stopped_files, .overrides = overrides, .ranks = 4, .stop_after = 5}).ok());
+  const auto resumed = TrainMoving({.files = &stopped_files, .overrides = overrides, .ranks = 4, .resume = true});
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_EQ(resumed->first, straight->first);
+  EXPECT_EQ(resumed->second, straight->second);
+  for (const int step : {6, 9}) {
+    const std::string path = absl::StrFormat("run/checkpoints/step-%d", step);
+    const auto a = FindCheckpoint(RealFileSystem(), straight_files.At(path)), b = FindCheckpoint(RealFileSystem(), stopped_files.At(path));
+    ASSERT_TRUE(a.ok() && b.ok()) << a.status() << b.status();
+    EXPECT_EQ(a->manifest.state().SerializeAsString(), b->manifest.state().SerializeAsString()) << step;
+    EXPECT_GT(a->manifest.state().placement(0).copies_size() + a->manifest.state().placement(1).copies_size(), 0);
+  }
+}
+
 // Experts were sent and received, and the process dies before the vote: the files know nothing of it, and the run goes on to the same bits.
 TEST(Rebalancer, DeathBetweenSendAndCommitLosesNothing) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");  // another process starts this test anew, up to the line that kills it
