@@ -44,8 +44,10 @@ std::vector<T> VectorOfBytes(const std::string& bytes) {
 
 absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& log) {
   ASSIGN_OR_RETURN(const TraceHeader header, HeaderOf(a));
-  ASSIGN_OR_RETURN(const RoutingLog::Passes mine, log.ToPasses(header.layers, header.top_k));
   Communicator& control = a.mesh->control();
+  const absl::StatusOr<RoutingLog::Passes> passes = log.ToPasses(header.layers, header.top_k);
+  RETURN_IF_ERROR(AgreeOn(control, passes.status(), "recording the routing"));
+  const RoutingLog::Passes& mine = *passes;
   ASSIGN_OR_RETURN(const std::vector<std::string> tokens, GatherTexts(control, "routing passes", BytesOfVector(mine.tokens)));
   ASSIGN_OR_RETURN(const std::vector<std::string> chosen, GatherTexts(control, "routing ids", BytesOfVector(mine.ids)));
   std::vector<RoutingLog::Passes> all(control.size());

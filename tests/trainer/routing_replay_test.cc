@@ -87,6 +87,26 @@ TEST_F(RoutingReplayTest, GivesTheRecordedLossOnAnyNumberOfRanks) {
   EXPECT_NE(Evaluate(1, &*other, 0).loss, recorded.loss);
 }
 
+// A token of one rank lost an expert to a capacity: no rank waits for that rank's record.
+TEST_F(RoutingReplayTest, OneRanksEmptySlotIsRefusedByAll) {
+  const absl::StatusOr<LoadedConfig> loaded =
+      LoadText(kReplayRun, {"data.sources[0].text.path=\"" + JoinPath(folder_, "text.txt") + "\"",
+                            "data.cache_dir=\"" + JoinPath(folder_, "cache") + "\"", "parallel.expert=2"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  std::vector<absl::Status> statuses(2);
+  ASSERT_TRUE(RunRanks(2, [&](Communicator& world) -> absl::Status {
+                Assembly a;
+                RETURN_IF_ERROR(Assemble(loaded->config, world, RealFileSystem(), &a));
+                RoutingLog log;
+                std::vector<int32_t> ids = {1, world.rank() == 1 ? -1 : 2};
+                for (int layer = 0; layer < 2; ++layer) log.Append(layer, Tensor(ids.data(), {1, 2}, DType::kI32));
+                statuses[world.rank()] = GatherRouting(a, log).status();
+                return absl::OkStatus();
+              }).ok());
+  EXPECT_EQ(statuses[1].code(), absl::StatusCode::kFailedPrecondition) << statuses[1];
+  EXPECT_NE(statuses[0].message().find("recording the routing failed on rank 1"), absl::string_view::npos) << statuses[0];
+}
+
 TEST_F(RoutingReplayTest, RefusesRecordsOfSomethingElse) {
   const Outcome three = Evaluate(1, nullptr, 3);
   ASSERT_TRUE(three.status.ok()) << three.status;
