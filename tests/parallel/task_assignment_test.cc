@@ -83,7 +83,8 @@ TEST(TaskAssignment, PackingNeighboursIsOptimal) {
       const Counts rank = PackNeighbours(loads, ranks);
       Loads total(ranks, 0);
       for (size_t i = 0; i < loads.size(); ++i) {
-        if (i > 0) ASSERT_TRUE(rank[i] == rank[i - 1] || rank[i] == rank[i - 1] + 1);
+        const int before = i == 0 ? rank[0] : rank[i - 1];
+        ASSERT_TRUE(rank[i] == before || rank[i] == before + 1);
         total[rank[i]] += loads[i];
       }
       EXPECT_EQ(rank.front(), 0);

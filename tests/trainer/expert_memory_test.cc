@@ -25,7 +25,7 @@ TEST_F(ExpertMemoryTest, TrainsToTheSameBits) {
       ASSERT_TRUE(resident.ok()) << resident.status();
       for (const char* room : {"0", "1", "3", "100"}) {
         std::vector<std::string> paged = settings;
-        for (const std::string field :
+        for (const std::string& field :
              {std::string("resident_experts=") + room, std::string("decay_every=2"), std::string("write_back_every=3")}) {
           paged.push_back("parallel.expert_memory." + field);
         }

@@ -114,7 +114,7 @@ TEST(Dispatch, FoldingChangesNoBitOfARun) {
 // Nor on the pieces in which rows travel, beside the shared expert, with blocks recorded a second time or not.
 TEST(Dispatch, PiecesChangeNoBitOfARun) {
   const char* const moe = "moe { top_k: 3 shared_hidden: 8 }";
-  for (const std::string more : {std::string(), std::string(kInvariant), std::string(" model { recompute: BLOCKS }")}) {
+  for (const std::string& more : {std::string(), std::string(kInvariant), std::string(" model { recompute: BLOCKS }")}) {
     ModelRun whole = SmallMixture(more, moe);
     whole.data = 1, whole.expert = 4, whole.steps = 3;
     const auto want = RunModel(whole);
