@@ -49,6 +49,7 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
     RETURN_IF_ERROR(mesh.control().Broadcast("dispatch route", Tensor(&route, {1}, DType::kI64), 0));
     setup->route = static_cast<DispatchConfig::Route>(route);
     if (mesh.rank() == 0) LOG_INFO << choice.reason;
+    if (mesh.rank() == 0 && config.fold() && !SendsOnce(setup->route)) LOG_WARNING << "dispatch.fold has nothing to do on this route";
   }
   const auto codec = [&](DispatchConfig::Wire wire) { return RowCodec::Make(wire, request.width, request.dtype); };
   ASSIGN_OR_RETURN(setup->dispatch_forward, codec(config.dispatch_forward()));

@@ -99,8 +99,6 @@ void CheckMoeLm(const Experiment& config, ConfigRules* rules) {
   rules->Require(lm.vocab_size() == 0 || lm.vocab_size() >= smallest, {"model.moe_lm.vocab_size", "data.tokenizer"},
                  absl::StrFormat("vocab_size %d is too small for the tokenizer, which has %d ids; 0 takes the tokenizer's", lm.vocab_size(),
                                  smallest));
-  rules->Require(config.trainer().eval().every() == 0 || config.data().validation_fraction() > 0,
-                 {"trainer.eval.every", "data.validation_fraction"}, "evaluation needs held-out data, but data.validation_fraction is 0");
 }
 
 void CheckLinearVae(const Experiment& config, ConfigRules* rules) {
@@ -243,6 +241,15 @@ void CheckSources(const Experiment& config, ConfigRules* rules) {
                                  trainer.global_batch(), leaves, trainer.workers(), trainer.micro_batches()));
 }
 
+// Evaluations between steps, of models that learn from data.
+void CheckHeldOut(const Experiment& config, ConfigRules* rules) {
+  if (IsGame(config.model().kind_case())) return;
+  bool held_out = config.data().validation_fraction() > 0;
+  for (const SourceConfig& source : config.data().sources()) held_out = held_out || !source.images().held_out_path().empty();
+  rules->Require(config.trainer().eval().every() == 0 || held_out, {"trainer.eval.every", "data.validation_fraction"},
+                 "evaluation needs held-out data, but data.validation_fraction is 0");
+}
+
 void CheckTokenizer(const Experiment& config, ConfigRules* rules) {
   const SentencePieceConfig& pieces = config.data().tokenizer().sentencepiece();
   const bool none = config.data().tokenizer().has_sentencepiece() && !pieces.train() && pieces.model_path().empty();
@@ -330,6 +337,8 @@ void CheckReplicas(const Experiment& config, ConfigRules* rules) {
 // Moving experts while training.
 void CheckRebalance(const Experiment& config, ConfigRules* rules) {
   const RebalanceConfig& rebalance = config.parallel().rebalance();
+  rules->Require(rebalance.every() > 0 || rebalance.replicas() == 0, {"parallel.rebalance.replicas", "parallel.rebalance.every"},
+                 "copies of experts are planned with placements, and parallel.rebalance.every is 0: never");
   if (rebalance.every() == 0) return;
   const PlacementConfig& placement = rebalance.placement();
   rules->Require(config.model().has_moe_lm() && config.model().moe_lm().has_moe(), {"parallel.rebalance.every", "parallel.rebalance"},
@@ -420,9 +429,11 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
   CheckPrecision(config, rules);
   CheckStrategies(config, rules);
   CheckSources(config, rules);
+  CheckHeldOut(config, rules);
   CheckTokenizer(config, rules);
   CheckOptim(config, rules);
   CheckMesh(config, rules);
+  CheckWire(config, rules);
   CheckRebalance(config, rules);
   CheckExpertMemory(config, rules);
   CheckTasks(config, rules);

@@ -33,6 +33,9 @@ class ConfigRules {
 // The rules that need no knowledge of the machine. All defaults of `config` are filled.
 void CheckRules(const Experiment& config, ConfigRules* rules);
 
+// Of these, the ones about what travels: exchanges, and tokens on their way to experts.
+void CheckWire(const Experiment& config, ConfigRules* rules);
+
 // The rules that a number of ranks adds: the mesh has that many places, there is a worker for each.
 void CheckRanks(const Experiment& config, int ranks, ConfigRules* rules);
 

@@ -26,7 +26,7 @@ rows_between() {
 # fewer_rows CONFIG RANKS TARGET WHAT
 fewer_rows() {
   local config=$1 ranks=$2 target=$3 what=$4 flat=$1-$2-flat settled=$1-$2-settled same=differ floor
-  on_hosts "$ranks" "$flat" "$config" --set parallel.dispatch.route=FLAT --set parallel.rebalance.every=0 &&
+  on_hosts "$ranks" "$flat" "$config" --set parallel.dispatch.route=FLAT --set parallel.dispatch.fold=false --set parallel.rebalance.every=0 &&
     on_hosts "$ranks" "$settled" "$config" || { short failed ">= $target %" "$what"; return; }
   cmp -s <(state_fields "$flat") <(state_fields "$settled") && [[ $(state_fields "$flat" | wc -l) == 240 ]] && same=equal
   "$conclave" place "$scratch/$flat/routing/step-240.npy" --ranks "$ranks" --nodes 2 --objective coactivation --effort 0 --json > "$scratch/place"
@@ -47,7 +47,7 @@ faster_steps() {
   local what="step time of flat and contiguous over that of two levels, deduplicated, experts settled: 64 experts top 8, links of 200 Mbit/s"
   for name in flat settled; do
     more=(--resume --set trainer.steps=252 --set parallel.rebalance.every=0)
-    if [[ $name == flat ]]; then more+=(--set parallel.dispatch.route=FLAT); fi
+    if [[ $name == flat ]]; then more+=(--set parallel.dispatch.route=FLAT --set parallel.dispatch.fold=false); fi
     rm -rf "${scratch:?}/speed-$name"
     cp -r "$scratch/traffic_e64-$ranks-$name" "$scratch/speed-$name" && on_hosts "$ranks" "speed-$name" traffic_e64 "${more[@]}" ||
       { short failed ">= $target x" "$what"; return; }

@@ -274,6 +274,39 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{Without("optim",
                           "optim { first_order { lr: 0.1 rule { adamw {} } } schedule { warmup_steps: 15 wsd { decay_fraction: 0.5 } } }"),
                   {"5:85: error: 15 warm-up steps run into the decay, which begins at step 10"}},
+        BadConfig{Without("optim",
+                          "optim { first_order { lr: 0.1 rule { adamw {} } exchange { quantized { codec { natural {} } } when_it_pays { "
+                          "link_rate: 1e8 } } } } parallel { numerics: WORLD_SIZE_INVARIANT }"),
+                  {"5:95: error: decisions from measured rates differ from run to run, so WORLD_SIZE_INVARIANT wants both link_rate and "
+                   "codec_rate"}},
+        BadConfig{
+            Without("optim",
+                    "optim { first_order { lr: 0.1 rule { adamw {} } exchange { hierarchical { workers_per_group: 3 exchange { exact {} "
+                    "} } } } }"),
+            {"5:75: error: 4 workers cannot be cut into equal groups of 3"}},
+        BadConfig{
+            Without("model",
+                    "model { moe_lm { moe { experts: 4 top_k: 3 combine_order: PRE_REDUCE } } } parallel { dispatch { route: AUTO } }"),
+            {"5:98: error: with combine_order PRE_REDUCE and more than two experts a token, or a lossy way home, results depend on the "
+             "route, and AUTO measures one at every start: a resumed run could go on with other bits; name a route"}},
+        BadConfig{Valid("parallel { dispatch { route: HIERARCHICAL fold: true } }"),
+                  {"6:43: error: fold has nothing to do on route HIERARCHICAL: it sums what a DEDUPLICATED route brought together; leave "
+                   "it out"}},
+        BadConfig{
+            Valid("parallel { dispatch { route: DEDUPLICATED fold: true dispatch_backward: BF16 } }"),
+            {"6:43: error: fold has nothing to do where rows are rounded on their way home (combine_forward, dispatch_backward); leave it "
+             "out"}},
+        BadConfig{
+            Without("model",
+                    "model { moe_lm { moe { experts: 4 combine_order: PRE_REDUCE } } } parallel { dispatch { route: AUTO fold: true } }"),
+            {"5:101: error: fold has nothing to do beside combine_order PRE_REDUCE, which sums everything on the way; leave it out"}},
+        BadConfig{Without("model", "model { moe_lm { } } parallel { dispatch { most_rows: 5 } }"),
+                  {"5:44: error: there are no experts to send rows to: the model has none"}},
+        BadConfig{Valid("parallel { expert: 2 rebalance { replicas: 1 } } observe { routing_window: 5 }"),
+                  {"6:34: error: copies of experts are planned with placements, and parallel.rebalance.every is 0: never"}},
+        BadConfig{"name: 'small'\ntrainer { steps: 20 workers: 4 global_batch: 8 eval { every: 5 } }\noptim { first_order { lr: 0.01 rule "
+                  "{ adamw {} } } }\nmodel { masked_lm { } }\ndata { sources { text { path: 'a.txt' } } validation_fraction: 0 }\n",
+                  {"2:55: error: evaluation needs held-out data, but data.validation_fraction is 0"}},
         BadConfig{Without("optim", "optim { first_order { lr: 0.1 rule { adamw {} } } prox { box { lower: 2 upper: 1 } } }"),
                   {"5:51: error: a prox goes with schemes that step by gamma; with first_order use weight_decay",
                    "5:64: error: lower 2 is above upper 1"}}));
