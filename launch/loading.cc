@@ -25,6 +25,7 @@ absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks) 
   // How training dealt work and memory out is of no concern to a reader.
   config.mutable_parallel()->clear_expert_memory();
   config.mutable_parallel()->set_assignment(ParallelConfig::WORKERS);
+  config.mutable_parallel()->mutable_dispatch()->set_most_rows(0);
   for (SourceConfig& source : *config.mutable_data()->mutable_sources()) {
     if (source.batch() > 0) source.set_weight(static_cast<double>(source.batch()));  // its share of the bytes of a token
     source.set_batch(0);

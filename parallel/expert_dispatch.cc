@@ -45,11 +45,11 @@ absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& id
 absl::Status ExpertDispatch::Plan(Arena& arena, const Question& question, DispatchPlan* plan) const {
   const TraceSpan span("dispatch plan");
   if (recorder_ != nullptr) recorder_->Routed(question.layer, question.ids, question.width);
-  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {question.ids, question.layer, leaf_}, plan));
+  RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {question.ids, question.layer, turn_}, plan));
   plan->by_lane = question.by_lane;
   plan->pieces = alone() ? 0 : setup_->pieces;
   if (setup_->bounded) return AgreeOnPieces(plan);
-  return setup_->most_rows > 0 ? CheckRoom(question.layer, plan->received) : absl::OkStatus();
+  return setup_->most_rows > 0 && limited_ ? CheckRoom(question.layer, plan->received) : absl::OkStatus();
 }
 
 absl::StatusOr<Var> ExpertDispatch::Send(Tape& tape, Var x, const DispatchPlan& plan) const {

@@ -66,8 +66,11 @@ class ExpertDispatch {
   // Tells `recorder` of every routing; it must outlive the dispatch. Null: nobody.
   void Observe(RoutingRecorder* recorder) { recorder_ = recorder; }
 
-  // What follows is of that leaf: decides which copy of an expert its tokens go to. -1, as at the start: they go to the owners.
-  void BeginLeaf(int64_t leaf);
+  // What follows is of one leaf: decides which copy of an expert its tokens go to (ExpertPlacement::PlaceOf). -1, as at the start: they go
+  // to the owners.
+  void BeginLeaf(int64_t turn);
+  // What follows is of held-out samples: all goes to the owners, and most_rows ends nothing.
+  void BeginHeldOut() { BeginLeaf(-1), limited_ = false; }
 
   const ExpertPlacement& placement() const { return *placement_; }
   bool cuts() const { return setup_->pieces > 0 || setup_->bounded; }  // plans may have pieces
@@ -103,7 +106,7 @@ class ExpertDispatch {
   // x: [n, h], ids: i32 [n, k] logical experts of `layer`, -1: the slot is empty; returns rows [m, h] in expert order and fills `plan`.
   // Backward: sum of row gradients, in slot order or, with pre_reduce, by rank. Collective on axis "expert", with most_rows on all ranks.
   // Cost: the route's plan, and its rows; backward about n k h elements, or the route's rows with pre_reduce. Errors: ResourceExhausted,
-  // on every rank of the job, where a rank would receive more than most_rows; no memory was taken for rows then.
+  // on every rank of the job, where a rank would receive more than most_rows of a leaf; no memory was taken for rows then.
   absl::StatusOr<Var> Dispatch(Tape& tape, Var x, const Tensor& ids, int layer, DispatchPlan* plan) const;
 
   // rows: [m, h] expert outputs in expert order, weights: [n, k]; returns [n, h], y[t] = sum over slots s = 0.. k-1 in that order of
@@ -150,7 +153,8 @@ class ExpertDispatch {
   TokenRoute route_;
   std::unique_ptr<PieceState> state_;
   RoutingRecorder* recorder_ = nullptr;
-  int64_t leaf_ = -1;
+  int64_t turn_ = -1;
+  bool limited_ = true;  // most_rows may end the run
 };
 
 }  // namespace conclave

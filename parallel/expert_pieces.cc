@@ -67,8 +67,8 @@ absl::StatusOr<Tensor> WalkPieceBack(Tape& inner, const PieceRun& run, int piece
 
 }  // namespace
 
-void ExpertDispatch::BeginLeaf(int64_t leaf) {
-  leaf_ = leaf;
+void ExpertDispatch::BeginLeaf(int64_t turn) {
+  turn_ = turn, limited_ = true;
   state_->tapes_in_use = 0;
 }
 

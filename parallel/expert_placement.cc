@@ -1,9 +1,11 @@
 #include "parallel/expert_placement.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <utility>
 
+#include "base/rng.h"
 #include "parallel/partitioned_embedding.h"
 
 namespace conclave {
@@ -35,6 +37,11 @@ std::vector<int> HostsFor(int source, std::span<const int> hosts, std::span<cons
     if (!node_of.empty() && node_of[host] == node_of[source]) near.push_back(host);
   }
   return near.empty() ? std::vector<int>(hosts.begin(), hosts.end()) : near;
+}
+
+// At random: hot experts of one layer should not all begin at their first host.
+size_t FirstTurn(int layer, int expert) {
+  return RngKey{.site = static_cast<uint32_t>(layer), .kind = RngKind::kPlacement}.Bits(static_cast<uint64_t>(expert));
 }
 
 }  // namespace
@@ -83,9 +90,13 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::FromTables(ExpertTables tables,
       owners.push_back({p.coordinate(layer, e), p.SlotAt(layer, e, p.coordinate(layer, e))});
       if (p.copies(layer, e).empty()) continue;
       const std::vector<int> hosts = p.Hosts(layer, e);
+      std::map<std::vector<int>, size_t> first;  // of the next source that has these to choose from
       for (int source = 0; source < axis; ++source) {
+        const std::vector<int> serving = HostsFor(source, hosts, node_of);
         std::vector<Place>& places = choices[e].emplace_back();
-        for (const int host : HostsFor(source, hosts, node_of)) places.push_back({host, p.SlotAt(layer, e, host)});
+        for (const int host : serving) places.push_back({host, p.SlotAt(layer, e, host)});
+        const size_t begin = first.try_emplace(serving, FirstTurn(layer, e)).first->second++;
+        std::ranges::rotate(places, places.begin() + static_cast<std::ptrdiff_t>(begin % places.size()));
       }
     }
   }
@@ -97,11 +108,11 @@ int ExpertPlacement::SlotAt(int layer, int expert, int coordinate) const {
   return static_cast<int>(std::ranges::find(held, expert) - held.begin());
 }
 
-ExpertPlacement::Place ExpertPlacement::PlaceOf(int layer, int expert, int source, int64_t leaf) const {
+ExpertPlacement::Place ExpertPlacement::PlaceOf(int layer, int expert, int source, int64_t turn) const {
   const auto& choices = choices_[layer][expert];
-  if (choices.empty() || leaf < 0) return owner_[layer][expert];
+  if (choices.empty() || turn < 0) return owner_[layer][expert];
   const std::vector<Place>& places = choices[source];
-  return places[static_cast<size_t>(leaf) % places.size()];
+  return places[static_cast<size_t>(turn) % places.size()];
 }
 
 std::vector<int> ExpertPlacement::Hosts(int layer, int expert) const {

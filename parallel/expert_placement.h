@@ -21,7 +21,7 @@ struct ExpertTables {
   bool operator==(const ExpertTables&) const = default;
 };
 
-// The part of an expert's rows that go to every coordinate if all send alike and leaves are many: [axis]. hosts: ascending; node_of:
+// The part of an expert's rows that go to every coordinate if all send alike, over many turns: [axis]. hosts: ascending; node_of:
 // [axis], empty: one node.
 std::vector<double> HostShares(std::span<const int> hosts, int axis, std::span<const int> node_of);
 
@@ -56,9 +56,11 @@ class ExpertPlacement {
   int slots(int layer) const { return slots_[layer]; }  // the most a coordinate holds
   int expert_at(int layer, int coordinate, int slot) const { return held_[layer][coordinate][slot]; }
 
-  // Where tokens of `leaf` at coordinate `source` find an expert: there, if it is; else on the source's node, else anywhere, leaves taking
-  // turns. So all rows of one (expert, leaf) go to one rank. leaf -1: the owner.
-  Place PlaceOf(int layer, int expert, int source, int64_t leaf) const;
+  // Where the tokens of a leaf at coordinate `source` find an expert: there, if it is; else on the source's node, else anywhere. Sources
+  // that have the same choice share it out evenly in every turn, and go on to the next with every turn; experts begin at different ones. So
+  // all rows of one (expert, leaf) go to one rank, and the rows that hosts get are their Shares however few leaves there are. turn: the
+  // same for leaves that run together; -1: the owner.
+  Place PlaceOf(int layer, int expert, int source, int64_t turn) const;
   std::vector<int> Hosts(int layer, int expert) const;  // the owner and all copies, ascending
   // The part of an expert's rows that each coordinate gets: see HostShares.
   std::vector<double> Shares(int layer, int expert) const { return HostShares(Hosts(layer, expert), axis_, node_of_); }
@@ -71,7 +73,7 @@ class ExpertPlacement {
   std::vector<int> node_of_, slots_;
   std::vector<std::vector<std::vector<int>>> held_;  // [layer][coordinate]: experts by slot
   std::vector<std::vector<Place>> owner_;            // [layer][expert]
-  // [layer][expert][source]: where its tokens may go; empty where nothing is copied.
+  // [layer][expert][source]: where its tokens may go, in turn; empty where nothing is copied.
   std::vector<std::vector<std::vector<std::vector<Place>>>> choices_;
 };
 

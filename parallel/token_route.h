@@ -58,7 +58,7 @@ class TokenRoute {
 
   bool deduplicates() const { return SendsOnce(kind_); }
 
-  // What tokens ask for. ids: i32 [n, k] logical experts of `layer`, -1: empty; leaf: see ExpertPlacement::PlaceOf.
+  // What tokens ask for. ids: i32 [n, k] logical experts of `layer`, -1: empty; leaf: its turn, see ExpertPlacement::PlaceOf.
   struct Choice {
     Tensor ids;
     int layer = 0;

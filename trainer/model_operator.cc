@@ -60,7 +60,7 @@ ModelOperator::ModelOperator(const Options& options)
   for (int64_t i = 0; i < local; ++i) batches_.emplace_back(options.model->sample_shape(), rows, options.dtype);
   batches_.emplace_back(options.model->sample_shape(), 0, options.dtype).Resize(0);
   scales_.resize(options.model->terms().size());
-  column_leaves_.resize(options.mesh->shape().expert);
+  column_turns_.resize(options.mesh->shape().expert);
 }
 
 Recorder::Options ModelOperator::WithArrivals(Recorder::Options options) {
@@ -127,13 +127,14 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   recorder_.BeginEvaluation();
   gradients_.Begin(each_worker, attached_);
   for (int64_t i = 0; i < micro_steps; ++i) {
-    const int64_t leaf = LeafOf(options_.mesh->rank(), i);
+    const int64_t leaf = LeafOf(options_.mesh->rank(), i), turn = int64_t{key.step} + i;
     const Batch& batch = batches_[leaf >= 0 ? i : batches_.size() - 1].batch();
     if (each_worker && i > 0) gradients_.ClearRunning();
-    if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(leaf);
+    if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(leaf < 0 ? -1 : turn);
     if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf);
-    RETURN_IF_ERROR(Differentiate(point, batch,
-                                  {.index = i, .last = i + 1 == micro_steps, .each_worker = each_worker, .present = leaf >= 0}, on_block));
+    RETURN_IF_ERROR(Differentiate(
+        point, batch, {.index = i, .turn = turn, .last = i + 1 == micro_steps, .each_worker = each_worker, .present = leaf >= 0},
+        on_block));
     if (leaf < 0) continue;
     for (size_t t = 0; t < terms.size(); ++t) table_.At(leaf, t) = recorder_.values()[t] * ScaleOf(terms[t].scale, batch.count);
     table_.Count(recorder_.counters());
@@ -217,8 +218,8 @@ absl::Status ModelOperator::Backward(const MicroStep& step, const OnBlock& on_bl
 absl::Status ModelOperator::ReturnCopies(const MicroStep& step) {
   if (!step.each_worker) return step.last ? copies_->ReturnGradients(&gradients_, {}) : absl::OkStatus();
   const int first = options_.mesh->data_coordinate() * options_.mesh->shape().expert;
-  for (size_t c = 0; c < column_leaves_.size(); ++c) column_leaves_[c] = LeafOf(first + static_cast<int>(c), step.index);
-  return copies_->ReturnGradients(&gradients_, column_leaves_);
+  for (size_t c = 0; c < column_turns_.size(); ++c) column_turns_[c] = LeafOf(first + static_cast<int>(c), step.index) < 0 ? -1 : step.turn;
+  return copies_->ReturnGradients(&gradients_, column_turns_);
 }
 
 absl::Status ModelOperator::HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded) {
@@ -300,7 +301,7 @@ absl::StatusOr<Evaluation> ModelOperator::EvaluateHeldOut(const FlatVector& poin
   table.Begin(count);
   forward_recorder_.BeginEvaluation();
   forward_recorder_.UseRoutingLog(log);
-  if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(-1);
+  if (options_.dispatch != nullptr) options_.dispatch->BeginHeldOut();
   for (int64_t i = 0; i < (count + ranks - 1) / ranks; ++i) {
     const int64_t index = i * ranks + rank;
     if (index < count) {

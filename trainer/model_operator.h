@@ -87,6 +87,7 @@ class ModelOperator : public Operator {
  private:
   struct MicroStep {
     int64_t index = 0;
+    int64_t turn = 0;  // which copies of experts it goes to: other ones in every micro-step and step
     bool last = false;
     bool each_worker = false;
     bool present = true;
@@ -120,10 +121,10 @@ class ModelOperator : public Operator {
   std::vector<BatchBuffer> batches_;  // local leaves in order; the last one stays empty
   BatchBuffer held_out_batch_;
   LeafTable table_;
-  std::vector<double> scales_;          // by term: of its derivative
-  std::vector<int64_t> column_leaves_;  // by coordinate of the expert axis, in the running micro-step
-  std::vector<char> final_;             // by block: handed over in the running micro-step
-  int64_t step_samples_ = 0;            // T_step
+  std::vector<double> scales_;         // by term: of its derivative
+  std::vector<int64_t> column_turns_;  // by coordinate of the expert axis: the running micro-step's, -1 where no leaf is run
+  std::vector<char> final_;            // by block: handed over in the running micro-step
+  int64_t step_samples_ = 0;           // T_step
   int64_t evaluations_ = 0;
   Exchange* attached_ = nullptr;
 };

@@ -2,7 +2,7 @@
 // gradients; then the outer gradient, the mean of x - x_m, moves x by SGD with Nesterov momentum, and all copies start again from x:
 //   H times:  x_m <- Rule(x_m, F_m(x_m))
 //   v <- mu v + mean_m (x - x_m);   x <- x - outer_lr (mean_m (x - x_m) + mu v);   x_m <- x
-// A step that is refused because something is not finite ends the round: what the copies walked since the last meeting is lost, and they
+// Where a copy itself is no longer finite, the refused step ends the round: what the copies walked since the last meeting is lost, and they
 // start again from x. M = 1, H = 1, outer_lr 1 and mu 0 is the inner rule, to rounding.
 // A local step costs as many evaluations as a data column has workers (optim/worker_points.h): meant for one.
 // Memory: four vectors for each worker with AdamW (x_m, F_m and the rule's two).
@@ -82,7 +82,8 @@ class Diloco final : public Scheme {
     RETURN_IF_ERROR(MeasureNorms(report));
     // The losses of several workers' points are mixed where they share a replica, so the norm alone is judged.
     if (const absl::Status verdict = guard.Accept(report.gradient_norm, report.gradient_norm); !verdict.ok()) {
-      return RefuseStep(std::move(report), std::isfinite(report.gradient_norm) ? verdict : LoseRound(verdict), guard, {});
+      ASSIGN_OR_RETURN(const std::span<const double> squares, copies_.points().SquaredNorms(copies_.x_m(), [](BlockId) { return true; }));
+      return RefuseStep(std::move(report), std::isfinite(RootMean(squares)) ? verdict : LoseRound(verdict), guard, {});
     }
     ++accepted_;
     RETURN_IF_ERROR(MoveCopies(report.learning_rate));

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace conclave {
 namespace {
 
@@ -62,10 +64,36 @@ TEST(ExpertPlacement, TokensFindTheNearestCopyAndLeavesTakeTurns) {
   EXPECT_EQ(placement->slots(0), 2);
   EXPECT_EQ(placement->expert_at(0, 0, 1), 3) << "copies behind owned ones";
   EXPECT_EQ(placement->Shares(0, 0), (std::vector<double>{0.25, 0.25, 0.5, 0}));
-  // On one node: leaves of ranks without a copy take turns among all.
-  const auto flat = ExpertPlacement::FromTables({.owners = {{0, 1, 2, 3}}, .copies = {{{1, 2}, {}, {}, {}}}}, 4);
-  ASSERT_TRUE(flat.ok());
-  for (int64_t leaf = 0; leaf < 6; ++leaf) EXPECT_EQ(flat->PlaceOf(0, 0, 3, leaf).coordinate, leaf % 3);
+}
+
+// Rows by host, with one leaf a rank and all ranks sending alike: even in every turn, the shares exactly over as many turns as there are
+// hosts.
+TEST(ExpertPlacement, FewLeavesShareCopiesOutEvenly) {
+  constexpr int kAxis = 12, kTurns = 12, kExperts = 24;
+  ExpertTables tables{.owners = {{}}, .copies = {{}}};
+  for (int e = 0; e < kExperts; ++e) {
+    tables.owners[0].push_back(e / 2);
+    std::vector<int>& copies = tables.copies[0].emplace_back();
+    for (int c = 1; c <= e % 3; ++c) copies.push_back((e / 2 + 4 * c) % kAxis);
+    std::ranges::sort(copies);
+  }
+  for (const std::vector<int>& nodes : {std::vector<int>{}, std::vector<int>{0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3}}) {
+    const auto placement = ExpertPlacement::FromTables(tables, kAxis, nodes);
+    ASSERT_TRUE(placement.ok()) << placement.status();
+    for (int e = 0; e < kExperts; ++e) {
+      const std::vector<double> shares = placement->Shares(0, e);
+      std::vector<int64_t> rows(kAxis);
+      for (int64_t turn = 0; turn < kTurns; ++turn) {
+        std::vector<int64_t> now(kAxis);
+        for (int source = 0; source < kAxis; ++source) ++now[placement->PlaceOf(0, e, source, turn).coordinate];
+        for (int host = 0; host < kAxis; ++host) {
+          EXPECT_LT(std::abs(static_cast<double>(now[host]) - kAxis * shares[host]), 2) << e << " in turn " << turn;
+          rows[host] += now[host];
+        }
+      }
+      for (int host = 0; host < kAxis; ++host) EXPECT_NEAR(static_cast<double>(rows[host]), kTurns * kAxis * shares[host], 1e-9) << e;
+    }
+  }
 }
 
 TEST(ExpertPlacement, RefusesCopiesThatCannotBe) {

@@ -114,18 +114,34 @@ TEST(ExpertCopies, TheLedgerBooksTheirWeightsAndGradients) {
                 const int me = world.rank(), leaves = a.workers.Count(me);  // one leaf a worker
                 EXPECT_EQ(weights, me == 0 ? 2 * expert : me == 2 ? expert : 0) << me;
                 // Of expert 0 the leaves of ranks 1 and 3 are served where they are, those of rank 2 by 0, 1, 3 in turn; of expert 5 those
-                // of rank 0, and of ranks 1 and 3 every second one.
-                int64_t served = me == 1 || me == 3 ? leaves : me == 0 ? leaves : 0;
-                for (int rank = 0; rank < 4; ++rank) {
-                  for (int leaf = a.workers.First(rank); leaf < a.workers.First(rank + 1); ++leaf) {
-                    const std::vector<int> three = {0, 1, 3}, two = {0, 2};
-                    if (rank == 2 && me != 0) served += three[leaf % 3] == me;
-                    if ((rank == 1 || rank == 3) && me == 0) served += two[leaf % 2] == 0;
-                  }
-                }
-                EXPECT_EQ(gradients, served * expert) << me;
+                // of rank 0, and of ranks 1 and 3, who never choose the same, one of the two leaves that run together.
+                int64_t served = me == 2 ? 0 : leaves;
+                for (int turn = 0; turn < leaves; ++turn) served += me != 0 && a.placement->PlaceOf(0, 0, 2, turn).coordinate == me;
+                EXPECT_EQ(gradients, (served + (me == 0 ? leaves : 0)) * expert) << me;
                 return absl::OkStatus();
               }).ok());
+}
+
+// Copies level what training sends; held-out samples go to owners, so a bound on a rank's rows that training keeps must not end them.
+TEST(ExpertCopies, HeldOutSamplesAreTakenHoweverManyRowsARankGets) {
+  ModelRun run = SmallMixture(std::string(kCopiesInvariant) + " parallel { dispatch { most_rows: 1 } }");
+  ModelRun free = SmallMixture(kCopiesInvariant);
+  run.expert = free.expert = 4;
+  std::vector<double> losses;
+  for (const ModelRun& each : {free, run}) {
+    const bool bounded = losses.size() == 1;
+    ASSERT_TRUE(RunRanks(4, [&](Communicator& world) -> absl::Status {
+                  Assembly a;
+                  RETURN_IF_ERROR(BuildRun(each, world, &a));
+                  RETURN_IF_ERROR(a.scheme->Start(*a.field));
+                  ASSIGN_OR_RETURN(const Evaluation held_out, a.field->EvaluateHeldOut(a.scheme->point(), 4, 2));
+                  if (world.rank() == 0) losses.push_back(held_out.objective);
+                  EXPECT_EQ(absl::IsResourceExhausted(a.scheme->Step(*a.field, {}, *a.guard).status()), bounded);
+                  return absl::OkStatus();
+                }).ok());
+  }
+  ASSERT_EQ(losses.size(), 2u);
+  EXPECT_EQ(losses[1], losses[0]);
 }
 
 }  // namespace
