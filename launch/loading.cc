@@ -7,6 +7,7 @@
 #include "launch/job.h"
 #include "trainer/agreement.h"
 #include "trainer/checkpoint_store.h"
+#include "trainer/config_defaults.h"
 #include "trainer/stop_signal.h"
 
 namespace conclave {
@@ -24,12 +25,20 @@ absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks) 
   config.mutable_parallel()->set_data(0);
   // How training dealt work and memory out is of no concern to a reader.
   config.mutable_parallel()->clear_expert_memory();
-  config.mutable_parallel()->set_assignment(ParallelConfig::WORKERS);
   config.mutable_parallel()->mutable_dispatch()->set_most_rows(0);
+  config.mutable_parallel()->set_assignment(ParallelConfig::WORKERS);
   for (SourceConfig& source : *config.mutable_data()->mutable_sources()) {
     if (source.batch() > 0) source.set_weight(static_cast<double>(source.batch()));  // its share of the bytes of a token
     source.set_batch(0);
   }
+  // Nor how it moved its point: the simplest scheme holds one, and builds and measures no codecs.
+  OptimConfig* const optim = config.mutable_optim();
+  optim->Clear();
+  optim->mutable_first_order()->set_lr(1);  // of steps that are never made
+  optim->mutable_first_order()->mutable_rule()->mutable_sgd();
+  optim->mutable_first_order()->mutable_exchange()->mutable_exact();
+  ConfigPlaces unset;
+  FillDefaults(&config, &unset);
   if (config.trainer().workers() < ranks && config.trainer().global_batch() > 0) {  // nothing is trained: a worker a rank
     config.mutable_trainer()->set_workers(ranks);
     config.mutable_trainer()->set_global_batch(ranks);

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include "base/file_system.h"
+#include "comm/loopback.h"
+#include "optim/schemes.h"
 
 namespace conclave {
 namespace {
@@ -26,6 +28,35 @@ TEST(ConfigForReading, TasksKeepTheirShares) {
   EXPECT_EQ(config->parallel().assignment(), ParallelConfig::WORKERS);
   EXPECT_EQ(config->parallel().expert(), 1);  // of 8 experts on 3 ranks
   std::filesystem::remove_all(path);
+}
+
+// A run whose groups of workers would not fit the readers' workers, and whose rows a rank may not take all: neither concerns a reader.
+TEST(ConfigForReading, HowItWasTrainedIsLeftOut) {
+  const absl::StatusOr<LoadedConfig> loaded = LoadConfig(
+      std::string(CONCLAVE_SOURCE_DIR) + "/configs/compression/moe_lm_hierarchical.textproto", {"parallel.dispatch.most_rows=9"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  ASSERT_TRUE(loaded->config.optim().first_order().exchange().has_hierarchical());
+  const std::string path = ::testing::TempDir() + "loading_test_groups";
+  std::filesystem::remove_all(path);
+  const RunFolder folder(&RealFileSystem(), path);
+  ASSERT_TRUE(folder.Prepare(*loaded, {}, {}, false).ok());
+  const absl::StatusOr<Experiment> config = ConfigForReading(folder, 5);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->parallel().dispatch().most_rows(), 0);
+  std::filesystem::remove_all(path);
+  // On five ranks, each with a worker, the scheme that holds the weights is made without a word of groups.
+  ParameterSet set;
+  set.Add({.name = "w", .shape = {8}});
+  const absl::Status made = RunRanks(5, [&](Communicator& world) -> absl::Status {
+    std::vector<BlockHome> homes(1);
+    homes[0].owners = {0, 1, 2, 3, 4};
+    const Layout layout(&set, world.rank(), std::move(homes));
+    const SchemeContext context{
+        .exchange = {.layout = &layout, .workers = {.workers = static_cast<int>(config->trainer().workers()), .ranks = 5}, .world = &world},
+        .initial = [](BlockId, const Tensor&) {}};
+    return MakeScheme(config->optim(), context).status();
+  });
+  EXPECT_EQ(made, absl::OkStatus());
 }
 
 }  // namespace
