@@ -55,14 +55,15 @@ faster_steps() {
   before=$(median_step speed-flat 10) after=$(median_step speed-settled 10)
   at_least "$(awk -v a="$before" -v b="$after" 'BEGIN { if (b > 0) printf "%.2f", a / b }')" "$target" x "$what ($before s, $after s)"
 }
-# overlapped_steps TARGET: rows that travel in pieces beside the experts' work, against experts that wait for all of them; two hosts of one
+# overlapped_steps TARGET, with equal loads: rows that travel in pieces beside the experts' work, against experts that wait for all of them; two hosts of one
 # rank, links of 200 Mbit/s, both in turn.
 overlapped_steps() {
   local target=$1 pieces turn before after same=equal
   local what="step time of experts that wait for their rows over that of pieces beside their work and the shared expert's: 8 experts top 2, links of 200 Mbit/s"
   for turn in 1 2; do
     for pieces in 0 4; do
-      on_hosts 2 "pieces-$pieces-$turn" overlapped_dispatch --set "parallel.dispatch.pieces=$pieces" || { short failed ">= $target x" "$what"; return; }
+      on_hosts 2 "pieces-$pieces-$turn" overlapped_dispatch --set "parallel.dispatch.pieces=$pieces" \
+        --set model.moe_lm.moe.selection=ROUND_ROBIN || { short failed ">= $target x" "$what"; return; }
     done
     cmp -s <(state_fields "pieces-0-$turn") <(state_fields "pieces-4-$turn") && [[ $(state_fields "pieces-4-$turn" | wc -l) == 40 ]] || same=differ
   done
