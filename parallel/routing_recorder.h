@@ -44,7 +44,7 @@ class RoutingRecorder {
   void EndEvaluation() { armed_ = false; }
 
   RoutingCounts& counts() { return counts_; }  // what this rank counted since the last Gather
-  int64_t width() const { return width_; }  // of the last rows seen; 0: none yet
+  int64_t width() const { return width_; }     // of the last rows seen; 0: none yet
 
   // Everything since the last Gather, of all ranks; clears it. Every rank gets the same. Collective. Cost: an all-reduce of
   // (L - 1) E^2 + L E integers and an all-gather of the samples.

@@ -41,7 +41,6 @@ void CheckDispatch(const Experiment& config, ConfigRules* rules) {
       "with combine_order PRE_REDUCE and more than two experts a token, or a lossy way home, results depend on the route, and AUTO "
       "measures one at every start: a resumed run could go on with other bits; name a route");
   if (!wire.fold()) return;
-  constexpr int64_t kSlots = 64;  // that copies can name on the wire
   const auto refuse = [&](bool holds, std::string_view other, const std::string& why) {
     rules->Require(holds, {"parallel.dispatch.fold", other}, "fold has nothing to do " + why + "; leave it out");
   };
@@ -50,7 +49,7 @@ void CheckDispatch(const Experiment& config, ConfigRules* rules) {
   refuse(!pre_reduce, "model.moe_lm.moe.combine_order", "beside combine_order PRE_REDUCE, which sums everything on the way");
   refuse(!rounds_home, "parallel.dispatch.combine_forward",
          "where rows are rounded on their way home (combine_forward, dispatch_backward)");
-  refuse(moe.top_k() <= kSlots, "model.moe_lm.moe.top_k", absl::StrFormat("with more than %d experts a token", kSlots));
+  refuse(moe.top_k() <= kMostFoldedSlots, "model.moe_lm.moe.top_k", absl::StrFormat("with more than %d experts a token", kMostFoldedSlots));
 }
 
 }  // namespace

@@ -29,9 +29,9 @@ class ExpertCopies {
 
   // point: its local blocks are sent. Collective on mesh.dispatch(), of all copies' weights.
   absl::Status SendWeights(const FlatVector& point);
-  // The running gradients of the copies are added to those of the owners. leaves: by coordinate, the turn of the one that it runs, -1: none; empty: the
-  // gradients are sums over leaves already. Collective on mesh.dispatch(): an expert's gradient for each leaf that did not go to the
-  // owner; else one for each copy.
+  // The running gradients of the copies are added to those of the owners. leaves: by coordinate, the turn of the one that it runs, -1:
+  // none; empty: the gradients are sums over leaves already. Collective on mesh.dispatch(): an expert's gradient for each leaf that did not
+  // go to the owner; else one for each copy.
   absl::Status ReturnGradients(LeafGradients* gradients, std::span<const int64_t> leaves);
 
  private:
