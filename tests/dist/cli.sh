@@ -92,14 +92,17 @@ until_true() {
 # children PID: its child processes.
 children() { cat "/proc/$1/task/"*/children 2> /dev/null; }
 
-# rank_pid RANK: the process of that rank of the job started last.
+# rank_pid RANK: the process of that rank of the job started last. The kernel's lists of children may miss some while others come and go.
 rank_pid() {
-  local parent pid
-  for parent in $(children "$launcher"); do
-    for pid in $(children "$parent"); do
-      if tr '\0' '\n' < "/proc/$pid/environ" 2> /dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid"; fi
+  local parent pid try
+  for ((try = 0; try < 50; ++try)); do
+    for parent in $(children "$launcher"); do
+      for pid in $(children "$parent"); do
+        if tr '\0' '\n' < "/proc/$pid/environ" 2> /dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid" && return; fi
+      done
     done
-  done | head -n 1
+    sleep 0.02
+  done
 }
 
 # steps_in RUN: how many steps the run's metrics hold; its checkpoints, ascending.

@@ -15,21 +15,21 @@ difference() { "$bin_dir/checkpoint_diff_program" "$1" "$2" ""; }
 for ranks in 2 4; do
   what="$ranks ranks"
   still=$scratch/$ranks-still moving=$scratch/$ranks-moving
-  options=("$scratch/moe.textproto" --set parallel.expert=2 --set parallel.numerics=WORLD_SIZE_INVARIANT --set trainer.steps=120)
+  options=("$scratch/moe.textproto" --set parallel.expert=2 --set parallel.numerics=WORLD_SIZE_INVARIANT --set trainer.steps=240)
   job "$ranks" train "${options[@]}" --run-dir "$still"
   expect "exit code of $what" "$code" 0
   ((code == 0)) || { show "$scratch/out"; continue; }
-  start "$ranks" train "${options[@]}" "${moves[@]}" --run-dir "$moving" --set checkpoint.every=10 --set checkpoint.keep_last=2
+  start "$ranks" train "${options[@]}" "${moves[@]}" --run-dir "$moving" --set checkpoint.every=10 --set checkpoint.keep_last=9
   until_true "$launcher" test -d "$moving/checkpoints/step-30" || fail "step 30 was never committed on $what"
   pids=()
   for ((rank = 0; rank < ranks; ++rank)); do pids+=("$(rank_pid "$rank")"); done
   kill -KILL "${pids[@]}" 2> /dev/null
   wait "$launcher"
-  job "$ranks" train "${options[@]}" "${moves[@]}" --run-dir "$moving" --set checkpoint.every=10 --set checkpoint.keep_last=2 --resume
+  job "$ranks" train "${options[@]}" "${moves[@]}" --run-dir "$moving" --set checkpoint.every=10 --set checkpoint.keep_last=9 --resume
   expect "exit code of the resumed $what" "$code" 0
   ((code == 0)) || { show "$scratch/out"; continue; }
   cmp <(state_fields "$still") <(state_fields "$moving") || fail "metrics on $what differ"
-  expect "state fields on $what" "$(state_fields "$moving" | wc -l)" 120
+  expect "state fields on $what" "$(state_fields "$moving" | wc -l)" 240
   ((ranks == 2 ? $(grep -c '"moved_bytes":' "$moving/metrics.jsonl") > 60 : 1)) || fail "hardly anything moved on $what"
   report_line=$(difference "$still" "$moving")
   read -r _ tensors _ equal _ <<< "$report_line"
@@ -41,7 +41,7 @@ done
 "$conclave" trace show "$scratch/routing.npy" > "$scratch/out" 2>&1 || fail "trace show failed"
 grep -qE '^experts +6, 2 a token$' "$scratch/out" || { fail "the exported trace is not the run's"; show "$scratch/out"; }
 "$conclave" trace drift "$scratch/2-moving" > "$scratch/out" 2>&1 || fail "trace drift failed"
-expect "windows" "$(grep -cE '^ +[0-9]+ ' "$scratch/out")" 2
+expect "windows" "$(grep -cE '^ +[0-9]+ ' "$scratch/out")" 4
 "$conclave" trace export "$scratch/2-still" "$scratch/none.npy" > "$scratch/out" 2>&1 && fail "exported a trace that was never recorded"
 grep -q 'observe.routing_window' "$scratch/out" || fail "the error does not say how to record a trace"
 report
