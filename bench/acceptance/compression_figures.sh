@@ -77,6 +77,8 @@ on_slow_links() {
 }
 
 crossover_between_hosts() {
-  CONCLAVE_BIN_DIR=$bin_dir bash tests/cluster/crossover_test.sh > "$scratch/between" 2>&1 || tail -n 5 "$scratch/between" >&2
-  at_most "$(sed -n 's/.*: \([0-9.]*\) apart$/\1/p' "$scratch/between")" 0.25 "" "crossover bandwidth on a shaped link between two hosts against the model, QSGD"
+  local run
+  for run in 1 2 3 4 5; do CONCLAVE_BIN_DIR=$bin_dir bash tests/cluster/crossover_test.sh; done > "$scratch/between" 2>&1
+  at_most "$(sed -n 's/.*: \([0-9.]*\) apart$/\1/p' "$scratch/between" | sort -g | sed -n 3p)" 0.25 "" \
+    "crossover bandwidth on shaped links between two hosts against the model, QSGD, median of 5 ($(sed -n 's/^crossover \(.*\): .*/\1/p' "$scratch/between" | paste -sd ';'))"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Two emulated hosts: the link rate below which an exchange through a slow codec (QSGD) beats the exact one, foretold from bytes and times
-# without a limit, against what links of 2/3 and 3/2 of that rate show.
+# without a limit, against what links of 2/3 and 3/2 of that rate show, or of 2 Gbit/s where it is higher: more two hosts on two cores do not fill.
 set -euo pipefail
 # shellcheck source=tests/dist/cli.sh
 # shellcheck disable=SC2154
@@ -20,14 +20,15 @@ race() {
     /^"name": "coded exchange/ { print bytes, field("sent_bytes_all_ranks") / 2, field("seconds") - seconds; exit }'
 }
 read -r exact coded lost <<< "$(race)"
-modelled=$(awk -v a="$exact" -v b="$coded" -v s="$lost" 'BEGIN { if (s > 0 && a > b) printf "%d", (a - b) * 8 / s }')
+modelled=$(awk -v a="$exact" -v b="$coded" -v s="$lost" 'BEGIN { if (s > 0 && a > b) printf "%.0f", (a - b) * 8 / s }')
 [[ -n $modelled ]] || { fail "no crossover: $exact and $coded bytes, $lost s"; report; }
-tests/cluster/netns.sh rate "$((modelled * 2 / 3))"
+around=$((modelled < 2000000000 ? modelled : 2000000000))
+tests/cluster/netns.sh rate "$((around * 2 / 3))"
 read -r _ _ slow <<< "$(race)"
-tests/cluster/netns.sh rate "$((modelled * 3 / 2))"
+tests/cluster/netns.sh rate "$((around * 3 / 2))"
 read -r _ _ fast <<< "$(race)"
-# What the codec loses is linear in 1 / rate: its zero between the two.
-measured=$(awk -v m="$modelled" -v s="$slow" -v f="$fast" 'BEGIN { a = 1.5 / m; b = 1 / (1.5 * m); printf "%.0f", 1 / (b - f * (a - b) / (s - f)) }')
+# What the codec loses is linear in 1 / rate: its zero on the line through the two.
+measured=$(awk -v m="$around" -v s="$slow" -v f="$fast" 'BEGIN { a = 1.5 / m; b = 1 / (1.5 * m); printf "%.0f", 1 / (b - f * (a - b) / (s - f)) }')
 apart=$(awk -v m="$modelled" -v x="$measured" 'BEGIN { d = x / m - 1; printf "%.3f", d < 0 ? -d : d }')
 echo "crossover foretold at $((modelled / 1000000)) Mbit/s, found at $((measured / 1000000)): $apart apart"
 awk -v a="$apart" 'BEGIN { exit !(a <= 0.5) }' || fail "the model is off"
