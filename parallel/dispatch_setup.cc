@@ -2,6 +2,7 @@
 #include "parallel/dispatch_choice.h"
 #include "parallel/dispatch_route.h"
 #include "parallel/expert_dispatch.h"
+#include "tensor/ops/mlp_pieces.h"
 
 namespace conclave {
 namespace {

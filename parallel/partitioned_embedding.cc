@@ -63,16 +63,13 @@ absl::StatusOr<ColumnExchange> Meet(Arena& arena, const Mesh& mesh, const Partit
   for (int r = 0; r < ranks; ++r) x.tokens[r + 1] += x.tokens[r];
   const Tensor all = arena.New({std::max<int64_t>(x.all(), 1)}, DType::kI32);
   x.ids = all.data<int32_t>();
-  const int64_t id = SizeOf(DType::kI32);
   if (ranks == 1) {
     std::copy_n(ids.data<int32_t>(), mine, x.ids);
     return x;
   }
-  // The same ids to everyone.
-  const Tensor copies = arena.New({std::max<int64_t>(mine * ranks, 1)}, DType::kI32);
-  for (int r = 0; r < ranks; ++r) std::copy_n(ids.data<int32_t>(), mine, copies.data<int32_t>() + r * mine);
-  RETURN_IF_ERROR(x.Exchange(
-      "embedding ids", copies, all, [&](int) { return mine * id; }, [&](int r) { return x.Count(r) * id; }));
+  const PartTable parts = PartTable::Over({x.sizes, 4 * static_cast<size_t>(ranks)});
+  for (int r = 0; r < ranks; ++r) parts.recv_bytes[r] = x.Count(r) * SizeOf(DType::kI32);
+  RETURN_IF_ERROR(x.group->AllToAllV(parts.ExchangeOfOne("embedding ids", ids, all)));  // the same ids to everyone
   return x;
 }
 

@@ -4,27 +4,10 @@
 #include <numeric>
 
 #include "parallel/row_exchange.h"
+#include "tensor/ops/mlp_pieces.h"
 
 namespace conclave {
 namespace {
-
-// Calls f(begin, rows) for the parts of expert order that stay together, in order.
-template <typename F>
-void ForEachUnit(const RowGroups& groups, bool by_lane, const F& f) {
-  int64_t begin = 0;
-  for (int e = 0; e < groups.experts; ++e) {
-    int64_t left = 0;
-    for (int l = 0; l < groups.lanes; ++l) {
-      left += groups.rows[e * groups.lanes + l];
-      if (!by_lane && l + 1 < groups.lanes) continue;
-      while (left > 0) {
-        const int64_t rows = MlpPieceRows(left);
-        f(begin, rows);
-        begin += rows, left -= rows;
-      }
-    }
-  }
-}
 
 int64_t RowsIn(const RowGroups& groups) { return std::accumulate(groups.rows.begin(), groups.rows.end(), int64_t{0}); }
 
@@ -32,12 +15,12 @@ int64_t RowsIn(const RowGroups& groups) { return std::accumulate(groups.rows.beg
 int FillPieces(const RowGroups& groups, const PieceCut& cut, std::span<int64_t> begin) {
   int pieces = 0;
   int64_t filled = 0;
-  ForEachUnit(groups, cut.by_lane, [&](int64_t at, int64_t rows) {
-    if (pieces == 0 || filled + rows > cut.most_rows) {
-      if (!begin.empty()) begin[pieces] = at;
+  ForEachMlpPiece(groups, cut.by_lane, [&](const MlpPiece& unit) {
+    if (pieces == 0 || filled + unit.rows > cut.most_rows) {
+      if (!begin.empty()) begin[pieces] = unit.begin;
       ++pieces, filled = 0;
     }
-    filled += rows;
+    filled += unit.rows;
   });
   return pieces;
 }
@@ -47,9 +30,9 @@ void CutEvenly(const RowGroups& groups, const PieceCut& cut, std::span<int64_t> 
   const int64_t all = RowsIn(groups);
   std::ranges::fill(begin, all);
   int next = 0;
-  ForEachUnit(groups, cut.by_lane, [&](int64_t at, int64_t rows) {
-    const int piece = static_cast<int>((at + rows / 2) * cut.pieces / all);
-    while (next <= piece) begin[next++] = at;
+  ForEachMlpPiece(groups, cut.by_lane, [&](const MlpPiece& unit) {
+    const int piece = static_cast<int>((unit.begin + unit.rows / 2) * cut.pieces / all);
+    while (next <= piece) begin[next++] = unit.begin;
   });
   begin[0] = 0;
   if (cut.most_rows == 0) return;

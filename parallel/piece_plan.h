@@ -9,7 +9,7 @@
 namespace conclave {
 
 // How the rows that a rank receives are cut. Cuts lie between experts (by_lane: between their lanes) or where GroupedMlp cuts an expert's
-// rows (MlpPieceRows), so that a weight gradient is the same sum in the same order.
+// rows (ForEachMlpPiece), so that a weight gradient is the same sum in the same order.
 struct PieceCut {
   int pieces = 1;         // equally many on all ranks; some may be empty
   int64_t most_rows = 0;  // of a piece, at least kMostMlpPieceRows; 0: any number

@@ -8,15 +8,11 @@
 #include "tensor/kernels/gelu.h"
 #include "tensor/kernels/linear_rows.h"
 #include "tensor/kernels/swiglu.h"
+#include "tensor/ops/mlp_pieces.h"
 #include "tensor/products.h"
 
 namespace conclave {
 namespace {
-
-// Multiples of what the products cut sums over rows into, so that the pieces do not show in the bits of a weight gradient. A rest that is
-// shorter than kMlpRest goes with the piece before it: weights are packed once a piece.
-constexpr int64_t kMlpPiece = 1024, kMlpRest = 256;
-static_assert(kMlpPiece + kMlpRest - 1 == kMostMlpPieceRows);
 
 // A recording: plain values and arena memory.
 struct MlpRecord {
@@ -27,30 +23,6 @@ struct MlpRecord {
   int64_t active_width;
   Tensor hidden;  // [m, rows of up]: before the activation
 };
-
-// Rows [begin, begin + rows) of one expert; `lane` is where their gradients go.
-struct MlpPiece {
-  int expert, lane;
-  int64_t begin, rows;
-};
-
-// Calls f for the pieces of all rows in order. With `by_lane` no piece has rows of two lanes.
-template <typename F>
-void ForEachPiece(const RowGroups& groups, bool by_lane, const F& f) {
-  int64_t begin = 0;
-  for (int e = 0; e < groups.experts; ++e) {
-    int64_t left = 0;
-    for (int l = 0; l < groups.lanes; ++l) {
-      left += groups.rows[e * groups.lanes + l];
-      if (!by_lane && l + 1 < groups.lanes) continue;
-      while (left > 0) {
-        const int64_t rows = MlpPieceRows(left);
-        f(MlpPiece{e, by_lane ? l : 0, begin, rows});
-        begin += rows, left -= rows;
-      }
-    }
-  }
-}
 
 Tensor BiasOf(const Tape& tape, const Var* bias, int expert) { return bias == nullptr ? Tensor() : tape.value(bias[expert]); }
 
@@ -114,7 +86,7 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
   const Tensor active_space = tape.arena().New({most, m.active_width}, x.dtype());
   const Tensor hidden_space = tape.arena().New({most, width}, x.dtype());
   const Tensor between = gelu ? hidden_space : tape.arena().New({most, m.active_width}, x.dtype());
-  ForEachPiece(m.groups, SplitsLanes(tape, m), [&](const MlpPiece& p) {
+  ForEachMlpPiece(m.groups, SplitsLanes(tape, m), [&](const MlpPiece& p) {
     tape.Progress();
     const Tensor dy_rows = dy.Slice(p.begin, p.rows), x_rows = x.Slice(p.begin, p.rows);
     const Tensor active = active_space.Slice(0, p.rows), d_hidden = hidden_space.Slice(0, p.rows), d_active = between.Slice(0, p.rows);
@@ -134,8 +106,6 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
 }
 
 }  // namespace
-
-int64_t MlpPieceRows(int64_t left) { return left <= kMostMlpPieceRows ? left : kMlpPiece; }
 
 Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activation, const RowGroups& groups) {
   const TraceSpan span("mlp");
@@ -165,7 +135,7 @@ Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activati
   const Tensor out = tape.arena().New({in.dim(0), tape.value(m.down[0]).dim(0)}, in.dtype());
   const Arena::Mark mark = tape.arena().Here();
   const Tensor space = tape.arena().New({std::min(kMlpPiece + kMlpRest, in.dim(0)), active_width}, in.dtype());
-  ForEachPiece(groups, false, [&](const MlpPiece& p) {
+  ForEachMlpPiece(groups, false, [&](const MlpPiece& p) {
     tape.Progress();
     const Tensor hidden = m.hidden.Slice(p.begin, p.rows), active = space.Slice(0, p.rows);
     const auto activate = [&](int64_t begin, int64_t rows) { Activate(activation, hidden.Slice(begin, rows), active.Slice(begin, rows)); };

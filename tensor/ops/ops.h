@@ -38,10 +38,6 @@ struct MlpWeights {
   std::span<const Var> up, up_bias, down, down_bias;  // [experts]
 };
 Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activation, const RowGroups& groups);
-// How many of the `left` rows of an expert (of an expert's lane where gradients are kept apart) GroupedMlp takes at once. Two calls, in
-// order, of the rows before and behind such a piece have the bits of one.
-inline constexpr int64_t kMostMlpPieceRows = 1279;
-int64_t MlpPieceRows(int64_t left);
 
 // c[b] = op(a[b]) op(b[b]). a: [batch, m, k] (or [batch, k, m] if transpose_a), b: [batch, k, n] (or [batch, n, k]); 2-D inputs are a batch
 // of 1. Returns [batch, m, n], 2-D for 2-D.
