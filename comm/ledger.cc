@@ -81,20 +81,31 @@ WireCount& Ledger::Find(std::string_view label, CollectiveKind kind, LinkClass l
 }
 
 void Ledger::BookSend(std::string_view label, CollectiveKind kind, LinkClass link, int64_t bytes) {
+  const std::lock_guard lock(mutex_);
   WireCount& count = Find(label, kind, link);
   count.sent_bytes += bytes;
   ++count.sent_messages;
 }
 
 void Ledger::BookReceive(std::string_view label, CollectiveKind kind, LinkClass link, int64_t bytes) {
+  const std::lock_guard lock(mutex_);
   WireCount& count = Find(label, kind, link);
   count.received_bytes += bytes;
   ++count.received_messages;
 }
 
-void Ledger::BookLogical(const LogicalWire& wire) { current_.logical += wire; }
+void Ledger::BookLogical(const LogicalWire& wire) {
+  const std::lock_guard lock(mutex_);
+  current_.logical += wire;
+}
+
+void Ledger::SetAside(bool aside) {
+  const std::lock_guard lock(mutex_);
+  aside_ = aside;
+}
 
 WireReport Ledger::Take() {
+  const std::lock_guard lock(mutex_);
   WireReport report;
   report.logical = current_.logical;
   for (const WireLine& line : current_.lines) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,7 +53,7 @@ struct WireReport {
   WireCount BetweenRanks() const;
 };
 
-// One a rank; used by the thread that communicates. Bytes follow from our own algorithms (comm/message_communicator.h), so every transport
+// One a rank, of any of its threads. Bytes follow from our own algorithms (comm/message_communicator.h), so every transport
 // books the same numbers. Over all ranks, bytes sent equal bytes received.
 class Ledger {
  public:
@@ -62,16 +63,17 @@ class Ledger {
   void BookLogical(const LogicalWire& wire);
 
   // While set, what is booked counts in the totals alone: it is no part of a step.
-  void SetAside(bool aside) { aside_ = aside; }
+  void SetAside(bool aside);
 
   // What was booked since the last Take; starts anew. Lines without traffic are left out.
   WireReport Take();
-  // Everything up to the last Take, and what was set aside.
+  // Everything up to the last Take, and what was set aside. While nothing is booked.
   const WireReport& totals() const { return totals_; }
 
  private:
   WireCount& Find(std::string_view label, CollectiveKind kind, LinkClass link);
 
+  std::mutex mutex_;
   WireReport current_, totals_;  // the same lines in the same order
   bool aside_ = false;
 };

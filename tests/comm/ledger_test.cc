@@ -1,6 +1,7 @@
 #include "comm/ledger.h"
 
 #include <bit>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -30,6 +31,21 @@ TEST(Ledger, TakeStartsAnewAndTotalsStay) {
   EXPECT_TRUE(ledger.Take().lines.empty());
   EXPECT_EQ(ledger.totals().BetweenRanks().sent_bytes, 16);
   EXPECT_EQ(ledger.totals().logical.uplink_bytes, 7);
+}
+
+TEST(Ledger, ThreadsThatBookAtOnceLoseNothing) {
+  constexpr int kTimes = 20000;
+  Ledger ledger;
+  const auto book = [&](const char* label) {
+    for (int i = 0; i < kTimes; ++i) ledger.BookSend(label, CollectiveKind::kAllToAllV, LinkClass::kInterNode, 3);
+  };
+  std::thread other(book, "gradients");
+  book("gradients");
+  for (int i = 0; i < 100; ++i) ledger.Take();
+  book("tokens");
+  other.join();
+  ledger.Take();
+  EXPECT_EQ(ledger.totals().BetweenRanks().sent_bytes, 3 * 3 * kTimes);
 }
 
 // The formulas of comm/message_communicator.h.
