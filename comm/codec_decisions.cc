@@ -45,11 +45,7 @@ absl::StatusOr<CodingTimes> TimeOfBlock(const std::vector<CodedPiece>& pieces, b
   for (const CodedPiece& piece : pieces) {
     const OwnedTensor x({piece.range.elements}, dtype), decoded({piece.range.elements}, dtype);
     const RngKey noise{.seed = 1};
-    DispatchFloat(dtype, [&](auto t) {
-      for (int64_t i = 0; i < piece.range.elements; ++i) {
-        x->data<decltype(t)>()[i] = static_cast<decltype(t)>(noise.Normal(static_cast<uint64_t>(i)));
-      }
-    });
+    DispatchFloat(dtype, [&](auto t) { noise.FillNormal(0, x->span<decltype(t)>()); });
     ASSIGN_OR_RETURN(const CodingTimes times, TimeOf(up ? *piece.up : *piece.down, up ? WorkerId{0} : kServer, *x, *decoded));
     all.encode_seconds += times.encode_seconds;
     all.decode_seconds += times.decode_seconds;

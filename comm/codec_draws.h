@@ -27,11 +27,11 @@ inline RngKey SharedMaskDraws(const CodecKey& key) {
   return shared;
 }
 
-// The words of draws.FillBits(first, out), many at a time: fastest where first and the length are multiples of 128. No allocation.
-void FillDraws(const RngKey& draws, uint64_t first, std::span<uint32_t> out);
-
 // out[i] = the word that rounds coordinate first + i of what is encoded.
-void FillRoundingDraws(const CodecKey& key, int64_t first, std::span<uint32_t> out);
+inline void FillRoundingDraws(const CodecKey& key, int64_t first, std::span<uint32_t> out) {
+  constexpr uint64_t kFirstRounding = uint64_t{1} << 39;
+  MaskDraws(key).FillBits(kFirstRounding + static_cast<uint64_t>(key.first + first), out);
+}
 
 }  // namespace conclave
 

@@ -68,7 +68,7 @@ void ForBatches(const Strata& strata, F&& f) {
   for (int64_t first = 0; first < count; first += kBatch) {
     const int64_t n = std::min(kBatch, count - first);
     if (first % (digits * kBatch) == 0) {
-      FillDraws(strata.draws, strata.first_word + static_cast<uint64_t>(first / digits), std::span(words).first(static_cast<size_t>(n)));
+      strata.draws.FillBits(strata.first_word + static_cast<uint64_t>(first / digits), std::span(words).first(static_cast<size_t>(n)));
     }
     (kAvx512 ? NextPositionsAvx512 : NextPositionsPlain)(words.data(), static_cast<uint32_t>(strata.size),
                                                          static_cast<uint32_t>(strata.offset), positions.data());

@@ -17,7 +17,7 @@ constexpr int kGzipOnly = 15 + 16;  // zlib's way to say: the largest window, a 
 
 absl::StatusOr<std::string> ReadMaybeGzip(const std::string& path, const FileSystem& files) {
   ASSIGN_OR_RETURN(std::string raw, files.ReadAll(path));
-  if (raw.size() < 2 || raw[0] != '\x1f' || raw[1] != '\x8b') return raw;
+  if (!raw.starts_with("\x1f\x8b")) return raw;
   if (raw.size() > std::numeric_limits<uInt>::max()) return InvalidArgument("'%s': %d bytes of gzip; unpack it first", path, raw.size());
   z_stream stream{};
   CHECK_EQ(inflateInit2(&stream, kGzipOnly), Z_OK);

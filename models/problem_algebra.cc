@@ -7,7 +7,7 @@ namespace conclave {
 
 Matrix RandomOrthogonal(int64_t d, const RngKey& key) {
   Matrix q(d * d);
-  for (int64_t i = 0; i < d * d; ++i) q[i] = key.Normal(i);
+  key.FillNormal(0, q);
   for (int64_t i = 0; i < d; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
       double dot = 0;

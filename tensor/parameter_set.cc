@@ -1,5 +1,9 @@
 #include "tensor/parameter_set.h"
 
+#include <algorithm>
+#include <array>
+#include <span>
+
 #include "base/rng.h"
 
 namespace conclave {
@@ -29,8 +33,13 @@ void Initialize(const BlockSpec& spec, BlockId id, uint64_t seed, const Tensor& 
   const RngKey key{.seed = seed, .site = static_cast<uint32_t>(id.value), .kind = RngKind::kInit};
   DispatchFloat(value.dtype(), [&](auto t) {
     using T = decltype(t);
-    T* out = value.data<T>();
-    for (int64_t i = 0; i < value.elements(); ++i) out[i] = static_cast<T>(spec.init.value * key.Normal(i));
+    const std::span<T> out = value.span<T>();
+    std::array<double, 256> draws;
+    for (size_t at = 0; at < out.size(); at += draws.size()) {
+      const std::span<double> some = std::span(draws).first(std::min(draws.size(), out.size() - at));
+      key.FillNormal(at, some);
+      for (size_t i = 0; i < some.size(); ++i) out[at + i] = static_cast<T>(spec.init.value * some[i]);
+    }
   });
 }
 

@@ -69,7 +69,7 @@ void ForChosen(const RngKey& key, int64_t first_word, int64_t k, int64_t d, B&& 
   for (; first < d && left > 0; first += kChunk) {
     const int64_t n = std::min(kChunk, d - first);
     begin(first, first + n);
-    FillDraws(key, static_cast<uint64_t>(first_word + first), std::span(words).first(static_cast<size_t>(n)));
+    key.FillBits(static_cast<uint64_t>(first_word + first), std::span(words).first(static_cast<size_t>(n)));
     PlaceWords(words.data(), static_cast<uint64_t>(d - first), n);
     // Whoever is taken is below `left` as it is before the chunk: few stay, and only they are looked at one after the other.
     const auto limit = static_cast<uint32_t>(left);  // at most d

@@ -1,4 +1,7 @@
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "base/rng.h"
@@ -27,7 +30,7 @@ class GaussianSource : public Source {
       using T = decltype(t);
       const std::span<T> x = batch->features.Slice(row, 1).template span<T>();
       if (spectrum_->rotation.empty()) {
-        for (int64_t j = 0; j < dim(); ++j) x[j] = static_cast<T>(spectrum_->mean + Noise(sample, j));
+        ForNoise(sample, [&](int64_t j, double noise) { x[j] = static_cast<T>(spectrum_->mean + noise); });
       } else {
         Rotate(sample, x);
       }
@@ -38,14 +41,21 @@ class GaussianSource : public Source {
 
  private:
   int64_t dim() const { return static_cast<int64_t>(spectrum_->scales.size()); }
-  double Noise(int64_t sample, int64_t j) const {
-    return spectrum_->scales[j] * key_.Normal(static_cast<uint64_t>((first_ + sample) * dim() + j));
+  // Calls f(j, noise) for the coordinates of a sample.
+  template <typename F>
+  void ForNoise(int64_t sample, const F& f) const {
+    std::array<double, 256> draws;
+    for (int64_t at = 0; at < dim(); at += draws.size()) {
+      const int64_t n = std::min<int64_t>(draws.size(), dim() - at);
+      key_.FillNormal(static_cast<uint64_t>((first_ + sample) * dim() + at), std::span(draws).first(n));
+      for (int64_t j = 0; j < n; ++j) f(at + j, spectrum_->scales[at + j] * draws[j]);
+    }
   }
   template <typename T>
   void Rotate(int64_t sample, std::span<T> x) const {
     thread_local std::vector<double> noise;
     noise.resize(spectrum_->scales.size());
-    for (int64_t j = 0; j < dim(); ++j) noise[j] = Noise(sample, j);
+    ForNoise(sample, [&](int64_t j, double drawn) { noise[j] = drawn; });
     for (int64_t i = 0; i < dim(); ++i) {
       double sum = spectrum_->mean;
       for (int64_t j = 0; j < dim(); ++j) sum += spectrum_->rotation[i * dim() + j] * noise[j];
@@ -63,7 +73,7 @@ std::vector<double> RandomRotation(int64_t n, const RngKey& key) {
   std::vector<double> rows(static_cast<size_t>(n * n));
   for (int64_t i = 0; i < n; ++i) {
     double* row = rows.data() + i * n;
-    for (int64_t j = 0; j < n; ++j) row[j] = key.Normal(static_cast<uint64_t>(i * n + j));
+    key.FillNormal(static_cast<uint64_t>(i * n), {row, static_cast<size_t>(n)});
     for (int pass = 0; pass < 2; ++pass) {
       for (int64_t k = 0; k < i; ++k) {
         const double* other = rows.data() + k * n;

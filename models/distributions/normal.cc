@@ -11,7 +11,7 @@ NormalDraw SampleNormal(Tape& tape, Var mean, Var log_std, const RngKey& key, in
   const int64_t d = m.dim(1);
   DispatchFloat(m.dtype(), [&](auto t) {
     using T = decltype(t);
-    for (int64_t i = 0; i < noise.elements(); ++i) noise.data<T>()[i] = static_cast<T>(key.Normal(first_row * d + i));
+    key.FillNormal(static_cast<uint64_t>(first_row * d), noise.span<T>());
   });
   NormalDraw draw;
   draw.noise = tape.Constant(noise);

@@ -172,7 +172,7 @@ class EightGaussians : public Model {
     const RngKey key = r.Noise(kNoiseSite);
     DispatchFloat(noise.dtype(), [&](auto t) {
       using T = decltype(t);
-      for (int64_t i = 0; i < noise.elements(); ++i) noise.data<T>()[i] = static_cast<T>(key.Normal(static_cast<uint64_t>(i)));
+      key.FillNormal(0, noise.span<T>());
     });
   }
 

@@ -84,7 +84,7 @@ class GaussianWgan : public Model {
     const RngKey key = r.Noise(0);
     DispatchFloat(r.dtype(), [&](auto t) {
       using T = decltype(t);
-      for (int64_t i = 0; i < n * d; ++i) noise.data<T>()[i] = static_cast<T>(key.Normal(i));
+      key.FillNormal(0, noise.span<T>());
     });
     const Var x = Add(tape, Mul(tape, tape.Constant(noise), r.Parameter(scale_)), r.Parameter(mean_));  // [n, d]
     const double weight = -1.0 / static_cast<double>(n);

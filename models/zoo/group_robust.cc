@@ -24,7 +24,7 @@ class GroupRobust : public Model {
         {.name = "q", .shape = {groups}, .player = Player::kMax, .init = {Init::Kind::kConstant, 1.0 / static_cast<double>(groups)}});
     centres_.resize(groups * d);
     const RngKey key = ProblemKey(context.seed, kSharedWorker, 0);
-    for (int64_t i = 0; i < groups * d; ++i) centres_[i] = key.Normal(i);
+    key.FillNormal(0, centres_);
     std::vector<double> heights(groups, 0.0);
     for (int64_t i = 0; i < groups * d; ++i) heights[i / d] += 0.5 * centres_[i] * centres_[i];
     heights_ = ProblemConstant(std::move(heights));

@@ -1,6 +1,7 @@
 #include "base/rng.h"
 
 #include <cmath>
+#include <numbers>
 #include <set>
 #include <tuple>
 #include <vector>
@@ -45,21 +46,35 @@ TEST(RngKeyTest, EveryFieldSelectsOtherNumbers) {
 }
 
 TEST(RngKeyTest, FillGivesTheSameNumbers) {
-  const RngKey key{.seed = 11};
-  for (const uint64_t first : {0, 1, 2, 3, 5, 1000}) {
-    for (const size_t n : {0, 1, 2, 3, 4, 5, 17}) {
+  const RngKey key{.seed = 0x123456789ABCDEF, .site = 77, .step = 9, .worker = 3, .draw = 2};
+  for (const uint64_t first : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{3}, uint64_t{5}, uint64_t{1000}, (uint64_t{1} << 39) - 7}) {
+    for (const size_t n : {0, 1, 2, 3, 4, 5, 17, 127, 128, 300, 1029}) {
       std::vector<uint32_t> bits(n);
-      std::vector<float> uniforms(n);
+      std::vector<float> uniforms(n), rounded(n);
       std::vector<double> normals(n);
       key.FillBits(first, bits);
       key.FillUniform(first, uniforms);
       key.FillNormal(first, normals);
+      key.FillNormal(first, rounded);
       for (size_t i = 0; i < n; ++i) {
-        EXPECT_EQ(bits[i], key.Bits(first + i));
-        EXPECT_EQ(uniforms[i], key.Uniform(first + i));
-        EXPECT_EQ(normals[i], key.Normal(first + i));
+        ASSERT_EQ(bits[i], key.Bits(first + i)) << first << ' ' << n << ' ' << i;
+        ASSERT_EQ(uniforms[i], key.Uniform(first + i)) << first << ' ' << n << ' ' << i;
+        ASSERT_EQ(normals[i], key.Normal(first + i)) << first << ' ' << n << ' ' << i;
+        ASSERT_EQ(rounded[i], static_cast<float>(normals[i])) << first << ' ' << n << ' ' << i;
       }
     }
+  }
+}
+
+// Against the C library; the bound is a few units in the last place of either factor.
+TEST(RngKeyTest, NormalsAreBoxAndMullers) {
+  const RngKey key{.seed = 5};
+  std::vector<double> normals(100000);
+  key.FillNormal(0, normals);
+  for (size_t i = 0; i < normals.size(); ++i) {
+    const double u = (key.Bits(2 * i) + 0.5) * 0x1p-32, v = key.Bits(2 * i + 1) * 0x1p-32;
+    const double radius = std::sqrt(-2 * std::log(u));
+    ASSERT_NEAR(normals[i], radius * std::cos(2 * std::numbers::pi * v), 1e-15 * radius) << u << ' ' << v;
   }
 }
 

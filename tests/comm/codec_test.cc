@@ -72,18 +72,6 @@ TEST(Qsgd, TakesAboutTwoAndAHalfBitsAtRootDLevels) {
   EXPECT_LT(8 * (*codec)->Encode(*x, {}, wire), 2.8 * 10000 + 32);
 }
 
-TEST(CodecDraws, AreTheWordsOfTheGenerator) {
-  const RngKey key{.seed = 0x123456789ABCDEF, .site = 77, .step = 9, .worker = 3, .kind = RngKind::kCodec, .draw = 2};
-  for (const uint64_t first : {uint64_t{0}, uint64_t{5}, uint64_t{1} << 39, (uint64_t{1} << 39) + 128}) {
-    for (const size_t n : {1, 127, 128, 300, 1024}) {
-      std::vector<uint32_t> fast(n), plain(n);
-      FillDraws(key, first, fast);
-      key.FillBits(first, plain);
-      EXPECT_EQ(fast, plain) << first << ' ' << n;
-    }
-  }
-}
-
 // Digit to the base `size` that stratum g draws: by the plainest code.
 int64_t DigitOf(const RngKey& draws, uint64_t first_word, int64_t g, int64_t size) {
   const int64_t digits = size <= 16 ? 4 : size <= 256 ? 2 : 1, round = g / (128 * digits), within = g % (128 * digits);
