@@ -66,8 +66,8 @@ class StepBench {
     RETURN_IF_ERROR(world_.AllReduce("bench: bytes", Tensor(totals, {2}, DType::kI64), ReduceOp::kSum));
     const double steps = options_.steps;
     BenchResult step{.name = name + ", a training step", .unit = "steps/s", .work = 1, .seconds = TimingOf(seconds_)};
-    if (assembly_.model->sample_shape().kind != SampleShape::Kind::kNone) {
-      step.unit = assembly_.model->sample_shape().kind == SampleShape::Kind::kTokens ? "tokens/s" : "samples/s";
+    if (const SampleShape shape = assembly_.model->sample_shape(); shape.kind != SampleShape::Kind::kNone) {
+      step.unit = absl::StrFormat("%s/s", shape.unit());
       step.work = static_cast<double>(units_) / steps;
     }
     step.facts = {{"sent_bytes_all_ranks", static_cast<double>(totals[0]) / steps},

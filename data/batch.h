@@ -16,6 +16,7 @@ struct SampleShape {
   enum class Kind { kTokens, kFeatures, kLabelled, kNone };  // kLabelled: features of a known class
   Kind kind = Kind::kNone;
   int64_t width = 0;  // tokens: context T; features, labelled: dimension d; none: 0
+  const char* unit() const { return kind == Kind::kTokens ? "tokens" : "samples"; }  // what losses are means over
   bool operator==(const SampleShape&) const = default;
 };
 

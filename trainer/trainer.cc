@@ -338,10 +338,11 @@ absl::Status Trainer::Record(const StepReport& report, StepRecord record) {
   AddLoads(report.evaluation, assembly_.model->experts(), &record);
   RETURN_IF_ERROR(telemetry_->Record(record));
   const double rate = record.seconds.step > 0 ? static_cast<double>(record.tokens) / record.seconds.step : 0;
-  progress_->Update(cursor_.step, absl::StrFormat("%s %.4f  norm %.3f  lr %.2e  %s tokens/s",
-                                                  report.evaluation.terms.empty() ? "objective" : report.evaluation.terms[0].name,
-                                                  report.evaluation.terms.empty() ? record.objective : report.evaluation.terms[0].value,
-                                                  record.gradient_norm, record.learning_rate, HumanCount(static_cast<int64_t>(rate))));
+  const bool named = !report.evaluation.terms.empty();
+  progress_->Update(cursor_.step,
+                    absl::StrFormat("%s %.4f  norm %.3f  lr %.2e  %s %s/s", named ? report.evaluation.terms[0].name : "objective",
+                                    named ? report.evaluation.terms[0].value : record.objective, record.gradient_norm, record.learning_rate,
+                                    HumanCount(static_cast<int64_t>(rate)), assembly_.model->sample_shape().unit()));
   return telemetry_->UpdateStatus({.phase = "train",
                                    .step = cursor_.step,
                                    .steps = total_steps(),

@@ -62,11 +62,11 @@ share() {
     "whole step of the ceiling of its products, f32, $what ($(awk -v v="$(fact rate)" 'BEGIN { printf "%.0f", v }') tokens/s)"
 }
 
-# peers SHAPE: what compare.py prints, a line a peer.
+# peers SHAPE PEER LIMIT [HOW]: what compare.py prints of a peer.
 peers() {
-  local shape=$1 name=$2 limit=$3
+  local shape=$1 name=$2 limit=$3 how=${4:-one thread}
   at_least "$(sed -n "s/^torch [^ ]* $name: ours is \\([0-9.]*\\) times.*/\\1/p" "$scratch/peers-$shape")" "$limit" "" \
-    "times PyTorch $name, one thread, $shape"
+    "times PyTorch $name, $how, $shape"
 }
 all_peers() {
   local shape
@@ -76,6 +76,11 @@ all_peers() {
     peers "$shape" eager 1.5
     peers "$shape" compiled 1.15
   done
+  bench/peers/compare.py --shape vae --rounds 3 --steps 20 --conclave "$conclave" --venv "$venv" > "$scratch/peers-vae" 2>&1
+  peers vae eager 1
+  peers vae compiled 1
+  bench/peers/compare.py --processes 2 --rounds 3 --steps 4 --conclave "$conclave" --venv "$venv" > "$scratch/peers-reference" 2>&1
+  peers reference eager 1.5 "two processes, DistributedDataParallel over gloo"
 }
 
 # -- bf16 ----------------------------------------------------------------------------------------------------------------------------------

@@ -1,16 +1,11 @@
-"""The model of configs/bench in PyTorch, trained a round of steps at a time.
-
-Reads lines from standard input; each is a number of steps. Trains them and answers on one line (JSON): seconds and processor seconds a step,
-means. One thread. Started by compare.py.
-"""
+"""The model of configs/bench in PyTorch. Started by compare.py; see rounds.py."""
 import argparse
-import json
-import sys
-import time
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+import rounds
 
 
 class Mlp(nn.Module):
@@ -94,18 +89,10 @@ class Lm(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten()) + extra
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    for name, value in dict(width=256, layers=4, heads=8, context=128, vocabulary=512, batch=16, experts=8, top_k=2, hidden=512).items():
-        parser.add_argument("--" + name, type=int, default=value)
-    parser.add_argument("--swiglu", action="store_true")
-    parser.add_argument("--compile", action="store_true")
-    o = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
+def make_step(o):
     model = Lm(o)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
-    loss_of = torch.compile(model, dynamic=True) if o.compile else model
+    loss_of = rounds.trained(model, o)
     tokens = torch.randint(0, 257, (o.batch, o.context + 1))
 
     def step():
@@ -116,17 +103,11 @@ def main():
         optimizer.step()
         return loss.item()
 
-    for _ in range(4):
-        step()
-    print(json.dumps({"torch": torch.__version__, "parameters": sum(p.numel() for p in model.parameters())}), flush=True)
-    for line in sys.stdin:
-        steps = int(line)
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            step()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps({"wall": wall / steps, "cpu": cpu / steps}), flush=True)
+    return model, step
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    rounds.add_arguments(parser, dict(width=256, layers=4, heads=8, context=128, vocabulary=512, batch=16, experts=8, top_k=2, hidden=512))
+    parser.add_argument("--swiglu", action="store_true")
+    rounds.serve(make_step, parser.parse_args())
