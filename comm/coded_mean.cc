@@ -153,6 +153,7 @@ absl::StatusOr<Aggregate> CodedMean::Finish() {
 absl::Status CodedMean::CheckWork() {
   if (taken_ >= kExchangesUntilCheck || ++taken_ < kExchangesUntilCheck || context_.decisions != nullptr) return absl::OkStatus();
   int64_t all[3] = {encoded_, dense_, codecs_.idle() ? 0 : 1};
+  const LedgerAside aside(context_.world->ledger());  // no part of this step
   RETURN_IF_ERROR(context_.world->AllReduce("exchange.work", Tensor(all, {3}, DType::kI64), ReduceOp::kSum));
   encoded_ = all[0], dense_ = all[1];
   if (all[2] > 0 && (dense_ == 0 || encoded_ < dense_)) return absl::OkStatus();

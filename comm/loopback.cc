@@ -66,11 +66,13 @@ struct Hub {
     desks[rank].happened.notify_all();
   }
 
-  // The rank is done; with an error it takes the others along.
+  // The rank is done; with an error it takes the others along. What counts is the first error, but for one that only says that another
+  // rank failed (absl::StatusCode::kAborted), until that one's comes.
   void Leave(int rank, const absl::Status& status) {
     const std::lock_guard lock(mutex);
     desks[rank].gone = true;
-    if (!status.ok() && first_error.ok()) {
+    const bool tells = !absl::IsAborted(status) && !absl::IsUnavailable(status);
+    if (!status.ok() && (first_error.ok() || (absl::IsAborted(first_error) && tells))) {
       first_error = status;
       failed_rank = rank;
     }

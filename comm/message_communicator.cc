@@ -466,8 +466,6 @@ MessageCommunicator::MessageCommunicator(std::string name, int rank, int size, s
 
 MessageCommunicator::~MessageCommunicator() = default;
 
-void MessageCommunicator::StartProgressThread() { engine_->StartThread(); }
-
 void MessageCommunicator::Reserve(int more) {
   const std::lock_guard lock(engine_->mutex());
   AddOperations(more);

@@ -37,7 +37,6 @@ class MessageCommunicator : public Communicator {
  public:
   ~MessageCommunicator() override;
   void Reserve(int more) override;
-  void StartProgressThread() override;
 
  protected:
   MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine);

@@ -159,6 +159,7 @@ class MpiCommunicator final : public MessageCommunicator {
   }
 
   void Set(Ledger* ledger, Watchdog* watchdog) { Attach(ledger, watchdog); }
+  void StartProgressThread() override { mpi_engine_->StartThread(); }
   void StopThread() { mpi_engine_->StopThread(); }
   int GlobalRank(int member) const override { return places_[member].global_rank; }
   int Node(int member) const override { return places_[member].node; }

@@ -47,7 +47,8 @@ int RunTraining(const Arguments& arguments) {
 
 int RunCollectives(const Arguments& arguments) {
   const absl::StatusOr<int64_t> kib = arguments.Integer("--kib", 0);
-  if (!kib.ok() || *kib < 0) return PrintsForAll() ? Fail(InvalidArgument("--kib: a number from 1 on is needed")) : kExitUsage;
+  if (!kib.ok() || (arguments.Has("--kib") && *kib < 1))
+    return PrintsForAll() ? Fail(InvalidArgument("--kib: a number from 1 on is needed")) : kExitUsage;
   CollectiveBenchOptions options{.codec = arguments.positional(1)};
   if (*kib > 0) options.smallest_bytes = options.largest_bytes = *kib * 1024;
   return RunOnRanks(arguments, nullptr, [&](Communicator& world) { return BenchCollectives(world, options); });
@@ -56,7 +57,7 @@ int RunCollectives(const Arguments& arguments) {
 int RunPlacement(const Arguments& arguments) {
   const std::string& path = arguments.positional(1);
   const absl::StatusOr<int64_t> effort = arguments.Integer("--effort", 0);
-  if (!effort.ok() || *effort < 0) return Fail(InvalidArgument("--effort: a number from 1 on is needed"));
+  if (!effort.ok() || (arguments.Has("--effort") && *effort < 1)) return Fail(InvalidArgument("--effort: a number from 1 on is needed"));
   if (path.empty()) return Print(BenchPlacement(nullptr, *effort), arguments.Has("--json"));
   const absl::StatusOr<RoutingTrace> trace = ReadTrace(RealFileSystem(), path);
   return trace.ok() ? Print(BenchPlacement(&*trace, *effort), arguments.Has("--json")) : Fail(trace.status());

@@ -1,14 +1,17 @@
 #include "optim/local_copies.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "comm/sums.h"
+#include "optim/field_exchange.h"
 
 namespace conclave {
 
 LocalCopies::LocalCopies(const SchemeContext& context, std::unique_ptr<Exchange> exchange)
     : exchange_(std::move(exchange)),
+      norm_(context.exchange.layout, context.exchange.world),
       z_(InitialPoint(context)),
       points_(context.exchange),
       x_m_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
@@ -33,6 +36,24 @@ absl::StatusOr<Aggregate> LocalCopies::MeanMove(const WorkerVectors& v_m, uint32
     return exchange_->Put(worker, id, move);
   }));
   return exchange_->Finish();
+}
+
+absl::Status LocalCopies::LoseRound(const absl::Status& reason) {
+  const int64_t steps = alone_;
+  StartFromZ();
+  return FailedPrecondition("%s; the %d local steps of the round are lost, workers start again from their last meeting", reason.message(),
+                            steps);
+}
+
+absl::StatusOr<StepReport> LocalCopies::Refuse(StepReport report, const absl::Status& reason, Guard& guard, bool met) {
+  if (met) exchange_->Discard();
+  ASSIGN_OR_RETURN(const std::span<const double> squares, points_.SquaredNorms(x_m_, [](BlockId) { return true; }));
+  return RefuseStep(std::move(report), std::isfinite(RootMean(squares)) ? reason : LoseRound(reason), guard, {});
+}
+
+absl::StatusOr<StepReport> LocalCopies::RefuseMeeting(StepReport report, Guard& guard) {
+  return RefuseStep(std::move(report), LoseRound(FailedPrecondition("the mean of what the workers moved by is not finite")), guard,
+                    {exchange_.get()});
 }
 
 void LocalCopies::GoOn(const WorkerVectors& v_m) {

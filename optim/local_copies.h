@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "optim/norm.h"
 #include "optim/schemes.h"
 #include "optim/worker_points.h"
 
@@ -31,6 +32,17 @@ class LocalCopies {
   absl::StatusOr<Aggregate> MeanMove(const WorkerVectors& v_m, uint32_t step, const std::function<bool(BlockId)>& counts = {});
   Exchange& exchange() { return *exchange_; }
 
+  // The norm of what MeanMove gave. Collective.
+  absl::StatusOr<double> NormOf(Aggregate mean) {
+    ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*mean));
+    return norms.total;
+  }
+
+  // Refuses a step that wrote nothing. Copies that are not finite would never come back: then, and where the meeting itself failed, workers
+  // start again from z. met: what MeanMove gave is waiting for Commit or Discard. Collective.
+  absl::StatusOr<StepReport> Refuse(StepReport report, const absl::Status& reason, Guard& guard, bool met);
+  absl::StatusOr<StepReport> RefuseMeeting(StepReport report, Guard& guard);
+
   // After an accepted step, one of these: every copy goes on from v_m (x_m itself is fine), or from z.
   void GoOn(const WorkerVectors& v_m);
   void StartFromZ();
@@ -39,7 +51,10 @@ class LocalCopies {
   void Register(StateDict& state, const std::string& copies, const std::string& alone);
 
  private:
+  absl::Status LoseRound(const absl::Status& reason);
+
   std::unique_ptr<Exchange> exchange_;
+  LogicalNorm norm_;
   FlatVector z_;  // where the workers met last. Train state, as x_m
   WorkerPoints points_;
   WorkerVectors x_m_, f_m_;

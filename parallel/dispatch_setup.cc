@@ -5,24 +5,6 @@
 #include "tensor/ops/mlp_pieces.h"
 
 namespace conclave {
-namespace {
-
-absl::Status CheckPieces(const DispatchSetup& setup) {
-  if (!setup.bounded) return absl::OkStatus();
-  if (setup.most_rows <= kMostMlpPieceRows) {
-    return InvalidArgument(
-        "parallel.dispatch: with beyond_most_rows: IN_PIECES most_rows must be at least %d, since so many rows of one expert go in one "
-        "piece, "
-        "but it is %d",
-        kMostMlpPieceRows + 1, setup.most_rows);
-  }
-  if (!setup.pre_reduce) return absl::OkStatus();
-  return InvalidArgument(
-      "parallel.dispatch.beyond_most_rows: IN_PIECES needs moe.combine_order: EXACT: sums formed by ranks (PRE_REDUCE) would depend on the "
-      "pieces");
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh& mesh, const Request& request) {
   auto setup = std::make_unique<DispatchSetup>();
@@ -32,7 +14,7 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
   setup->pieces = static_cast<int>(config.pieces());
   setup->most_rows = config.most_rows();
   setup->bounded = setup->most_rows > 0 && config.beyond_most_rows() == DispatchConfig::IN_PIECES;
-  RETURN_IF_ERROR(CheckPieces(*setup));
+  CHECK(!setup->bounded || (setup->most_rows > kMostMlpPieceRows && !setup->pre_reduce)) << setup->most_rows;  // configs are checked for it
   if (config.route() == DispatchConfig::AUTO || InTwoLevels(config.route())) {
     ASSIGN_OR_RETURN(setup->grid, DispatchGrid::Create(mesh, config.ranks_per_node()));
   }

@@ -57,7 +57,9 @@ absl::StatusOr<int> LowestFailingRank(Communicator& control, std::string_view la
 }
 
 absl::Status AgreeOnOutcome(Communicator& control, std::string_view label, const absl::Status& mine) {
-  ASSIGN_OR_RETURN(const int first_failing, LowestFailingRank(control, label, mine));
+  const absl::StatusOr<int> lowest = LowestFailingRank(control, label, mine);
+  if (!lowest.ok()) return mine.ok() ? lowest.status() : mine;
+  const int first_failing = *lowest;
   if (first_failing == kNoRank) return absl::OkStatus();
   if (control.size() == 1) return mine;
   std::string text;
@@ -69,10 +71,11 @@ absl::Status AgreeOnOutcome(Communicator& control, std::string_view label, const
 }
 
 absl::Status AgreeOn(Communicator& control, const absl::Status& mine, const std::string& what) {
-  ASSIGN_OR_RETURN(const int failing, LowestFailingRank(control, "agreement", mine));
-  if (failing == kNoRank) return absl::OkStatus();
-  if (failing == control.rank()) return mine;
-  return absl::AbortedError(absl::StrFormat("%s failed on rank %d; its message is there", what, failing));
+  const absl::StatusOr<int> failing = LowestFailingRank(control, "agreement", mine);
+  if (!failing.ok()) return mine.ok() ? failing.status() : mine;
+  if (*failing == kNoRank) return absl::OkStatus();
+  if (*failing == control.rank()) return mine;
+  return absl::AbortedError(absl::StrFormat("%s failed on rank %d; its message is there", what, *failing));
 }
 
 std::string HostName() {

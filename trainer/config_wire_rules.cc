@@ -1,5 +1,6 @@
 // Rules about what travels: workers' vectors through exchanges, tokens to experts.
 #include "parallel/dispatch_route.h"
+#include "tensor/ops/mlp_pieces.h"
 #include "trainer/config_defaults.h"
 #include "trainer/config_validate.h"
 
@@ -31,9 +32,19 @@ void CheckDispatch(const Experiment& config, ConfigRules* rules) {
   const bool experts = config.model().has_moe_lm() && config.model().moe_lm().has_moe();
   rules->Require(experts || wire.most_rows() == 0, {"parallel.dispatch.most_rows"},
                  "there are no experts to send rows to: the model has none");
+  rules->Require(experts || wire.pieces() == 0, {"parallel.dispatch.pieces"},
+                 "there are no rows to cut into pieces: the model has no experts");
   rules->Require(experts || !wire.fold(), {"parallel.dispatch.fold"}, "there are no experts that could send sums home: the model has none");
-  if (!experts) return;
   const bool pre_reduce = moe.combine_order() == MoeConfig::PRE_REDUCE;
+  if (wire.beyond_most_rows() == DispatchConfig::IN_PIECES) {
+    rules->Require(wire.most_rows() > kMostMlpPieceRows, {"parallel.dispatch.most_rows", "parallel.dispatch.beyond_most_rows"},
+                   absl::StrFormat("with beyond_most_rows: IN_PIECES most_rows must be at least %d, since so many rows of one expert go in "
+                                   "one piece; it is %d",
+                                   kMostMlpPieceRows + 1, wire.most_rows()));
+    rules->Require(!pre_reduce, {"parallel.dispatch.beyond_most_rows", "model.moe_lm.moe.combine_order"},
+                   "IN_PIECES needs combine_order: EXACT: sums formed by ranks (PRE_REDUCE) would depend on the pieces");
+  }
+  if (!experts) return;
   const bool rounds_home = wire.combine_forward() != DispatchConfig::EXACT || wire.dispatch_backward() != DispatchConfig::EXACT;
   rules->Require(
       wire.route() != DispatchConfig::AUTO || !pre_reduce || (moe.top_k() <= 2 && !rounds_home),

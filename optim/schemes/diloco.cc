@@ -48,7 +48,6 @@ class Diloco final : public Scheme {
         map_(context.exchange.workers),
         total_steps_(context.total_steps),
         groups_(std::move(groups)),
-        norm_(context.exchange.layout, context.exchange.world),
         copies_(context, std::move(exchange)),
         clip_(static_cast<size_t>(map_.workers), 1.0) {}
 
@@ -81,9 +80,8 @@ class Diloco final : public Scheme {
     report.evaluations = 1;
     RETURN_IF_ERROR(MeasureNorms(report));
     // The losses of several workers' points are mixed where they share a replica, so the norm alone is judged.
-    if (const absl::Status verdict = guard.Accept(report.gradient_norm, report.gradient_norm); !verdict.ok()) {
-      ASSIGN_OR_RETURN(const std::span<const double> squares, copies_.points().SquaredNorms(copies_.x_m(), [](BlockId) { return true; }));
-      return RefuseStep(std::move(report), std::isfinite(RootMean(squares)) ? verdict : LoseRound(verdict), guard, {});
+    if (const absl::Status verdict = guard.Accept(0, report.gradient_norm); !verdict.ok()) {
+      return copies_.Refuse(std::move(report), verdict, guard, false);
     }
     ++accepted_;
     RETURN_IF_ERROR(MoveCopies(report.learning_rate));
@@ -109,14 +107,6 @@ class Diloco final : public Scheme {
   }
 
  private:
-  // A copy that is not finite would never come back.
-  absl::Status LoseRound(const absl::Status& reason) {
-    const int64_t steps = copies_.alone();
-    copies_.StartFromZ();
-    return FailedPrecondition("%s; the %d local steps of the round are lost, workers start again from their last meeting", reason.message(),
-                              steps);
-  }
-
   absl::Status MeasureNorms(StepReport& report) {
     ASSIGN_OR_RETURN(const std::span<const double> squares,
                      copies_.points().SquaredNorms(copies_.f_m(), [this](BlockId block) { return !groups_[block].frozen; }));
@@ -151,10 +141,8 @@ class Diloco final : public Scheme {
   absl::StatusOr<StepReport> Outer(const Cursor& cursor, Guard& guard, StepReport report) {
     ASSIGN_OR_RETURN(const Aggregate mean,
                      copies_.MeanMove(copies_.x_m(), cursor.Key().step, [this](BlockId id) { return !groups_[id].frozen; }));
-    ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*mean));
-    if (!std::isfinite(norms.total)) {
-      return RefuseStep(std::move(report), LoseRound(FailedPrecondition("the outer gradient is not finite")), guard, {&copies_.exchange()});
-    }
+    ASSIGN_OR_RETURN(const double norm, copies_.NormOf(mean));
+    if (!std::isfinite(norm)) return copies_.RefuseMeeting(std::move(report), guard);
     copies_.exchange().Commit();
     ++outer_steps_;
     for (const BlockId id : z().layout().local_blocks()) {
@@ -172,7 +160,6 @@ class Diloco final : public Scheme {
   const WorkerMap map_;
   const int64_t total_steps_;
   const ParameterGroups groups_;
-  LogicalNorm norm_;
   LocalCopies copies_;                              // z: x
   std::vector<double> clip_;                        // by worker
   std::vector<std::unique_ptr<Layout>> layouts_;    // by worker and rule: where its slots are

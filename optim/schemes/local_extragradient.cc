@@ -40,7 +40,8 @@ class LocalExtragradient final : public Scheme {
     report.norms.total = report.gradient_norm;
     if (!std::isfinite(report.gradient_norm)) {  // nothing can be evaluated at zh_m
       report.evaluations = 1;
-      return RefuseStep(std::move(report), FailedPrecondition("operator norm is %f", report.gradient_norm), guard, {});
+      const absl::Status reason = FailedPrecondition("operator norm is %f", report.gradient_norm);
+      return copies_.Refuse(std::move(report), reason, guard, false);
     }
     StepAlong(copies_.f_m(), gamma);
     RETURN_IF_ERROR(copies_.Evaluate(field, zh_m_, cursor.Key()).status());
@@ -54,14 +55,15 @@ class LocalExtragradient final : public Scheme {
     }
     // Nothing of the train state was written so far. The losses of several workers' points are mixed where they share a replica, so the
     // norm alone is judged.
-    if (const absl::Status verdict = guard.Accept(guarded, guarded); !verdict.ok()) {
-      if (meet) copies_.exchange().Discard();
-      return RefuseStep(std::move(report), verdict, guard, {});
+    if (const absl::Status verdict = guard.Accept(0, guarded); !verdict.ok()) {
+      return copies_.Refuse(std::move(report), verdict, guard, meet);
     }
     if (!meet) {
       copies_.GoOn(zh_m_);
       return report;
     }
+    ASSIGN_OR_RETURN(const double norm, copies_.NormOf(moved));
+    if (!std::isfinite(norm)) return copies_.RefuseMeeting(std::move(report), guard);
     copies_.exchange().Commit();
     copies_.z().Axpy(-1, *moved);
     copies_.StartFromZ();

@@ -51,14 +51,15 @@ class ProxSkip final : public Scheme {
     }
     // Nothing of the train state was written so far. The losses of several workers' points are mixed where they share a replica, so the
     // norm alone is judged.
-    if (const absl::Status verdict = guard.Accept(report.gradient_norm, report.gradient_norm); !verdict.ok()) {
-      if (meet) copies_.exchange().Discard();
-      return RefuseStep(std::move(report), verdict, guard, {});
+    if (const absl::Status verdict = guard.Accept(0, report.gradient_norm); !verdict.ok()) {
+      return copies_.Refuse(std::move(report), verdict, guard, meet);
     }
     if (!meet) {
       copies_.GoOn(half_m_);
       return report;
     }
+    ASSIGN_OR_RETURN(const double norm, copies_.NormOf(moved));
+    if (!std::isfinite(norm)) return copies_.RefuseMeeting(std::move(report), guard);
     copies_.exchange().Commit();
     copies_.z().Axpy(-1, *moved);
     copies_.StartFromZ();

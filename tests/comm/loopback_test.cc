@@ -36,6 +36,25 @@ TEST(Loopback, TheFirstErrorWinsAndWakesTheOthers) {
   EXPECT_EQ(woken, 3);
 }
 
+TEST(Loopback, AnErrorThatOnlyNamesAnotherRankGivesWayToThatRanks) {
+  const absl::Status ended = RunRanks(2, [](Communicator& world) -> absl::Status {
+    if (world.rank() == 1) return absl::AbortedError("failed on rank 0");
+    EXPECT_EQ(world.Barrier("never").code(), absl::StatusCode::kUnavailable);
+    return absl::InvalidArgumentError("the cause");
+  });
+  EXPECT_EQ(ended, absl::InvalidArgumentError("the cause"));
+}
+
+// Ranks that are threads have none to spare; asking for one changes nothing.
+TEST(Loopback, HasNoProgressThread) {
+  EXPECT_EQ(RunRanks(2,
+                     [](Communicator& world) {
+                       world.StartProgressThread();
+                       return world.Barrier("meet");
+                     }),
+            absl::OkStatus());
+}
+
 TEST(Loopback, ARankThatLeavesEarlyHangsNobody) {
   const absl::Status status = RunRanks(3, [](Communicator& world) -> absl::Status {
     if (world.rank() == 1) return absl::OkStatus();

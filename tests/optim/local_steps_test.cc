@@ -63,25 +63,27 @@ TEST(LocalExtragradientTest, IsExtragradientWhereWorkersAreAlike) {
 }
 
 // An update that overflows a worker's copy, whether the round ends with it or goes on: the round is lost, and the next one begins at x.
-TEST(DilocoTest, CopiesThatOverflowStartAgainFromTheMeeting) {
-  for (const int local_steps : {1, 3}) {
-    SCOPED_TRACE(local_steps);
-    Play play = LocalPlay(
-        absl::StrFormat("diloco { lr: 100 local_steps: %d outer_lr: 1e-3 outer_momentum: 0 rule { sgd {} } }", local_steps), 0.3, 6);
-    play.game.dtype = DType::kF32;
-    play.game.poison_step = 0;
-    play.game.spike = 3e37;  // finite, and its norm too; a hundred times as much is not
-    const auto outcome = PlayGame(play);
-    ASSERT_TRUE(outcome.ok()) << outcome.status();
-    const int refused = local_steps == 1 ? 0 : 1;
-    for (int step = 0; step < 6; ++step)
-      EXPECT_EQ(outcome->reports[step].skipped, step == refused) << step << outcome->reports[step].reason;
-    EXPECT_NE(outcome->reports[refused].reason.find("the 1 local steps of the round are lost"), std::string::npos)
-        << outcome->reports[refused].reason;
-    EXPECT_EQ(outcome->distances[refused + 1], outcome->distances[0]) << "x is kept";
-    EXPECT_NE(outcome->distances.back(), outcome->distances[0]);
-    EXPECT_TRUE(std::isfinite(outcome->distances.back()));
-  }
+void ExpectRoundLost(const std::string& scheme, int refused, int lost) {
+  SCOPED_TRACE(scheme);
+  Play play = LocalPlay(scheme, 0.3, 6);
+  play.game.dtype = DType::kF32;
+  play.game.poison_step = 0;
+  play.game.spike = 3e37;  // finite, and its norm too; a hundred times as much is not
+  const auto outcome = PlayGame(play);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  for (int step = 0; step < 6; ++step) EXPECT_EQ(outcome->reports[step].skipped, step == refused) << step << outcome->reports[step].reason;
+  EXPECT_NE(outcome->reports[refused].reason.find(absl::StrFormat("the %d local steps of the round are lost", lost)), std::string::npos)
+      << outcome->reports[refused].reason;
+  EXPECT_EQ(outcome->distances[refused + 1], outcome->distances[0]) << "x is kept";
+  EXPECT_NE(outcome->distances.back(), outcome->distances[0]);
+  EXPECT_TRUE(std::isfinite(outcome->distances.back()));
+}
+
+TEST(LocalStepsTest, CopiesThatOverflowStartAgainFromTheMeeting) {
+  ExpectRoundLost("diloco { lr: 100 local_steps: 1 outer_lr: 1e-3 outer_momentum: 0 rule { sgd {} } }", 0, 1);
+  ExpectRoundLost("diloco { lr: 100 local_steps: 3 outer_lr: 1e-3 outer_momentum: 0 rule { sgd {} } }", 1, 1);
+  ExpectRoundLost("proxskip { gamma: 100 p: 1 }", 0, 0);
+  ExpectRoundLost("proxskip { gamma: 100 p: 0.5 meetings: PERIODIC }", 1, 1);
 }
 
 TEST(LocalStepsTest, SettingsThatMakeNoSenseAreRefused) {

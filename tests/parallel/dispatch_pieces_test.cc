@@ -287,17 +287,6 @@ TEST(DispatchPieces, BoundedPiecesGiveTheBitsOfTheWhole) {
   }
 }
 
-TEST(DispatchPieces, WhatCannotBeBoundedIsRefused) {
-  DispatchCase c{.expert = 2, .experts = 4, .top_k = 2, .tokens = {3, 4}};
-  const auto small = RunPieces(c, {.most_rows = 1279});
-  EXPECT_EQ(small.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(std::string(small.status().message()).find("most_rows must be at least 1280"), std::string::npos) << small.status();
-  c.pre_reduce = true;
-  const auto sums = RunPieces(c, {.most_rows = 1280});
-  EXPECT_EQ(sums.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(std::string(sums.status().message()).find("needs moe.combine_order: EXACT"), std::string::npos) << sums.status();
-}
-
 // Rows of three experts, two lanes each, cut between experts, between lanes, and inside of what is long.
 TEST(DispatchPieces, CutsLieWhereSumsAreCut) {
   const std::vector<int64_t> rows = {1500, 1500, 0, 0, 700, 300};

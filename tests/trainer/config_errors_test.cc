@@ -302,6 +302,15 @@ INSTANTIATE_TEST_SUITE_P(
             {"5:101: error: fold has nothing to do beside combine_order PRE_REDUCE, which sums everything on the way; leave it out"}},
         BadConfig{Without("model", "model { moe_lm { } } parallel { dispatch { most_rows: 5 } }"),
                   {"5:44: error: there are no experts to send rows to: the model has none"}},
+        BadConfig{Without("model", "model { moe_lm { } } parallel { dispatch { pieces: 4 } }"),
+                  {"5:44: error: there are no rows to cut into pieces: the model has no experts"}},
+        BadConfig{Valid("parallel { dispatch { most_rows: 1279 beyond_most_rows: IN_PIECES } }"),
+                  {"6:23: error: with beyond_most_rows: IN_PIECES most_rows must be at least 1280, since so many rows of one expert go in "
+                   "one piece; it is 1279"}},
+        BadConfig{Without("model",
+                          "model { moe_lm { moe { experts: 4 combine_order: PRE_REDUCE } } } parallel { dispatch { most_rows: 1280 "
+                          "beyond_most_rows: IN_PIECES } }"),
+                  {"5:105: error: IN_PIECES needs combine_order: EXACT: sums formed by ranks (PRE_REDUCE) would depend on the pieces"}},
         BadConfig{Valid("parallel { expert: 2 rebalance { replicas: 1 } } observe { routing_window: 5 }"),
                   {"6:34: error: copies of experts are planned with placements, and parallel.rebalance.every is 0: never"}},
         BadConfig{"name: 'small'\ntrainer { steps: 20 workers: 4 global_batch: 8 eval { every: 5 } }\noptim { first_order { lr: 0.01 rule "
