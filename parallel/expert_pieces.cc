@@ -98,7 +98,8 @@ absl::StatusOr<PieceRun*> ExpertDispatch::Depart(Tape& tape, Var x, Var weights,
   RETURN_IF_ERROR(MakePiecePlan(arena, plan, cut, &run->cut));
   run->outputs = NewOf<Tensor>(arena, plan.pieces);
   run->inputs = NewOf<Var>(arena, plan.pieces), run->results = NewOf<Var>(arena, plan.pieces);
-  if (run->weighs_there) RETURN_IF_ERROR(WeighThere(arena, plan, tape.value(weights), &run->weights_there));
+  // Also for backward alone: here nothing else is on the way, there gradients of other blocks would be ahead of them.
+  if (run->weighs_there || tape.differentiates()) RETURN_IF_ERROR(WeighThere(arena, plan, tape.value(weights), &run->weights_there));
   state.travel.Reset();
   state.out.Open(&state.travel, {.plan = &run->cut, .label = kToExperts, .codec = setup_->dispatch_forward.get(), .tokens = value});
   if (!plan.bounded) {
@@ -187,8 +188,6 @@ absl::Status ExpertDispatch::WorkBackward(Tape& tape, PieceRun* run) const {
   const Tensor dy = tape.gradient(run->y), dw = tape.wants_gradient(run->weights) ? tape.gradient(run->weights) : Tensor();
   const int64_t h = dy.dim(1);
   const Arena::Mark all = arena.Here();
-  Tensor weights = run->weights_there;
-  if (!run->weighs_there) RETURN_IF_ERROR(WeighThere(arena, plan, tape.value(run->weights), &weights));
   const bool wants_rows = tape.wants_gradient(run->root), sums = run->weighs_there;
   state.travel.Reset();
   state.out.Open(&state.travel, {.plan = &run->cut, .label = kToExperts, .codec = setup_->combine_backward.get(), .tokens = dy});
@@ -230,7 +229,7 @@ absl::Status ExpertDispatch::WorkBackward(Tape& tape, PieceRun* run) const {
     }
     Tape& inner = plan.bounded ? PassingTape(state) : TapeAt(state, run->first_tape + static_cast<size_t>(p));
     inner.Accompany(tape.companion());
-    ScaleRows(d_rows, RowsOf(*run, p, weights), {.to = gradient});
+    ScaleRows(d_rows, RowsOf(*run, p, run->weights_there), {.to = gradient});
     if (products.defined()) AddInnerProductsOfRows(d_rows, run->outputs[p], RowsOf(*run, p, products));
     ASSIGN_OR_RETURN(const Tensor back, WalkPieceBack(inner, *run, p, gradient));
     if (wants_rows && sums) RowsOf(*run, p, run->back).CopyFrom(back);

@@ -18,7 +18,8 @@ struct PieceRun {
   PiecePlan cut;
   Var x, weights, root, y;
   ExpertMlps experts;
-  // Weights of copies [m, 1] where outputs are weighted by the rank that has them; outputs by piece, [rows of the piece, h].
+  // Weights of copies [m, 1], for outputs that are weighted by the rank that has them and for gradients, which always are; outputs by
+  // piece, [rows of the piece, h].
   Tensor weights_there;
   Tensor* outputs = nullptr;
   Var* inputs = nullptr;   // by piece, on its tape

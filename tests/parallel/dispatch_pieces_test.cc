@@ -214,6 +214,7 @@ TEST(DispatchPieces, GiveTheBitsOfTheWholeOnEveryRoute) {
             EXPECT_EQ(SentBytes(cut->ranks[r].forward, label), SentBytes(whole->ranks[r].forward, label)) << label << " of rank " << r;
             EXPECT_EQ(SentBytes(cut->ranks[r].backward, label), SentBytes(whole->ranks[r].backward, label)) << label << " of rank " << r;
           }
+          EXPECT_EQ(SentBytes(cut->ranks[r].backward, "dispatch weights"), 0) << "rank " << r << ": backward waits for no weights";
         }
       }
     }
