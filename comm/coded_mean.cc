@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "comm/codec_decisions.h"
 #include "comm/sums.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -164,17 +165,13 @@ absl::Status CodedMean::CheckWork() {
 }
 
 std::vector<std::vector<TreeNode>> CodedMean::CoversOf(bool expert, bool logical) const {
-  const WorkerMap& w = context_.workers;
+  const int workers = context_.workers.workers;
   std::vector<std::vector<TreeNode>> covers;
   if (logical) {
-    for (int m = 0; m < w.workers; ++m) covers.push_back({{m, m + 1}});
+    for (int m = 0; m < workers; ++m) covers.push_back({{m, m + 1}});
     return covers;
   }
-  const int size = expert ? context_.data->size() : context_.world->size();
-  for (int j = 0; j < size; ++j) {
-    const int lo = expert ? w.ColumnFirst(j) : w.First(j), count = expert ? w.ColumnCount(j) : w.Count(j);
-    covers.push_back(Cover(lo, lo + count, w.workers));
-  }
+  for (const TreeNode& range : WorkersOfMembers(context_, expert)) covers.push_back(Cover(range.lo, range.hi, workers));
   return covers;
 }
 

@@ -4,28 +4,21 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "comm/region_exchange.h"
 #include "comm/sums.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
 
 constexpr int64_t kGroupAlignment = 64;
 
-Tensor AllOf(const Buffer& buffer) { return {buffer.data(), {buffer.bytes()}, DType::kU8}; }
-
 }  // namespace
-
-TreeNode WorkerGroups::WorkersOf(const WorkerMap& workers, bool expert, int member) const {
-  if (!expert) return {workers.First(member), workers.First(member + 1)};
-  return {workers.ColumnFirst(member), workers.ColumnFirst(member) + workers.ColumnCount(member)};
-}
 
 int WorkerGroups::LeaderOf(const WorkerMap& workers, bool expert, int group) const {
   const int members = expert ? workers.ranks / workers.expert_axis : workers.ranks;
   const int worker = members < groups ? (group + 1) * size - 1 : group * size;
-  int member = 0;
-  while (worker >= WorkersOf(workers, expert, member).hi) ++member;
-  return member;
+  return MemberOf(workers, expert, worker);
 }
 
 GroupBucket::GroupBucket(const ExchangeContext& context, BucketPlan plan, const WorkerGroups& groups)
@@ -78,7 +71,7 @@ void GroupBucket::PlanLanes(const ExchangeContext& context) {
 }
 
 GroupBucket::Pieces GroupBucket::PiecesOf(const ExchangeContext& context, int member, int group) const {
-  const TreeNode workers = groups_.WorkersOf(context.workers, expert_, member);
+  const TreeNode workers = WorkersOf(context.workers, expert_, member);
   const int k = groups_.size, lo = std::max(workers.lo, group * k), hi = std::min(workers.hi, (group + 1) * k);
   Pieces pieces{.group = group, .member = member};
   if (lo < hi) pieces.nodes = Cover(lo - group * k, hi - group * k, k);
@@ -130,7 +123,7 @@ void GroupBucket::PlanBack(const ExchangeContext& context) {
   for (int group = 0; group < groups_.groups; ++group) leads[static_cast<size_t>(groups_.LeaderOf(context.workers, expert_, group))] = true;
   for (int member = 0; member < size; ++member) {
     if (leads[static_cast<size_t>(member)]) continue;
-    const int group = groups_.WorkersOf(context.workers, expert_, member).lo / groups_.size;
+    const int group = WorkersOf(context.workers, expert_, member).lo / groups_.size;
     const int source = groups_.LeaderOf(context.workers, expert_, group);
     if (member == me) back_recv_[static_cast<size_t>(source)] = bytes_;
     if (source == me) back_send_[static_cast<size_t>(member)] = bytes_;
@@ -139,7 +132,7 @@ void GroupBucket::PlanBack(const ExchangeContext& context) {
 }
 
 void GroupBucket::PlanLogical(const ExchangeContext& context) {
-  const TreeNode own = groups_.WorkersOf(context.workers, expert_, group_->rank());
+  const TreeNode own = WorkersOf(context.workers, expert_, group_->rank());
   if (expert_) {
     for (const int64_t bytes : send_bytes_) logical_.uplink_bytes += bytes, logical_.messages += bytes > 0 ? 1 : 0;
     for (const int64_t bytes : back_send_) logical_.downlink_bytes += bytes, logical_.messages += bytes > 0 ? 1 : 0;
@@ -202,8 +195,8 @@ absl::Status GroupBucket::Start() {
   }
   ASSIGN_OR_RETURN(request_, group_->Start({.kind = CollectiveKind::kAllToAllV,
                                             .label = expert_ ? "experts.group" : "exchange.group",
-                                            .send = AllOf(sent_),
-                                            .recv = AllOf(received_),
+                                            .send = AllBytes(sent_),
+                                            .recv = AllBytes(received_),
                                             .send_bytes = send_bytes_,
                                             .send_offsets = send_offsets_,
                                             .recv_bytes = recv_bytes_,
@@ -247,8 +240,8 @@ absl::Status GroupBucket::StartBack(const FlatVector* outcome) {
   }
   ASSIGN_OR_RETURN(request_, group_->Start({.kind = CollectiveKind::kAllToAllV,
                                             .label = expert_ ? "experts.group means" : "exchange.group means",
-                                            .send = AllOf(outcome_),
-                                            .recv = AllOf(outcome_),
+                                            .send = AllBytes(outcome_),
+                                            .recv = AllBytes(outcome_),
                                             .send_bytes = back_send_,
                                             .send_offsets = back_offsets_,
                                             .recv_bytes = back_recv_,

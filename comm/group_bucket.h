@@ -19,7 +19,6 @@ namespace conclave {
 struct WorkerGroups {
   int size = 1;    // workers of a group
   int groups = 1;  // M / size
-  TreeNode WorkersOf(const WorkerMap& workers, bool expert, int member) const;
   int LeaderOf(const WorkerMap& workers, bool expert, int group) const;
 };
 

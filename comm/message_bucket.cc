@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "comm/region_exchange.h"
 #include "comm/sums.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -25,7 +25,7 @@ MessageBucket::MessageBucket(const ExchangeContext& context, BucketPlan plan, st
     stride_ += bytes;
     largest = std::max(largest, elements);
   }
-  PlanExchange(context.workers);
+  PlanExchange(context);
   const int64_t vector_bytes = std::max(largest * SizeOf(dtype_), kLeastBytes);
   decoded_ = Buffer(vector_bytes);
   sums_ = Buffer(vector_bytes * TreeAccumulator::SlotsNeeded(0, workers_, workers_));
@@ -35,31 +35,26 @@ MessageBucket::MessageBucket(const ExchangeContext& context, BucketPlan plan, st
   Begin();
 }
 
-void MessageBucket::PlanExchange(const WorkerMap& workers) {
-  const int me = group_->rank(), size = group_->size();
-  for (int j = 0; j < size; ++j) {
-    if (expert_) {
-      ranges_.push_back({workers.ColumnFirst(j), workers.ColumnFirst(j) + workers.ColumnCount(j)});
-    } else {
-      ranges_.push_back({workers.First(j), workers.First(j + 1)});
-    }
-  }
-  own_ = ranges_[me];
+void MessageBucket::PlanExchange(const ExchangeContext& context) {
+  ranges_ = WorkersOfMembers(context, expert_);
+  own_ = ranges_[static_cast<size_t>(group_->rank())];
   messages_ = Buffer(std::max(workers_ * stride_, kLeastBytes));
-  present_.resize(own_.size() * static_cast<int64_t>(blocks_.size()));
-  for (int j = 0; j < size; ++j) {
-    send_bytes_.push_back(j == me ? 0 : own_.size() * stride_);
-    send_offsets_.push_back(own_.lo * stride_);
-    recv_bytes_.push_back(j == me ? 0 : ranges_[j].size() * stride_);
-    recv_offsets_.push_back(ranges_[j].lo * stride_);
-  }
-  for (const Block& block : blocks_) fixed_sizes_ = fixed_sizes_ && block.codec->Contract().fixed_size;
+  present_.resize(static_cast<size_t>(own_.hi - own_.lo) * blocks_.size());
   found_.resize(static_cast<size_t>(workers_) * blocks_.size());
-  lengths_ = Buffer(std::max(size * kLengthBytes, kLeastBytes));
-  length_bytes_.assign(size, kLengthBytes);
-  length_bytes_[me] = 0;
-  own_length_.assign(size, me * kLengthBytes);
-  for (int j = 0; j < size; ++j) length_offsets_.push_back(j * kLengthBytes);
+  for (const Block& block : blocks_) fixed_sizes_ = fixed_sizes_ && block.codec->Contract().fixed_size;
+  const Tensor all = AllBytes(messages_);
+  RegionExchange::Plan plan{.lengths_label = expert_ ? "experts.lengths" : "exchange.lengths",
+                            .label = expert_ ? "experts.messages" : "exchange.messages",
+                            .fixed_sizes = fixed_sizes_,
+                            .send = all,
+                            .recv = all};
+  for (const TreeNode& range : ranges_) {
+    plan.send_offsets.push_back(own_.lo * stride_);
+    plan.send_most.push_back((own_.hi - own_.lo) * stride_);
+    plan.recv_offsets.push_back(range.lo * stride_);
+    plan.recv_most.push_back((range.hi - range.lo) * stride_);
+  }
+  messages_exchange_ = RegionExchange(group_, std::move(plan));
 }
 
 void MessageBucket::Begin() {
@@ -104,35 +99,13 @@ absl::Status MessageBucket::Start() {
       if (!present_[place++]) WriteFrame(Message(worker, block), KeyOf(worker, block), FrameKind::kAbsent, 0);
     }
   }
-  if (fixed_sizes_) return SendMessages();
-  const int64_t bytes = CloseGaps();
-  std::memcpy(lengths_.data() + group_->rank() * kLengthBytes, &bytes, kLengthBytes);
-  for (int j = 0; j < group_->size(); ++j) send_bytes_[j] = j == group_->rank() ? 0 : bytes;
-  const Tensor all(lengths_.data(), {lengths_.bytes()}, DType::kU8);
-  ASSIGN_OR_RETURN(request_, group_->Start({.kind = CollectiveKind::kAllToAllV,
-                                            .label = expert_ ? "experts.lengths" : "exchange.lengths",
-                                            .send = all,
-                                            .recv = all,
-                                            .send_bytes = length_bytes_,
-                                            .send_offsets = own_length_,
-                                            .recv_bytes = length_bytes_,
-                                            .recv_offsets = length_offsets_,
-                                            .background = true}));
-  return absl::OkStatus();
-}
-
-absl::Status MessageBucket::SendMessages() {
-  const Tensor all(messages_.data(), {messages_.bytes()}, DType::kU8);
-  ASSIGN_OR_RETURN(request_, group_->Start({.kind = CollectiveKind::kAllToAllV,
-                                            .label = expert_ ? "experts.messages" : "exchange.messages",
-                                            .send = all,
-                                            .recv = all,
-                                            .send_bytes = send_bytes_,
-                                            .send_offsets = send_offsets_,
-                                            .recv_bytes = recv_bytes_,
-                                            .recv_offsets = recv_offsets_,
-                                            .background = true}));
-  return absl::OkStatus();
+  if (!fixed_sizes_) {
+    own_bytes_ = CloseGaps();
+    for (int j = 0; j < group_->size(); ++j) {
+      if (j != group_->rank()) messages_exchange_.SetBytes(j, own_bytes_);
+    }
+  }
+  return messages_exchange_.Start();
 }
 
 int64_t MessageBucket::CloseGaps() {
@@ -149,27 +122,9 @@ int64_t MessageBucket::CloseGaps() {
   return end - first;
 }
 
-absl::Status MessageBucket::Poll() { return request_.active() ? group_->Test(request_).status() : absl::OkStatus(); }
-
-absl::Status MessageBucket::FinishSums() {
-  if (fixed_sizes_) return absl::OkStatus();
-  RETURN_IF_ERROR(group_->Wait(request_));
-  for (int j = 0; j < group_->size(); ++j) {
-    int64_t bytes = 0;
-    std::memcpy(&bytes, lengths_.data() + j * kLengthBytes, kLengthBytes);
-    if (bytes < 0 || bytes > ranges_[j].size() * stride_) {
-      return DataLoss("exchange: rank %d of %s announces messages of %d bytes, at most %d are possible", j, group_->name(), bytes,
-                      ranges_[j].size() * stride_);
-    }
-    recv_bytes_[j] = j == group_->rank() ? 0 : bytes;
-  }
-  return SendMessages();
-}
-
 absl::Status MessageBucket::FindMessages() {
   for (int j = 0; j < group_->size(); ++j) {
-    int64_t left = 0;
-    std::memcpy(&left, lengths_.data() + j * kLengthBytes, kLengthBytes);
+    int64_t left = j == group_->rank() ? own_bytes_ : messages_exchange_.received(j);
     const std::byte* next = messages_.data() + ranges_[j].lo * stride_;
     for (int worker = ranges_[j].lo; worker < ranges_[j].hi; ++worker) {
       for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -185,7 +140,7 @@ absl::Status MessageBucket::FindMessages() {
 }
 
 absl::Status MessageBucket::Deliver(const FlatVector& aggregate) {
-  RETURN_IF_ERROR(group_->Wait(request_));
+  RETURN_IF_ERROR(messages_exchange_.Wait());
   if (!fixed_sizes_) RETURN_IF_ERROR(FindMessages());
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];

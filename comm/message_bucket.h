@@ -11,6 +11,7 @@
 #include "comm/compressor.h"
 #include "comm/framed_codec.h"
 #include "comm/reduction_tree.h"
+#include "comm/region_exchange.h"
 
 namespace conclave {
 
@@ -27,17 +28,13 @@ class MessageBucket final : public Bucket {
   absl::Status DecodeOwn(WorkerId worker, int block, const Tensor& x) const;
 
   void Begin() override;
-  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * own_.size(); }
+  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * (own_.hi - own_.lo); }
   absl::Status Start() override;
-  absl::Status Poll() override;
-  absl::Status FinishSums() override;
+  absl::Status Poll() override { return messages_exchange_.Poll(); }
+  absl::Status FinishSums() override { return messages_exchange_.Post(); }
   absl::Status Deliver(const FlatVector& aggregate) override;
 
  private:
-  struct Range {
-    int lo = 0, hi = 0;
-    int64_t size() const { return hi - lo; }
-  };
   struct Block {
     BlockId id;
     const Compressor* codec = nullptr;
@@ -49,8 +46,7 @@ class MessageBucket final : public Bucket {
     return {messages_.data() + worker * stride_ + block.offset, static_cast<size_t>(block.bytes)};
   }
   CodecKey KeyOf(int worker, const Block& block) const;
-  void PlanExchange(const WorkerMap& workers);
-  absl::Status SendMessages();
+  void PlanExchange(const ExchangeContext& context);
   // Without fixed sizes.
   int64_t CloseGaps();  // between own messages; returns their bytes
   absl::Status FindMessages();
@@ -59,19 +55,17 @@ class MessageBucket final : public Bucket {
   const DType dtype_;
   const bool expert_;
   Communicator* const group_;
-  Range own_;                  // the workers whose vectors come to this rank
-  std::vector<Range> ranges_;  // of all members
+  TreeNode own_;                  // the workers whose vectors come to this rank
+  std::vector<TreeNode> ranges_;  // of all members
   std::vector<Block> blocks_;
   int64_t stride_ = 0;         // bytes of all of one worker's messages
   Buffer messages_;            // [workers, stride]
   std::vector<bool> present_;  // [own workers, blocks]
-  std::vector<int64_t> send_bytes_, send_offsets_, recv_bytes_, recv_offsets_;
   bool fixed_sizes_ = true;
-  Buffer lengths_;  // [members], i64: bytes of each one's messages
-  std::vector<int64_t> length_bytes_, own_length_, length_offsets_;
+  RegionExchange messages_exchange_;
+  int64_t own_bytes_ = 0;                          // without fixed sizes: of the own messages
   std::vector<std::span<const std::byte>> found_;  // [workers, blocks]: where messages lie
-  Request request_;
-  Buffer decoded_, sums_;  // one vector; the tree's partial ones
+  Buffer decoded_, sums_;                          // one vector; the tree's partial ones
   std::vector<TreeAccumulator> trees_;
   CodecKey key_;
   int64_t puts_ = 0;

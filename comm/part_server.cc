@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -11,13 +12,6 @@ namespace {
 constexpr int64_t kPlaceAlignment = 64;
 
 }  // namespace
-
-int MemberOf(const ExchangeContext& context, bool expert, int worker) {
-  const WorkerMap& w = context.workers;
-  int rank = 0;
-  while (worker >= w.First(rank + 1)) ++rank;
-  return expert ? rank / w.expert_axis : rank;
-}
 
 PartMemory::PartMemory(const ExchangeContext& context, const BlockCodecs& codecs)
     : layout_(context.layout), dtype_(context.dtype), places_(codecs.size()) {
@@ -28,7 +22,7 @@ PartMemory::PartMemory(const ExchangeContext& context, const BlockCodecs& codecs
     const int me = expert ? context.data->rank() : context.world->rank();
     for (const CodedPiece& piece : codecs[id]) {
       Place& place = places_[static_cast<size_t>(id.value)].emplace_back(Place{.elements = piece.range.elements});
-      if (MemberOf(context, expert, piece.range.server) != me) continue;
+      if (MemberOf(context.workers, expert, piece.range.server) != me) continue;
       place.offset = bytes;
       bytes += (place.elements * SizeOf(dtype_) + kPlaceAlignment - 1) / kPlaceAlignment * kPlaceAlignment;
     }

@@ -26,9 +26,6 @@ class PartServer {
   virtual void AfterDown(const PartId& part, const Tensor& sent, const Tensor& decoded) = 0;
 };
 
-// Which member of its group a worker's share is served by: the rank that hosts it, or for expert blocks the owner in its data column.
-int MemberOf(const ExchangeContext& context, bool expert, int worker);
-
 // One vector over the parts that this rank serves. Pending is a second copy that Commit takes over. Memory: twice the served bytes.
 class PartMemory {
  public:

@@ -1,10 +1,21 @@
 #include "comm/region_exchange.h"
 
+#include <algorithm>
 #include <cstring>
 
-#include "base/check.h"
-
 namespace conclave {
+namespace {
+
+constexpr int64_t kLeastRuns = 64;  // bytes
+
+// Of varying sizes: memory for the largest, of which little is used.
+Buffer MemoryOfRuns(int64_t bytes, bool fixed) {
+  return fixed ? Buffer(std::max(bytes, kLeastRuns)) : Buffer::Uncleared(std::max(bytes, kLeastRuns));
+}
+
+}  // namespace
+
+Tensor AllBytes(const Buffer& buffer) { return buffer.View(0, {buffer.bytes()}, DType::kU8); }
 
 RegionExchange::RegionExchange(Communicator* group, Plan plan) : group_(group), plan_(std::move(plan)) {
   const int size = group_->size(), me = group_->rank();
@@ -25,8 +36,8 @@ absl::Status RegionExchange::Start() {
   std::memcpy(own_lengths_.data(), send_bytes_.data(), send_bytes_.size() * sizeof(int64_t));
   ASSIGN_OR_RETURN(request_, group_->Start({.kind = CollectiveKind::kAllToAllV,
                                             .label = plan_.lengths_label,
-                                            .send = Tensor(own_lengths_.data(), {own_lengths_.bytes()}, DType::kU8),
-                                            .recv = Tensor(lengths_.data(), {lengths_.bytes()}, DType::kU8),
+                                            .send = AllBytes(own_lengths_),
+                                            .recv = AllBytes(lengths_),
                                             .send_bytes = length_send_,
                                             .send_offsets = length_offsets_,
                                             .recv_bytes = length_recv_,
@@ -67,6 +78,30 @@ absl::Status RegionExchange::PostRuns() {
                                             .recv_offsets = plan_.recv_offsets,
                                             .background = true}));
   return absl::OkStatus();
+}
+
+ServedRuns::ServedRuns(Communicator* group, const Plan& plan) {
+  const size_t size = plan.workers.size(), me = static_cast<size_t>(group->rank());
+  RegionExchange::Plan to{.lengths_label = plan.lengths_label, .label = plan.up_label, .fixed_sizes = plan.fixed_up};
+  RegionExchange::Plan from{.lengths_label = plan.lengths_label, .label = plan.down_label, .fixed_sizes = plan.fixed_down};
+  int64_t sent_bytes = 0, received_bytes = 0, means_bytes = 0;
+  for (size_t j = 0; j < size; ++j) {
+    sent_start.push_back(sent_bytes), received_start.push_back(received_bytes), means_start.push_back(means_bytes);
+    to.send_most.push_back((plan.workers[me].hi - plan.workers[me].lo) * plan.up_most[j]);
+    to.recv_most.push_back((plan.workers[j].hi - plan.workers[j].lo) * plan.up_most[me]);
+    from.send_most.push_back(plan.down_most[me]);
+    from.recv_most.push_back(plan.down_most[j]);
+    sent_bytes += to.send_most.back(), received_bytes += j == me ? 0 : to.recv_most.back(), means_bytes += plan.down_most[j];
+  }
+  sent = MemoryOfRuns(sent_bytes, plan.fixed_up);
+  received = MemoryOfRuns(received_bytes, plan.fixed_up);
+  means = MemoryOfRuns(means_bytes, plan.fixed_down);
+  to.send_offsets = sent_start, to.recv_offsets = received_start;
+  to.send = AllBytes(sent), to.recv = AllBytes(received);
+  from.send_offsets.assign(size, means_start[me]), from.recv_offsets = means_start;
+  from.send = from.recv = AllBytes(means);
+  up = RegionExchange(group, std::move(to));
+  down = RegionExchange(group, std::move(from));
 }
 
 }  // namespace conclave

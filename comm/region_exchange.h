@@ -8,10 +8,13 @@
 
 #include "base/status.h"
 #include "comm/communicator.h"
+#include "comm/reduction_tree.h"
 
 namespace conclave {
 
 inline constexpr int64_t kLengthBytes = sizeof(int64_t);
+
+Tensor AllBytes(const Buffer& buffer);  // as u8: what collectives take
 
 class RegionExchange {
  public:
@@ -41,6 +44,22 @@ class RegionExchange {
   std::vector<int64_t> length_send_, length_recv_, length_offsets_;
   Buffer own_lengths_, lengths_;
   Request request_;
+};
+
+// To servers and back: every member sends each server a run for its workers; each server sends all others one run.
+struct ServedRuns {
+  struct Plan {
+    std::vector<TreeNode> workers;                         // by member
+    std::vector<int64_t> up_most, down_most;               // by serving member: bytes of one worker's run to it, and of its own run back
+    std::string_view lengths_label, up_label, down_label;  // literals
+    bool fixed_up = true, fixed_down = true;               // see RegionExchange
+  };
+  ServedRuns() = default;
+  ServedRuns(Communicator* group, const Plan& plan);
+
+  Buffer sent, received, means;                                  // runs to servers, the own one too; from others; back, the own one too
+  std::vector<int64_t> sent_start, received_start, means_start;  // by member: where they begin
+  RegionExchange up, down;
 };
 
 }  // namespace conclave

@@ -6,13 +6,12 @@
 #include "base/check.h"
 #include "comm/framed_codec.h"
 #include "comm/sums.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
 
 constexpr int64_t kLeastMemory = 64;
-
-Tensor BytesOf(const Buffer& buffer) { return {buffer.data(), {buffer.bytes()}, DType::kU8}; }
 
 }  // namespace
 
@@ -23,14 +22,17 @@ ServedBucket::ServedBucket(const ExchangeContext& context, const BucketPlan& pla
       group_(plan.expert ? context.data : context.world),
       me_(group_->rank()),
       blocks_(plan.blocks) {
-  const WorkerMap& w = context.workers;
-  for (int j = 0; j < group_->size(); ++j) {
-    const int lo = expert_ ? w.ColumnFirst(j) : w.First(j);
-    ranges_.push_back({lo, lo + (expert_ ? w.ColumnCount(j) : w.Count(j))});
-  }
+  ranges_ = WorkersOfMembers(context, expert_);
   own_ = ranges_[static_cast<size_t>(me_)];
   PlanParts(context, plan, codecs);
-  PlanRegions();
+  runs_ = ServedRuns(group_, {.workers = ranges_,
+                              .up_most = stride_,
+                              .down_most = down_size_,
+                              .lengths_label = expert_ ? "experts.lengths" : "exchange.lengths",
+                              .up_label = expert_ ? "experts.up" : "exchange.up",
+                              .down_label = expert_ ? "experts.down" : "exchange.down",
+                              .fixed_up = fixed_up_,
+                              .fixed_down = fixed_down_});
   PlanLogical();
   Begin();
 }
@@ -45,7 +47,7 @@ void ServedBucket::PlanParts(const ExchangeContext& context, const BucketPlan& p
     first_part_.push_back(parts_.size());
     int number = 0;
     for (const CodedPiece& piece : codecs[block]) {
-      const int server = MemberOf(context, expert_, piece.range.server);
+      const int server = MemberOf(context.workers, expert_, piece.range.server);
       Part part{.id = {.block = block, .part = number++, .first = piece.range.first},
                 .elements = piece.range.elements,
                 .up = piece.up.get(),
@@ -66,7 +68,7 @@ void ServedBucket::PlanParts(const ExchangeContext& context, const BucketPlan& p
     }
   }
   first_part_.push_back(parts_.size());
-  present_.resize(blocks_.size() * static_cast<size_t>(own_.size()));
+  present_.resize(blocks_.size() * static_cast<size_t>(workers()));
   found_.resize(served_.size() * static_cast<size_t>(workers_));
   const int64_t vector_bytes = (largest * SizeOf(dtype_) + kLeastMemory - 1) / kLeastMemory * kLeastMemory;
   decoded_ = Buffer(vector_bytes);
@@ -76,44 +78,9 @@ void ServedBucket::PlanParts(const ExchangeContext& context, const BucketPlan& p
   }
 }
 
-void ServedBucket::PlanRegions() {
-  const int size = group_->size();
-  int64_t sent = 0, received = 0, means = 0;
-  RegionExchange::Plan up{.lengths_label = expert_ ? "experts.lengths" : "exchange.lengths",
-                          .label = expert_ ? "experts.up" : "exchange.up",
-                          .fixed_sizes = fixed_up_};
-  RegionExchange::Plan down{.lengths_label = expert_ ? "experts.lengths" : "exchange.lengths",
-                            .label = expert_ ? "experts.down" : "exchange.down",
-                            .fixed_sizes = fixed_down_};
-  for (int j = 0; j < size; ++j) {
-    const auto at = static_cast<size_t>(j);
-    up_start_.push_back(sent);
-    received_start_.push_back(received);
-    down_start_.push_back(means);
-    up.send_most.push_back(own_.size() * stride_[at]);
-    up.recv_most.push_back(ranges_[at].size() * stride_[static_cast<size_t>(me_)]);
-    sent += up.send_most.back();
-    received += j == me_ ? 0 : up.recv_most.back();
-    means += down_size_[at];
-    down.send_most.push_back(down_size_[static_cast<size_t>(me_)]);
-    down.recv_most.push_back(down_size_[at]);
-  }
-  sent_ = Buffer(std::max(sent, kLeastMemory));
-  received_ = Buffer(std::max(received, kLeastMemory));
-  means_ = Buffer(std::max(means, kLeastMemory));
-  up.send_offsets = up_start_;
-  up.recv_offsets = received_start_;
-  up.send = BytesOf(sent_), up.recv = BytesOf(received_);
-  down.send_offsets.assign(static_cast<size_t>(size), down_start_[static_cast<size_t>(me_)]);
-  down.recv_offsets = down_start_;
-  down.send = down.recv = BytesOf(means_);
-  up_ = RegionExchange(group_, std::move(up));
-  down_ = RegionExchange(group_, std::move(down));
-}
-
 // With one worker a rank for replicated blocks; what this rank really sends for expert blocks.
 void ServedBucket::PlanLogical() {
-  if (expert_) return AddLogical(me_, own_.size());
+  if (expert_) return AddLogical(me_, workers());
   for (int worker = own_.lo; worker < own_.hi; ++worker) AddLogical(worker, 1);
 }
 
@@ -158,8 +125,8 @@ CodecKey ServedBucket::KeyOf(WorkerId worker, const Part& part) const {
 
 std::span<std::byte> ServedBucket::Message(int worker, const Part& part) const {
   const auto server = static_cast<size_t>(part.server);
-  const int64_t offset = up_start_[server] + (worker - own_.lo) * stride_[server] + part.up_offset;
-  return {sent_.data() + offset, static_cast<size_t>(part.up_bytes)};
+  const int64_t offset = runs_.sent_start[server] + (worker - own_.lo) * stride_[server] + part.up_offset;
+  return {runs_.sent.data() + offset, static_cast<size_t>(part.up_bytes)};
 }
 
 absl::StatusOr<int64_t> ServedBucket::Put(WorkerId worker, int index, const Tensor& x, const Tensor* decoded) {
@@ -200,14 +167,14 @@ absl::Status ServedBucket::Start() {
     }
   }
   if (!fixed_up_) CloseGaps();
-  return up_.Start();
+  return runs_.up.Start();
 }
 
 // Between the messages to each other member.
 void ServedBucket::CloseGaps() {
   for (int j = 0; j < group_->size(); ++j) {
     if (j == me_) continue;
-    std::byte* const begin = sent_.data() + up_start_[static_cast<size_t>(j)];
+    std::byte* const begin = runs_.sent.data() + runs_.sent_start[static_cast<size_t>(j)];
     std::byte* end = begin;
     for (int worker = own_.lo; worker < own_.hi; ++worker) {
       for (const Part& part : parts_) {
@@ -218,16 +185,16 @@ void ServedBucket::CloseGaps() {
         end += bytes;
       }
     }
-    up_.SetBytes(j, end - begin);
+    runs_.up.SetBytes(j, end - begin);
   }
 }
 
 absl::Status ServedBucket::FindMessages() {
   const auto workers = static_cast<size_t>(workers_);
   for (int j = 0; j < group_->size(); ++j) {
-    const Range& range = ranges_[static_cast<size_t>(j)];
-    const std::byte* next = received_.data() + received_start_[static_cast<size_t>(j)];
-    int64_t left = up_.received(j);
+    const TreeNode& range = ranges_[static_cast<size_t>(j)];
+    const std::byte* next = runs_.received.data() + runs_.received_start[static_cast<size_t>(j)];
+    int64_t left = runs_.up.received(j);
     for (int worker = range.lo; worker < range.hi; ++worker) {
       for (size_t i = 0; i < served_.size(); ++i) {
         const Part& part = parts_[served_[i]];
@@ -272,10 +239,10 @@ absl::Status ServedBucket::Serve(size_t index, std::span<std::byte> message) {
 }
 
 absl::Status ServedBucket::FinishSums() {
-  RETURN_IF_ERROR(up_.Post());
-  RETURN_IF_ERROR(up_.Wait());
+  RETURN_IF_ERROR(runs_.up.Post());
+  RETURN_IF_ERROR(runs_.up.Wait());
   RETURN_IF_ERROR(FindMessages());
-  std::byte* const begin = means_.data() + down_start_[static_cast<size_t>(me_)];
+  std::byte* const begin = runs_.means.data() + runs_.means_start[static_cast<size_t>(me_)];
   std::byte* end = begin;
   for (size_t i = 0; i < served_.size(); ++i) {
     const std::span<std::byte> message{end, static_cast<size_t>(parts_[served_[i]].down_bytes)};
@@ -283,18 +250,18 @@ absl::Status ServedBucket::FinishSums() {
     end += fixed_down_ ? parts_[served_[i]].down_bytes : FramedBytes(message);
   }
   for (int j = 0; j < group_->size() && !fixed_down_; ++j) {
-    if (j != me_) down_.SetBytes(j, end - begin);
+    if (j != me_) runs_.down.SetBytes(j, end - begin);
   }
   own_means_ = end - begin;
-  return down_.Start();
+  return runs_.down.Start();
 }
 
 absl::Status ServedBucket::Deliver(const FlatVector& aggregate) {
-  RETURN_IF_ERROR(down_.Post());
-  RETURN_IF_ERROR(down_.Wait());
-  for (size_t j = 0; j < down_start_.size(); ++j) {
-    next_mean_[j] = {means_.data() + down_start_[j],
-                     static_cast<size_t>(static_cast<int>(j) == me_ ? own_means_ : down_.received(static_cast<int>(j)))};
+  RETURN_IF_ERROR(runs_.down.Post());
+  RETURN_IF_ERROR(runs_.down.Wait());
+  for (size_t j = 0; j < runs_.means_start.size(); ++j) {
+    next_mean_[j] = {runs_.means.data() + runs_.means_start[j],
+                     static_cast<size_t>(static_cast<int>(j) == me_ ? own_means_ : runs_.down.received(static_cast<int>(j)))};
   }
   for (const Part& part : parts_) {
     std::span<const std::byte>& next = next_mean_[static_cast<size_t>(part.server)];

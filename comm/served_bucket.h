@@ -32,9 +32,9 @@ class ServedBucket final : public Bucket {
   absl::StatusOr<int64_t> Put(WorkerId worker, int block, const Tensor& x, const Tensor* decoded);
 
   void Begin() override;
-  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * own_.size(); }
+  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * workers(); }
   absl::Status Start() override;
-  absl::Status Poll() override { return up_.Poll(); }
+  absl::Status Poll() override { return runs_.up.Poll(); }
   absl::Status FinishSums() override;
   absl::Status Deliver(const FlatVector& aggregate) override;
 
@@ -42,10 +42,6 @@ class ServedBucket final : public Bucket {
   const LogicalWire& logical() const { return now_; }
 
  private:
-  struct Range {
-    int lo = 0, hi = 0;
-    int64_t size() const { return hi - lo; }
-  };
   struct Part {
     PartId id;
     int64_t elements = 0;
@@ -57,8 +53,8 @@ class ServedBucket final : public Bucket {
     int64_t down_offset = 0, down_bytes = 0;
   };
   void PlanParts(const ExchangeContext& context, const BucketPlan& plan, const BlockCodecs& codecs);
-  void PlanRegions();
   void PlanLogical();
+  int64_t workers() const { return own_.hi - own_.lo; }
   // What `member` sends for `workers` workers.
   void AddLogical(int member, int64_t workers);
   int LogicalMembers() const { return expert_ ? group_->size() : workers_; }
@@ -74,18 +70,14 @@ class ServedBucket final : public Bucket {
   const bool expert_;
   Communicator* const group_;
   const int me_;
-  Range own_;
-  std::vector<Range> ranges_;       // of all members
+  TreeNode own_;
+  std::vector<TreeNode> ranges_;    // of all members
   std::vector<BlockId> blocks_;     // the plan's
   std::vector<size_t> first_part_;  // by block, one more at the end
   std::vector<Part> parts_;
-  std::vector<int64_t> stride_;                  // by member: bytes of one worker's messages to it
-  std::vector<int64_t> up_start_;                // by member: where they begin in sent_
-  std::vector<int64_t> down_start_, down_size_;  // by member: its means in means_
+  std::vector<int64_t> stride_, down_size_;  // by member: bytes of one worker's messages to it, and of its means
   bool fixed_up_ = true, fixed_down_ = true;
-  Buffer sent_, received_, means_;
-  RegionExchange up_, down_;
-  std::vector<int64_t> received_start_;            // by member
+  ServedRuns runs_;
   std::vector<std::span<const std::byte>> found_;  // [parts served here, workers]
   std::vector<size_t> served_;                     // parts served here
   std::vector<bool> present_;                      // [own workers, blocks]

@@ -4,15 +4,11 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "comm/part_server.h"
 #include "comm/wire_frame.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
-
-constexpr int64_t kSparseLeastMemory = 64;
-
-Tensor RunsIn(const Buffer& buffer) { return {buffer.data(), {buffer.bytes()}, DType::kU8}; }
 
 std::span<const SparseTerm> TermsIn(const SparseTerms& terms, const SparseRange& range) {
   const auto below = [](const SparseTerm& term, int64_t index) { return term.index < index; };
@@ -32,18 +28,14 @@ SparseSums::SparseSums(const ExchangeContext& context, bool expert, std::vector<
       plans_(blocks_.size()),
       means_(blocks_.size()),
       poisoned_(blocks_.size()) {
-  const WorkerMap& w = context.workers;
-  for (int j = 0; j < group_->size(); ++j) {
-    const int lo = expert ? w.ColumnFirst(j) : w.First(j);
-    ranges_.push_back({lo, lo + (expert ? w.ColumnCount(j) : w.Count(j))});
-  }
+  ranges_ = WorkersOfMembers(context, expert);
   own_ = ranges_[static_cast<size_t>(me_)];
   terms_.resize(static_cast<size_t>(own_.hi - own_.lo) * blocks_.size());
   PlanRegions(context);
 }
 
 void SparseSums::PlanRegions(const ExchangeContext& context) {
-  const auto size = static_cast<size_t>(group_->size()), me = static_cast<size_t>(me_);
+  const auto size = static_cast<size_t>(group_->size());
   std::vector<int64_t> up_most(size), down_most(size);
   int64_t largest = 0;
   for (size_t b = 0; b < blocks_.size(); ++b) {
@@ -53,7 +45,7 @@ void SparseSums::PlanRegions(const ExchangeContext& context) {
     means_[b].reserve(static_cast<size_t>(most_sums));
     for (int r = 0; r < block.regions; ++r) {
       Region region{.block = b, .number = r, .owner_worker = (block.first_owner + r) % workers_};
-      region.owner = MemberOf(context, expert_, region.owner_worker);
+      region.owner = MemberOf(context.workers, expert_, region.owner_worker);
       region.up_most = kFrameBytes + MostSparseBytes(block.most_terms, block.elements, dtype_);
       region.down_most = kFrameBytes + MostSparseBytes(most_sums, block.elements, dtype_);
       up_most[static_cast<size_t>(region.owner)] += region.up_most;
@@ -65,28 +57,14 @@ void SparseSums::PlanRegions(const ExchangeContext& context) {
   owns_.assign(static_cast<size_t>(LogicalMembers()), false);
   for (const Region& region : regions_) owns_[static_cast<size_t>(LogicalOwner(region))] = true;
   found_.resize(served_.size() * static_cast<size_t>(workers_));
-  RegionExchange::Plan up{.lengths_label = expert_ ? "experts.lengths" : "exchange.lengths",
-                          .label = expert_ ? "experts.terms" : "exchange.terms",
-                          .fixed_sizes = false};
-  RegionExchange::Plan down{.lengths_label = up.lengths_label, .label = expert_ ? "experts.sums" : "exchange.sums", .fixed_sizes = false};
-  int64_t sent = 0, received = 0, sums = 0;
-  for (size_t j = 0; j < size; ++j) {
-    up_start_.push_back(sent), received_start_.push_back(received), down_start_.push_back(sums);
-    up.send_most.push_back((own_.hi - own_.lo) * up_most[j]);
-    up.recv_most.push_back((ranges_[j].hi - ranges_[j].lo) * up_most[me]);
-    down.send_most.push_back(down_most[me]);
-    down.recv_most.push_back(down_most[j]);
-    sent += up.send_most.back(), received += j == me ? 0 : up.recv_most.back(), sums += down_most[j];
-  }
-  sent_ = Buffer::Uncleared(std::max(sent, kSparseLeastMemory));
-  received_ = Buffer::Uncleared(std::max(received, kSparseLeastMemory));
-  sums_ = Buffer::Uncleared(std::max(sums, kSparseLeastMemory));
-  up.send_offsets = up_start_, up.recv_offsets = received_start_;
-  up.send = RunsIn(sent_), up.recv = RunsIn(received_);
-  down.send_offsets.assign(size, down_start_[me]), down.recv_offsets = down_start_;
-  down.send = down.recv = RunsIn(sums_);
-  up_ = RegionExchange(group_, std::move(up));
-  down_ = RegionExchange(group_, std::move(down));
+  runs_ = ServedRuns(group_, {.workers = ranges_,
+                              .up_most = std::move(up_most),
+                              .down_most = std::move(down_most),
+                              .lengths_label = expert_ ? "experts.lengths" : "exchange.lengths",
+                              .up_label = expert_ ? "experts.terms" : "exchange.terms",
+                              .down_label = expert_ ? "experts.sums" : "exchange.sums",
+                              .fixed_up = false,
+                              .fixed_down = false});
   for (int leaves = 1; leaves < 2 * workers_; leaves *= 2) {
     Scratch& scratch = scratch_.emplace_back();
     scratch.left.reserve(static_cast<size_t>(largest)), scratch.right.reserve(static_cast<size_t>(largest));
@@ -120,19 +98,19 @@ void SparseSums::Set(int worker, size_t block, const SparseTerms* terms) {
 
 absl::Status SparseSums::Run() {
   RETURN_IF_ERROR(SendUp());
-  RETURN_IF_ERROR(up_.Post());
-  RETURN_IF_ERROR(up_.Wait());
+  RETURN_IF_ERROR(runs_.up.Post());
+  RETURN_IF_ERROR(runs_.up.Wait());
   RETURN_IF_ERROR(FindUp());
   RETURN_IF_ERROR(SendDown());
-  RETURN_IF_ERROR(down_.Post());
-  RETURN_IF_ERROR(down_.Wait());
+  RETURN_IF_ERROR(runs_.down.Post());
+  RETURN_IF_ERROR(runs_.down.Wait());
   BookLengths();
   return TakeDown();
 }
 
 absl::Status SparseSums::SendUp() {
   for (int j = 0; j < group_->size(); ++j) {
-    std::byte* const begin = sent_.data() + up_start_[static_cast<size_t>(j)];
+    std::byte* const begin = runs_.sent.data() + runs_.sent_start[static_cast<size_t>(j)];
     std::byte* end = begin;
     for (int worker = own_.lo; worker < own_.hi; ++worker) {
       for (const Region& region : regions_) {
@@ -146,9 +124,9 @@ absl::Status SparseSums::SendUp() {
         end += kFrameBytes + payload;
       }
     }
-    if (j != me_) up_.SetBytes(j, end - begin);
+    if (j != me_) runs_.up.SetBytes(j, end - begin);
   }
-  return up_.Start();
+  return runs_.up.Start();
 }
 
 // Where the messages of all workers for the regions owned here lie.
@@ -157,8 +135,8 @@ absl::Status SparseSums::FindUp() {
   for (int j = 0; j < group_->size(); ++j) {
     const bool mine = j == me_;
     const auto at = static_cast<size_t>(j);
-    const std::byte* next = mine ? sent_.data() + up_start_[at] : received_.data() + received_start_[at];
-    int64_t left = mine ? sent_.bytes() - up_start_[at] : up_.received(j);
+    const std::byte* next = mine ? runs_.sent.data() + runs_.sent_start[at] : runs_.received.data() + runs_.received_start[at];
+    int64_t left = mine ? runs_.sent.bytes() - runs_.sent_start[at] : runs_.up.received(j);
     for (int worker = ranges_[at].lo; worker < ranges_[at].hi; ++worker) {
       for (size_t i = 0; i < served_.size(); ++i) {
         const int64_t bytes = FramedBytes({next, static_cast<size_t>(left)});
@@ -191,7 +169,7 @@ absl::Status SparseSums::SumRegion(size_t served, const TreeNode& workers, size_
 }
 
 absl::Status SparseSums::SendDown() {
-  std::byte* const begin = sums_.data() + down_start_[static_cast<size_t>(me_)];
+  std::byte* const begin = runs_.means.data() + runs_.means_start[static_cast<size_t>(me_)];
   std::byte* end = begin;
   const bool f32 = dtype_ == DType::kF32;
   const double share = f32 ? static_cast<double>(static_cast<float>(1.0 / workers_)) : 1.0 / workers_;
@@ -212,19 +190,19 @@ absl::Status SparseSums::SendDown() {
     end += kFrameBytes + payload;
   }
   for (int j = 0; j < group_->size(); ++j) {
-    if (j != me_) down_.SetBytes(j, end - begin);
+    if (j != me_) runs_.down.SetBytes(j, end - begin);
   }
-  return down_.Start();
+  return runs_.down.Start();
 }
 
 // A member's messages lie in the order of its regions.
 absl::Status SparseSums::TakeDown() {
   for (SparseTerms& terms : means_) terms.clear();
-  next_ = down_start_;
+  next_ = runs_.means_start;
   for (const Region& region : regions_) {
     const auto at = static_cast<size_t>(region.owner);
-    const int64_t end = region.owner == me_ ? sums_.bytes() : down_start_[at] + down_.received(region.owner);
-    const std::span<const std::byte> rest(sums_.data() + next_[at], static_cast<size_t>(end - next_[at]));
+    const int64_t end = region.owner == me_ ? runs_.means.bytes() : runs_.means_start[at] + runs_.down.received(region.owner);
+    const std::span<const std::byte> rest(runs_.means.data() + next_[at], static_cast<size_t>(end - next_[at]));
     const int64_t bytes = FramedBytes(rest);
     if (bytes > static_cast<int64_t>(rest.size())) {
       return DataLoss("exchange: the sums of rank %d of %s end inside block %d's", region.owner, group_->name(),

@@ -87,13 +87,12 @@ class SparseSums {
   std::vector<SparseBlock> blocks_;
   std::vector<SparsePlan> plans_;
   std::vector<Region> regions_;
-  std::vector<size_t> served_;                                          // regions owned here
-  std::vector<bool> owns_;                                              // a region, by logical member
-  std::vector<const SparseTerms*> terms_;                               // [own workers, blocks]
-  std::vector<std::span<const std::byte>> found_;                       // [served, workers]
-  std::vector<int64_t> up_start_, down_start_, received_start_, next_;  // by member
-  Buffer sent_, received_, sums_;
-  RegionExchange up_, down_;
+  std::vector<size_t> served_;                     // regions owned here
+  std::vector<bool> owns_;                         // a region, by logical member
+  std::vector<const SparseTerms*> terms_;          // [own workers, blocks]
+  std::vector<std::span<const std::byte>> found_;  // [served, workers]
+  std::vector<int64_t> next_;                      // by member
+  ServedRuns runs_;
   std::vector<Scratch> scratch_;  // by depth of the tree
   SparseTerms sum_;
   std::vector<SparseTerms> means_;  // by block

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "comm/sums.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -61,11 +62,10 @@ void TreeBucket::PlanLanes() {
     return;
   }
   leaves_ = workers_.workers;
-  const auto interval = [&](int member) -> TreeNode {
-    if (!expert_) return {workers_.First(member), workers_.First(member + 1)};
-    return {workers_.ColumnFirst(member), workers_.ColumnFirst(member) + workers_.ColumnCount(member)};
-  };
-  for (int j = 0; j < size; ++j) covers_[j] = Cover(interval(j).lo, interval(j).hi, leaves_);
+  for (int j = 0; j < size; ++j) {
+    const TreeNode interval = WorkersOf(workers_, expert_, j);
+    covers_[j] = Cover(interval.lo, interval.hi, leaves_);
+  }
   const int first = expert_ ? me * workers_.expert_axis : me;
   const int sources = expert_ ? workers_.expert_axis : 1;
   for (int rank = first; rank < first + sources; ++rank) {

@@ -10,20 +10,6 @@
 namespace conclave {
 namespace {
 
-double Distance(const Blocks<float>& a, const Blocks<float>& b) {
-  double squares = 0;
-  for (const auto& [id, v] : a) {
-    for (size_t i = 0; i < v.size(); ++i) squares += std::pow(static_cast<double>(v[i]) - b.at(id)[i], 2);
-  }
-  return std::sqrt(squares);
-}
-
-double Norm(const Blocks<float>& a) {
-  Blocks<float> zero = a;
-  for (auto& [id, v] : zero) std::fill(v.begin(), v.end(), 0.0f);
-  return Distance(a, zero);
-}
-
 // "<part>.<what>/worker.<m>/<block>" averaged over workers, by block name.
 std::map<std::string, std::vector<double>> WorkerMean(const SavedState& state, const std::string& what, int workers) {
   std::map<std::string, std::vector<double>> mean;
@@ -254,23 +240,8 @@ TEST(MajorityVote, IsTheSignThatMostWorkersSentAndCostsABitACoordinate) {
 TEST(MemoryExchange, TopKLedgerEqualsTheFormula) {
   constexpr int kRanks = 3;
   constexpr int64_t kElements = 20000, kKept = 200;
-  std::vector<WireReport> reports(kRanks);
-  const absl::Status status = RunRanks(kRanks, [&](Communicator& world) -> absl::Status {
-    ParameterSet set;
-    set.Add({.name = "x", .shape = {kElements}});
-    const Layout layout = ReplicatedLayout(&set, world.rank(), kRanks);
-    ASSIGN_OR_RETURN(const auto exchange,
-                     MakeExchange(ParseExchange("ef21 { codec { top_k { fraction: 0.01 } } }"),
-                                  {.layout = &layout, .workers = {.workers = kRanks, .ranks = kRanks}, .world = &world}));
-    std::vector<float> v = TestVector<float>(world.rank(), kElements);
-    exchange->Begin(0, 0);
-    RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(v)));
-    RETURN_IF_ERROR(exchange->Finish().status());
-    reports[world.rank()] = world.ledger()->Take();
-    return absl::OkStatus();
-  });
-  ASSERT_EQ(status, absl::OkStatus());
-  for (const WireReport& report : reports) {
+  const ExchangeConfig config = ParseExchange("ef21 { codec { top_k { fraction: 0.01 } } }");
+  for (const WireReport& report : ReportsOfOneBlock(config, kRanks, kElements)) {
     const int64_t payload = report.logical.encoded_bytes;
     const int64_t index_bytes = payload - 4 * kKept;
     EXPECT_GT(index_bytes, 190);

@@ -4,6 +4,7 @@
 
 #include <google/protobuf/text_format.h>
 
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <string>
@@ -144,6 +145,30 @@ inline MemoryResult RunMemory(const MemoryRun& run) {
   });
   EXPECT_EQ(status, absl::OkStatus());
   return result;
+}
+
+// What went over the wire, by rank, in one exchange of one block of so many elements, with one worker a rank.
+inline std::vector<WireReport> ReportsOfOneBlock(const ExchangeConfig& config, int ranks, int64_t elements) {
+  const auto one_block = [elements] {
+    ParameterSet set;
+    set.Add({.name = "x", .shape = {elements}});
+    return set;
+  };
+  return RunMemory({.config = config, .workers = ranks, .ranks = ranks, .steps = 1, .parameters = one_block}).reports;
+}
+
+inline double Distance(const Blocks<float>& a, const Blocks<float>& b) {
+  double squares = 0;
+  for (const auto& [id, v] : a) {
+    for (size_t i = 0; i < v.size(); ++i) squares += std::pow(static_cast<double>(v[i]) - b.at(id)[i], 2);
+  }
+  return std::sqrt(squares);
+}
+
+inline double Norm(const Blocks<float>& a) {
+  Blocks<float> zero = a;
+  for (auto& [id, v] : zero) std::fill(v.begin(), v.end(), 0.0f);
+  return Distance(a, zero);
 }
 
 inline bool SameBlocks(const Blocks<float>& a, const Blocks<float>& b) {

@@ -3,10 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "comm/compressors.h"
-#include "comm/exchanges.h"
-#include "comm/ledger.h"
 #include "comm/wire_frame.h"
-#include "tests/comm/exchange_laws.h"
+#include "tests/comm/memory_laws.h"
 
 namespace conclave {
 namespace {
@@ -110,23 +108,7 @@ TEST(QuantizedExchange, LedgerEqualsTheFormula) {
   constexpr int64_t kElements = 5000;
   constexpr int kRanks = 3;
   constexpr int64_t kPayload = 500 * 4;
-  std::vector<WireReport> reports(kRanks);
-  const absl::Status status = RunRanks(kRanks, [&](Communicator& world) -> absl::Status {
-    ParameterSet set;
-    set.Add({.name = "x", .shape = {kElements}});
-    const Layout layout = ReplicatedLayout(&set, world.rank(), kRanks);
-    ASSIGN_OR_RETURN(const auto exchange,
-                     MakeExchange(RandK(0.1), {.layout = &layout, .workers = {.workers = kRanks, .ranks = kRanks}, .world = &world}));
-    EXPECT_TRUE(exchange->wants_each_worker());
-    exchange->Begin(0, 0);
-    std::vector<float> v(kElements, 1.0f);
-    RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(v)));
-    RETURN_IF_ERROR(exchange->Finish().status());
-    reports[world.rank()] = world.ledger()->Take();
-    return absl::OkStatus();
-  });
-  ASSERT_EQ(status, absl::OkStatus());
-  for (const WireReport& report : reports) {
+  for (const WireReport& report : ReportsOfOneBlock(RandK(0.1), kRanks, kElements)) {
     const WireCount wire = report.BetweenRanks();
     EXPECT_EQ(wire.sent_bytes, (kRanks - 1) * (kFrameBytes + kPayload));
     EXPECT_EQ(wire.received_bytes, (kRanks - 1) * (kFrameBytes + kPayload));
@@ -147,22 +129,7 @@ TEST(QuantizedExchange, FramesAreLessThanAPercentOfLargeMessages) {
   CodecConfig* const values = config.mutable_quantized()->mutable_codec()->mutable_perm_k()->mutable_values();
   values->mutable_block_int()->set_bits(4);
   values->mutable_block_int()->set_block(64);
-  std::vector<WireReport> reports(kRanks);
-  const absl::Status status = RunRanks(kRanks, [&](Communicator& world) -> absl::Status {
-    ParameterSet set;
-    set.Add({.name = "x", .shape = {kElements}});
-    const Layout layout = ReplicatedLayout(&set, world.rank(), kRanks);
-    ASSIGN_OR_RETURN(const auto exchange,
-                     MakeExchange(config, {.layout = &layout, .workers = {.workers = kRanks, .ranks = kRanks}, .world = &world}));
-    exchange->Begin(0, 0);
-    std::vector<float> v(kElements, 1.0f);
-    RETURN_IF_ERROR(exchange->Put({world.rank()}, {0}, TensorOf(v)));
-    RETURN_IF_ERROR(exchange->Finish().status());
-    reports[world.rank()] = world.ledger()->Take();
-    return absl::OkStatus();
-  });
-  ASSERT_EQ(status, absl::OkStatus());
-  for (const WireReport& report : reports) {
+  for (const WireReport& report : ReportsOfOneBlock(config, kRanks, kElements)) {
     constexpr int64_t kShare = kElements / kRanks, kPayload = kShare / 2 + 2 * ((kShare + 63) / 64);
     EXPECT_EQ(report.logical.uplink_bytes - report.logical.header_bytes, (kRanks - 1) * kPayload);
     EXPECT_LT(100 * report.logical.header_bytes, (kRanks - 1) * kPayload);

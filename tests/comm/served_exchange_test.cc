@@ -47,17 +47,10 @@ TEST(BlockParts, CoverEachBlockAndSpreadOverWorkers) {
 TEST(ServedExchange, LedgerEqualsTheFormula) {
   constexpr int kRanks = 4;
   constexpr int64_t kPart = 8192, kPayload = kPart + 2 * kPart / 64, kFrame = 32;
-  const auto one_block = [] {
-    ParameterSet set;
-    set.Add({.name = "x", .shape = {kRanks * kPart}});
-    return set;
-  };
-  MemoryRun run = ServedRun(
+  const ExchangeConfig served = ParseExchange(
       "ef21 { codec { block_int { bits: 8 block: 64 rounding: NEAREST } } } downlink { codec { block_int { bits: 8 block: 64 rounding: "
-      "NEAREST } } }",
-      kRanks);
-  run.parameters = one_block;
-  for (const WireReport& report : RunMemory(run).reports) {
+      "NEAREST } } }");
+  for (const WireReport& report : ReportsOfOneBlock(served, kRanks, kRanks * kPart)) {
     EXPECT_EQ(report.logical, (LogicalWire{.uplink_bytes = 3 * (kFrame + kPayload),
                                            .downlink_bytes = 3 * (kFrame + kPayload),
                                            .header_bytes = 6 * kFrame,
@@ -67,24 +60,9 @@ TEST(ServedExchange, LedgerEqualsTheFormula) {
     EXPECT_EQ(report.BetweenRanks().sent_bytes, 6 * (kFrame + kPayload));
   }
   // The exact exchange sends 8 d (P - 1) / P bytes a rank.
-  run.config = ParseExchange("exact {}");
-  const int64_t exact = RunMemory(run).reports[0].BetweenRanks().sent_bytes;
+  const int64_t exact = ReportsOfOneBlock(ParseExchange("exact {}"), kRanks, kRanks * kPart)[0].BetweenRanks().sent_bytes;
   EXPECT_EQ(exact, 6 * kPart * 4);
   EXPECT_GT(exact, 3.8 * 6 * (kFrame + kPayload));
-}
-
-double DistanceOf(const Blocks<float>& a, const Blocks<float>& b) {
-  double squares = 0;
-  for (const auto& [id, v] : a) {
-    for (size_t i = 0; i < v.size(); ++i) squares += std::pow(static_cast<double>(v[i]) - b.at(id)[i], 2);
-  }
-  return std::sqrt(squares);
-}
-
-double NormOf(const Blocks<float>& a) {
-  Blocks<float> zero = a;
-  for (auto& [id, v] : zero) std::fill(v.begin(), v.end(), 0.0f);
-  return DistanceOf(a, zero);
 }
 
 // With vectors that stay, both memories learn them: no error is left, though both ways lose something at first.
@@ -103,8 +81,8 @@ TEST(ServedExchange, MemoriesOnBothWaysLearnAVectorThatStays) {
     exact.steps = 1;
     const Blocks<float> goal = RunMemory(exact).aggregates[0];
     const MemoryResult got = RunMemory(run);
-    EXPECT_GT(DistanceOf(got.aggregates.front(), goal), 1e-3 * NormOf(goal));
-    EXPECT_LT(DistanceOf(got.aggregates.back(), goal), 1e-5 * NormOf(goal));
+    EXPECT_GT(Distance(got.aggregates.front(), goal), 1e-3 * Norm(goal));
+    EXPECT_LT(Distance(got.aggregates.back(), goal), 1e-5 * Norm(goal));
   }
 }
 
@@ -130,8 +108,8 @@ TEST(ServedExchange, AnUnbiasedWayBackIsUnbiased) {
     mean[0][i] = static_cast<float>(sum / run.steps);
   }
   // Of 500 coordinates with a relative variance of at most 1/8 each.
-  EXPECT_LT(DistanceOf(mean, goal), 1.2 * std::sqrt(1.0 / 8 / run.steps) * NormOf(goal));
-  EXPECT_GT(DistanceOf(got.aggregates[0], goal), 0.1 * NormOf(goal));
+  EXPECT_LT(Distance(mean, goal), 1.2 * std::sqrt(1.0 / 8 / run.steps) * Norm(goal));
+  EXPECT_GT(Distance(got.aggregates[0], goal), 0.1 * Norm(goal));
 }
 
 }  // namespace
