@@ -122,9 +122,4 @@ uint32_t ExtendCrc32c(uint32_t crc, std::span<const std::byte> data) {
   return by_instruction ? ExtendCrc32cByInstruction(crc, data) : ExtendCrc32cByTable(crc, data);
 }
 
-uint32_t CombineCrc32c(uint32_t crc_a, uint32_t crc_b, int64_t size_b) {
-  // The initial and final complements cancel: crc(A + B) = crc(A) * x^(8 |B|) + crc(B).
-  return Multiply(PowerOfBytes(static_cast<uint64_t>(size_b)), crc_a) ^ crc_b;
-}
-
 }  // namespace conclave

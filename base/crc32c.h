@@ -20,9 +20,6 @@ inline uint32_t Crc32c(std::string_view text) {
   return ExtendCrc32c(0, std::as_bytes(std::span(text.data(), text.size())));
 }
 
-// The checksum of A + B from those of A and of B and the size of B in bytes. Cost: O(log size).
-uint32_t CombineCrc32c(uint32_t crc_a, uint32_t crc_b, int64_t size_b);
-
 // The two ways to compute ExtendCrc32c; equal results. The first may only be called where HasCrc32cInstruction().
 bool HasCrc32cInstruction();
 uint32_t ExtendCrc32cByInstruction(uint32_t crc, std::span<const std::byte> data);

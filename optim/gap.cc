@@ -13,13 +13,6 @@ absl::StatusOr<double> GapMeasures::Distance(const FlatVector& a, const FlatVect
   return norms.total;
 }
 
-absl::StatusOr<double> GapMeasures::OperatorNorm(Operator& field, const FlatVector& z, const SampleKey& key) {
-  ASSIGN_OR_RETURN(const Exchanged f, ExchangeField(field, z, key, 0, *exact_));
-  exact_->Commit();
-  ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*f.aggregate));
-  return norms.total;
-}
-
 absl::StatusOr<double> GapMeasures::GradientMapping(Operator& field, const Prox& prox, const FlatVector& z, const SampleKey& key,
                                                     double tau) {
   ASSIGN_OR_RETURN(const Exchanged f, ExchangeField(field, z, key, 0, *exact_));

@@ -19,9 +19,8 @@ class GapMeasures {
 
   // ||a - b||.
   absl::StatusOr<double> Distance(const FlatVector& a, const FlatVector& b);
-  // ||F(z)||. Zero at solutions when h = 0. Cost: one evaluation, one exact exchange.
-  absl::StatusOr<double> OperatorNorm(Operator& field, const FlatVector& z, const SampleKey& key);
-  // ||z - prox_{tau h}(z - tau F(z))|| / tau, tau > 0. Zero at solutions for any h; the operator norm when h = 0. Cost as above.
+  // ||z - prox_{tau h}(z - tau F(z))|| / tau, tau > 0. Zero at solutions for any h; ||F(z)|| when h = 0. Cost: one evaluation, one exact
+  // exchange.
   absl::StatusOr<double> GradientMapping(Operator& field, const Prox& prox, const FlatVector& z, const SampleKey& key, double tau);
 
  private:

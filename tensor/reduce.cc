@@ -1,6 +1,5 @@
 #include "tensor/reduce.h"
 
-#include "base/digest.h"
 #include "base/simd.h"
 #include "tensor/kernels/sum_squares.h"
 
@@ -41,7 +40,5 @@ bool AllFinite(const Tensor& x) {
       return true;
   }
 }
-
-uint64_t BitDigest(const Tensor& x) { return DigestOf(std::span<const std::byte>(x.AsBytes())); }
 
 }  // namespace conclave

@@ -2,8 +2,6 @@
 #ifndef CONCLAVE_TENSOR_REDUCE_H_
 #define CONCLAVE_TENSOR_REDUCE_H_
 
-#include <cstdint>
-
 #include "tensor/tensor.h"
 
 namespace conclave {
@@ -13,9 +11,6 @@ double SumOfSquares(const Tensor& x);
 
 // Whether no element is infinite or NaN. Integers are finite.
 bool AllFinite(const Tensor& x);
-
-// A 64-bit hash of the bytes (base/digest.h): equal bits, equal value.
-uint64_t BitDigest(const Tensor& x);
 
 }  // namespace conclave
 

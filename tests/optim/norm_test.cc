@@ -146,8 +146,8 @@ TEST(GapMeasuresTest, AreZeroAtSolutionsOnly) {
     if (stage.layout->is_local({0})) away.block({0}).data<double>()[2] += 3;
     const auto zero = MakeProx({}, stage.parameters);
     ASSIGN_OR_RETURN(const double distance, gap.Distance(away, solution));
-    ASSIGN_OR_RETURN(const double at_solution, gap.OperatorNorm(*stage.game, solution, {}));
-    ASSIGN_OR_RETURN(const double outside, gap.OperatorNorm(*stage.game, away, {}));
+    ASSIGN_OR_RETURN(const double at_solution, gap.GradientMapping(*stage.game, **zero, solution, {}, 0.3));
+    ASSIGN_OR_RETURN(const double outside, gap.GradientMapping(*stage.game, **zero, away, {}, 0.05));
     ASSIGN_OR_RETURN(const double mapping, gap.GradientMapping(*stage.game, **zero, away, {}, 0.3));
     EXPECT_DOUBLE_EQ(distance, 3);
     EXPECT_LT(at_solution, 1e-14);

@@ -7,7 +7,6 @@
 
 #include <gtest/gtest.h>
 
-#include "base/digest.h"
 #include "base/rng.h"
 
 namespace conclave {
@@ -91,13 +90,6 @@ TEST(AllFinite, FindsASingleBadElementAnywhere) {
   EXPECT_TRUE(AllFinite(View(none)));
   std::vector<int32_t> integers{-1};
   EXPECT_TRUE(AllFinite(View(integers)));
-}
-
-TEST(BitDigest, TellsZeroFromMinusZero) {
-  std::vector<float> a{1, 0}, b{1, -0.0f}, c{1, 0};
-  EXPECT_EQ(BitDigest(View(a)), BitDigest(View(c)));
-  EXPECT_NE(BitDigest(View(a)), BitDigest(View(b)));
-  EXPECT_EQ(BitDigest(View(a)), DigestOf(std::as_bytes(std::span(a))));
 }
 
 }  // namespace conclave

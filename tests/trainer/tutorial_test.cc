@@ -1,11 +1,11 @@
 // The model of docs/tutorial.md, trained to its known optimum. The page shows the lines between the markers; tests/rules compares the two.
 #include <gtest/gtest.h>
 
+#include "base/digest.h"
 #include "comm/loopback.h"
 #include "data/data_set.h"
 #include "optim/guard.h"
 #include "optim/schemes.h"
-#include "tensor/reduce.h"
 #include "tests/trainer/config_fixture.h"
 #include "trainer/model_operator.h"
 
@@ -95,7 +95,7 @@ absl::Status TrainRank(const Experiment& config, Communicator& world, Trained* t
   RETURN_IF_ERROR(scheme->Start(field));
   for (Cursor cursor; cursor.step < config.trainer().steps(); ++cursor.step) RETURN_IF_ERROR(scheme->Step(field, cursor, *guard).status());
   ASSIGN_OR_RETURN(trained->held_out, field.EvaluateHeldOut(scheme->point(), 0, 64));
-  trained->weight_bits = BitDigest(scheme->point().flat());
+  trained->weight_bits = DigestOf(std::span<const std::byte>(scheme->point().flat().AsBytes()));
   return absl::OkStatus();
 }
 
