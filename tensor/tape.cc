@@ -1,5 +1,7 @@
 #include "tensor/tape.h"
 
+#include <utility>
+
 namespace conclave {
 
 void Tape::Reset() {
@@ -177,16 +179,31 @@ void Tape::AddSeeds(std::span<const Seed> seeds) {
 }
 
 absl::Status Tape::WalkBack(int32_t begin, const OnFinal* on_final) {
+  const OnFinal* const outer = std::exchange(on_final_, on_final);
+  const absl::Status walked = WalkNodesBack(begin);
+  on_final_ = outer;
+  return walked;
+}
+
+absl::Status Tape::WalkNodesBack(int32_t begin) {
   for (int32_t id = static_cast<int32_t>(nodes_.size()) - 1; id >= begin; --id) {
     Progress();
+    walking_ = id;
     const Node& node = nodes_[id];
     if (node.run != nullptr && (node.collective || has_gradient({id}))) RETURN_IF_ERROR(node.run(node.closure, *this));
     GiveBackGradient(id);
-    for (int32_t p = nodes_[id].finals; p >= 0 && on_final != nullptr; p = nodes_[p].next_final) {
-      if (nodes_[p].wants_gradient) RETURN_IF_ERROR((*on_final)({nodes_[p].block}));
-    }
+    walking_ = id;  // a segment walks its own
+    for (int32_t p = nodes_[id].finals; p >= 0; p = nodes_[p].next_final) RETURN_IF_ERROR(Finish({p}));
   }
   return absl::OkStatus();
+}
+
+absl::Status Tape::Finish(Var parameter) {
+  if (!parameter.defined() || on_final_ == nullptr) return absl::OkStatus();
+  Node& node = nodes_[parameter.id];
+  if (node.first_user != walking_ || node.reported || !node.wants_gradient) return absl::OkStatus();
+  node.reported = true;
+  return (*on_final_)({node.block});
 }
 
 absl::Status Tape::Backward(std::span<const Seed> seeds, const OnFinal& on_final) {

@@ -117,6 +117,9 @@ class Tape {
   // Errors: those of the steps (collectives). Callable once per recording.
   using OnFinal = std::function<absl::Status(BlockId)>;
   absl::Status Backward(std::span<const Seed> seeds, const OnFinal& on_final);
+  // For a backward step that is done with one parameter long before another: it adds no more to this one. Reported as final at once unless
+  // steps to come can add to it, and then when they are done. Errors: those of on_final.
+  absl::Status Finish(Var parameter);
 
   int64_t nodes() const { return static_cast<int64_t>(nodes_.size()); }
 
@@ -149,6 +152,7 @@ class Tape {
     int32_t next_final = -1;  // chain of parameters that become final with the same node
     int32_t finals = -1;      // head of that chain
     bool wants_gradient = false;
+    bool reported = false;       // parameter: on_final was called
     bool owns_gradient = false;  // its memory is given back after the node's backward step
     bool collective = false;
     bool input = false;  // its gradient is not given back
@@ -163,6 +167,7 @@ class Tape {
   Arena& ArenaOf(int32_t id) { return id < segment_begin_ ? *main_ : *arena_; }
   FreeSpans& FreeOf(int32_t id) { return segment_begin_ == 0 || id < segment_begin_ ? free_ : segment_free_; }
   absl::Status WalkBack(int32_t begin, const OnFinal* on_final);
+  absl::Status WalkNodesBack(int32_t begin);
   void AddSeeds(std::span<const Seed> seeds);
   void OpenSegment(bool gradients);
   void CloseSegment();
@@ -180,6 +185,9 @@ class Tape {
   // Of main_ and of segments_: gradients that nobody reads any more, whose memory others take while it is in the cache.
   FreeSpans free_;
   FreeSpans segment_free_;
+  // While walking back: the node whose step runs, and whom Finish tells; null in a segment, whose parameters become final with it.
+  int32_t walking_ = -1;
+  const OnFinal* on_final_ = nullptr;
   int32_t segment_begin_ = 0;        // first node of the open segment; 0: none is open
   bool first_pass_ = false;          // of the open segment: nothing is noted for backward
   std::vector<Var> segment_inputs_;  // what the open segment used of the nodes before it

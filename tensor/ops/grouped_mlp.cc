@@ -76,7 +76,16 @@ bool SplitsLanes(const Tape& tape, const MlpRecord& m) {
   return split;
 }
 
-void MlpBackward(Tape& tape, const MlpRecord& m) {
+// An expert's blocks, the last one first, as they lie behind each other in a model: what backward finishes is wanted in falling order.
+absl::Status FinishExpert(Tape& tape, const MlpRecord& m, int expert) {
+  for (const Var* blocks : {m.down_bias, m.down, m.up_bias, m.up}) {
+    if (blocks != nullptr) RETURN_IF_ERROR(tape.Finish(blocks[expert]));
+  }
+  return absl::OkStatus();
+}
+
+// Experts in falling order; no sum is over two of them. The gradients of one may travel while the next ones' are formed.
+absl::Status MlpBackward(Tape& tape, const MlpRecord& m) {
   const TraceSpan span("mlp backward");
   const Tensor dy = tape.gradient(m.y), x = tape.value(m.x);
   const bool wanted = tape.wants_gradient(m.x), gelu = m.activation == Activation::kGelu;
@@ -86,7 +95,7 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
   const Tensor active_space = tape.arena().New({most, m.active_width}, x.dtype());
   const Tensor hidden_space = tape.arena().New({most, width}, x.dtype());
   const Tensor between = gelu ? hidden_space : tape.arena().New({most, m.active_width}, x.dtype());
-  ForEachMlpPiece(m.groups, SplitsLanes(tape, m), [&](const MlpPiece& p) {
+  const auto walk_piece = [&](const MlpPiece& p) {
     tape.Progress();
     const Tensor dy_rows = dy.Slice(p.begin, p.rows), x_rows = x.Slice(p.begin, p.rows);
     const Tensor active = active_space.Slice(0, p.rows), d_hidden = hidden_space.Slice(0, p.rows), d_active = between.Slice(0, p.rows);
@@ -101,8 +110,16 @@ void MlpBackward(Tape& tape, const MlpRecord& m) {
     if (wanted)
       ProductNN(d_hidden, tape.value(m.up[p.expert]), dx.tensor.Slice(p.begin, p.rows),
                 {.accumulate = dx.accumulate, .precision = tape.products()});
-  });
+  };
+  const bool by_lane = SplitsLanes(tape, m);
+  int64_t begin = x.dim(0);
+  for (int e = m.groups.experts - 1; e >= 0; --e) {
+    for (int l = 0; l < m.groups.lanes; ++l) begin -= m.groups.rows[e * m.groups.lanes + l];
+    ForEachMlpPieceOf(m.groups, e, begin, by_lane, walk_piece);
+    RETURN_IF_ERROR(FinishExpert(tape, m, e));
+  }
   tape.arena().Rewind(mark);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -146,7 +163,7 @@ Var GroupedMlp(Tape& tape, Var x, const MlpWeights& weights, Activation activati
   });
   tape.arena().Rewind(mark);
   m.y = tape.Record(out, std::span<const Var>(inputs, count));
-  tape.OnBackward(m.y, [m](Tape& tape) { MlpBackward(tape, m); });
+  tape.OnBackward(m.y, [m](Tape& tape) { return MlpBackward(tape, m); });
   return m.y;
 }
 

@@ -19,23 +19,29 @@ struct MlpPiece {
   int64_t begin, rows;
 };
 
-// Calls f for the pieces of all rows in order. With `by_lane` no piece has rows of two lanes. Two calls of GroupedMlp, in order, of the
-// rows before and behind the end of a piece have the bits of one.
+// Calls f for the pieces of one expert's rows in order, which begin at row `begin` of all. With `by_lane` no piece has rows of two lanes.
+// Returns the row after them.
+template <typename F>
+int64_t ForEachMlpPieceOf(const RowGroups& groups, int expert, int64_t begin, bool by_lane, const F& f) {
+  int64_t left = 0;
+  for (int l = 0; l < groups.lanes; ++l) {
+    left += groups.rows[expert * groups.lanes + l];
+    if (!by_lane && l + 1 < groups.lanes) continue;
+    while (left > 0) {
+      const int64_t rows = left <= kMostMlpPieceRows ? left : kMlpPiece;
+      f(MlpPiece{expert, by_lane ? l : 0, begin, rows});
+      begin += rows, left -= rows;
+    }
+  }
+  return begin;
+}
+
+// The same for all experts in order. Two calls of GroupedMlp, in order, of the rows before and behind the end of a piece have the bits of
+// one.
 template <typename F>
 void ForEachMlpPiece(const RowGroups& groups, bool by_lane, const F& f) {
   int64_t begin = 0;
-  for (int e = 0; e < groups.experts; ++e) {
-    int64_t left = 0;
-    for (int l = 0; l < groups.lanes; ++l) {
-      left += groups.rows[e * groups.lanes + l];
-      if (!by_lane && l + 1 < groups.lanes) continue;
-      while (left > 0) {
-        const int64_t rows = left <= kMostMlpPieceRows ? left : kMlpPiece;
-        f(MlpPiece{e, by_lane ? l : 0, begin, rows});
-        begin += rows, left -= rows;
-      }
-    }
-  }
+  for (int e = 0; e < groups.experts; ++e) begin = ForEachMlpPieceOf(groups, e, begin, by_lane, f);
 }
 
 }  // namespace conclave

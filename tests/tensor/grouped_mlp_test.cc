@@ -77,5 +77,41 @@ TEST(GroupedMlp, EqualsItsParts) {
   }
 }
 
+// Blocks 2 e (up) and 2 e + 1 (down) of expert e are reported in falling order, each when its gradient has its last bits and those of the
+// experts below are not there yet; a block that an earlier op used too is reported with that op.
+TEST(GroupedMlp, AnExpertIsFinalBeforeTheNext) {
+  constexpr int kExperts = 3;
+  constexpr int64_t kWidth = 8, kTotal = 8;
+  static constexpr std::array<int64_t, kExperts> kRows = {5, 0, 3};
+  Arena arena;
+  Tape tape(&arena);
+  const OwnedTensor x = RandomTensor({kTotal, kWidth}, DType::kF32, 1);
+  std::vector<OwnedTensor> weights, gradients;
+  std::vector<uint8_t> written(2 * kExperts);
+  std::vector<Var> up, down;
+  for (int block = 0; block < 2 * kExperts; ++block) {
+    weights.push_back(RandomTensor({kWidth, kWidth}, DType::kF32, 2 + block));
+    gradients.emplace_back(Shape{kWidth, kWidth}, DType::kF32);
+    (block % 2 == 0 ? up : down)
+        .push_back(tape.Parameter({block}, *weights.back(), {.first = *gradients.back(), .written = &written[block]}));
+  }
+  const Var earlier = SumAll(tape, up[2]);
+  const Var y = GroupedMlp(tape, tape.Constant(*x), {.up = up, .down = down}, Activation::kGelu, {.rows = kRows, .experts = kExperts});
+  const Seed seeds[] = {{SumAll(tape, y)}, {earlier}};
+  std::vector<int> order;
+  std::vector<OwnedTensor> at_final;
+  ASSERT_TRUE(tape.Backward(seeds,
+                            [&](BlockId id) {
+                              order.push_back(id.value);
+                              at_final.emplace_back(Shape{kWidth, kWidth}, DType::kF32);
+                              at_final.back()->CopyFrom(*gradients[id.value]);
+                              if (id.value == 5) EXPECT_EQ(written, (std::vector<uint8_t>{0, 0, 0, 0, 1, 1}));
+                              return absl::OkStatus();
+                            })
+                  .ok());
+  EXPECT_EQ(order, (std::vector<int>{5, 3, 2, 1, 0, 4}));
+  for (size_t i = 0; i < order.size(); ++i) EXPECT_TRUE(SameBits(*at_final[i], *gradients[order[i]])) << "block " << order[i];
+}
+
 }  // namespace
 }  // namespace conclave
