@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <vector>
@@ -12,7 +13,7 @@
 namespace conclave {
 namespace {
 
-constexpr int64_t kValues = int64_t{1} << 20;
+constexpr int64_t kValues = int64_t{1} << 20, kRows = 1024;
 
 constexpr const char* kCodecs[] = {
     "identity {}",
@@ -33,6 +34,7 @@ constexpr const char* kCodecs[] = {
     "bf16 {}",
     "fp8 {}",
     "qsgd { levels: 1024 }",
+    "low_rank { width: 4 iterations: 2 }",
 };
 constexpr int kWorkers = 8;
 
@@ -74,6 +76,17 @@ double BytesToMove(const Tensor& decoded, int64_t wire_bytes) {
   return static_cast<double>(lines * kLineValues * SizeOf(DType::kF32) + 2 * wire_bytes + decoded.bytes());
 }
 
+// No codec of b bits a coordinate leaves less than 4^-b of a vector's square, in the worst case over vectors: what this one takes beyond
+// the bits that what it left of x asks for.
+double BitsAboveFloor(const Tensor& x, const Tensor& decoded, double bits_per_value) {
+  double left = 0, all = 0;
+  for (int64_t i = 0; i < x.elements(); ++i) {
+    const double v = x.data<float>()[i], error = decoded.data<float>()[i] - v;
+    left += error * error, all += v * v;
+  }
+  return bits_per_value - std::log2(all / left) / 2;
+}
+
 }  // namespace
 
 absl::StatusOr<BenchReport> BenchCodecs() {
@@ -85,7 +98,8 @@ absl::StatusOr<BenchReport> BenchCodecs() {
   for (const char* text : kCodecs) {
     CodecConfig config;
     CHECK(google::protobuf::TextFormat::ParseFromString(text, &config)) << text;
-    ASSIGN_OR_RETURN(const std::unique_ptr<Compressor> compressor, MakeCompressor(config, {.shape = {kValues}, .workers = kWorkers}));
+    ASSIGN_OR_RETURN(const std::unique_ptr<Compressor> compressor,
+                     MakeCompressor(config, {.shape = {kRows, kValues / kRows}, .workers = kWorkers}));
     std::vector<std::byte> wire(static_cast<size_t>(compressor->MaxWireBytes()));
     CodecKey key{.seed = 1, .block = {0}, .worker = {0}};
     absl::Status status;
@@ -100,11 +114,15 @@ absl::StatusOr<BenchReport> BenchCodecs() {
         .name = absl::StrFormat("%s, encode and decode", text), .unit = "GB/s", .work = 1e-9 * static_cast<double>(x->bytes())};
     result.seconds = times.codec;
     RETURN_IF_ERROR(status);
-    result.facts = {{"of_copy", times.copy.median / times.codec.median},
-                    {"wire_bits_per_value", 8 * static_cast<double>(wire_bytes) / static_cast<double>(kValues)}};
+    const double bits = 8 * static_cast<double>(wire_bytes) / static_cast<double>(kValues);
+    result.facts = {{"of_copy", times.copy.median / times.codec.median}, {"wire_bits_per_value", bits}};
     if (config.has_rand_k() || config.has_random_block() || config.has_perm_k()) {
       const double copied = 2 * static_cast<double>(x->bytes());
       result.facts.push_back({"of_memory_speed", BytesToMove(*decoded, wire_bytes) / copied * times.copy.median / times.codec.median});
+    }
+    const CodecContract contract = compressor->Contract();
+    if (contract.contractive() && !contract.lossless) {
+      result.facts.push_back({"bits_above_floor", BitsAboveFloor(*x, *decoded, bits)});
     }
     report.results.push_back(std::move(result));
   }

@@ -19,7 +19,7 @@ absl::Status CheckContract(const CodecContract& contract, CodecNeed need, std::s
   if (need == CodecNeed::kContractive && !contract.contractive()) {
     return InvalidArgument(
         "%s exchange: the codec of block %s is not contractive (unbiased with q = %g, must be below 2), so its error memory "
-        "would grow; choose a contractive codec (top_k, block_int { rounding: NEAREST }, scaled_sign, bf16, fp8)",
+        "would grow; choose a contractive codec (top_k, block_int { rounding: NEAREST }, scaled_sign, bf16, fp8, low_rank)",
         exchange, spec.name, contract.q);
   }
   return absl::OkStatus();

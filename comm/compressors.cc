@@ -30,12 +30,14 @@ CompressorOr MakeCompressor(const CodecConfig& config, const CompressorContext& 
       return MakeRandomBlockCodec(config.random_block(), context);
     case CodecConfig::kBlockwise:
       return MakeBlockwiseCodec(config.blockwise(), context);
+    case CodecConfig::kLowRank:
+      return MakeLowRankCodec(config.low_rank(), context);
     case CodecConfig::KIND_NOT_SET:
       break;
   }
   return InvalidArgument(
       "codec: none is chosen; known: identity, rand_k, natural, qsgd, block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, "
-      "random_block, blockwise");
+      "random_block, blockwise, low_rank");
 }
 
 }  // namespace conclave

@@ -35,6 +35,7 @@ CompressorOr MakeScaledSignCodec(const ScaledSignConfig& config, const Compresso
 CompressorOr MakeBf16Codec(const Bf16CodecConfig& config, const CompressorContext& context);
 CompressorOr MakeFp8Codec(const Fp8CodecConfig& config, const CompressorContext& context);
 CompressorOr MakeRandomBlockCodec(const RandomBlockConfig& config, const CompressorContext& context);
+CompressorOr MakeLowRankCodec(const LowRankConfig& config, const CompressorContext& context);
 // Not a codec of its own: the one that the rules name for this block.
 CompressorOr MakeBlockwiseCodec(const BlockwiseConfig& config, const CompressorContext& context);
 

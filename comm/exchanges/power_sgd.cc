@@ -5,7 +5,6 @@
 // exchanged exactly. Where width is the rank of the mean the aggregate is the mean, to rounding. Memory: one matrix per worker and its
 // second copy; arithmetic: 4 rows cols width a worker and exchange, twice that for the aggregate.
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <span>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "comm/compressor.h"
 #include "comm/exchanges.h"
 #include "comm/ledger.h"
+#include "comm/matrix_factors.h"
 #include "comm/sums.h"
 #include "comm/worker_memory.h"
 
@@ -24,73 +24,7 @@ namespace {
 
 constexpr uint32_t kFactorDraw = 15;  // of a server's messages: none comes so late in a step
 
-struct MatrixSize {
-  int64_t rows = 0, cols = 0;
-};
-
-MatrixSize SizeOfMatrix(const Shape& shape) {
-  if (shape.dims() < 2 || shape.elements() == 0) return {};
-  return {shape[0], shape.elements() / shape[0]};
-}
-
 bool Pays(const MatrixSize& size, int64_t width) { return size.rows > 0 && (size.rows + size.cols) * width * 2 < size.rows * size.cols; }
-
-// y [rows, width] = x [rows, cols] q [cols, width].
-template <typename T>
-void TimesFactor(const T* x, const T* q, T* y, const MatrixSize& size, int64_t width) {
-  std::fill_n(y, size.rows * width, T{0});
-  for (int64_t i = 0; i < size.rows; ++i) {
-    for (int64_t j = 0; j < size.cols; ++j) {
-      for (int64_t w = 0; w < width; ++w) y[i * width + w] += x[i * size.cols + j] * q[j * width + w];
-    }
-  }
-}
-
-// y [cols, width] = x^T a, x: [rows, cols], a: [rows, width].
-template <typename T>
-void TransposedTimesFactor(const T* x, const T* a, T* y, const MatrixSize& size, int64_t width) {
-  std::fill_n(y, size.cols * width, T{0});
-  for (int64_t i = 0; i < size.rows; ++i) {
-    for (int64_t j = 0; j < size.cols; ++j) {
-      for (int64_t w = 0; w < width; ++w) y[j * width + w] += x[i * size.cols + j] * a[i * width + w];
-    }
-  }
-}
-
-// x [rows, cols] = a q^T, a: [rows, width], q: [cols, width].
-template <typename T>
-void FactorsProduct(const T* a, const T* q, T* x, const MatrixSize& size, int64_t width) {
-  for (int64_t i = 0; i < size.rows; ++i) {
-    for (int64_t j = 0; j < size.cols; ++j) {
-      T sum = 0;
-      for (int64_t w = 0; w < width; ++w) sum += a[i * width + w] * q[j * width + w];
-      x[i * size.cols + j] = sum + T{0};
-    }
-  }
-}
-
-// Modified Gram-Schmidt, twice, in double. A column that is all but dependent on those before becomes zero: it adds nothing.
-template <typename T>
-void Orthonormalise(T* a, int64_t rows, int64_t width) {
-  constexpr double kDependent = 1e-6;
-  const auto dot = [&](int64_t u, int64_t v) {
-    double sum = 0;
-    for (int64_t i = 0; i < rows; ++i) sum += static_cast<double>(a[i * width + u]) * static_cast<double>(a[i * width + v]);
-    return sum;
-  };
-  for (int64_t v = 0; v < width; ++v) {
-    const double before = std::sqrt(dot(v, v));
-    for (int pass = 0; pass < 2; ++pass) {
-      for (int64_t u = 0; u < v; ++u) {
-        const double along = dot(u, v);
-        for (int64_t i = 0; i < rows; ++i) a[i * width + v] -= static_cast<T>(along * static_cast<double>(a[i * width + u]));
-      }
-    }
-    const double norm = std::sqrt(dot(v, v));
-    const double scale = std::isfinite(norm) && norm <= kDependent * before ? 0 : 1 / norm;  // what is not finite stays so
-    for (int64_t i = 0; i < rows; ++i) a[i * width + v] = static_cast<T>(static_cast<double>(a[i * width + v]) * scale) + T{0};
-  }
-}
 
 // Some blocks of a layout in other sizes, on the same ranks and with the same ids.
 struct FactorSpace {
@@ -127,13 +61,13 @@ struct FactorSpace {
 // By block id: which blocks go as factors; the shapes of A, or of the block itself where it goes exactly; of Q, or none.
 std::vector<bool> Compressed(const ExchangeContext& context, int64_t width) {
   std::vector<bool> compressed;
-  for (const BlockSpec& spec : context.layout->parameters().blocks()) compressed.push_back(Pays(SizeOfMatrix(spec.shape), width));
+  for (const BlockSpec& spec : context.layout->parameters().blocks()) compressed.push_back(Pays(MatrixOf(spec.shape), width));
   return compressed;
 }
 std::vector<Shape> LeftShapes(const ExchangeContext& context, int64_t width) {
   std::vector<Shape> shapes;
   for (const BlockSpec& spec : context.layout->parameters().blocks()) {
-    const MatrixSize size = SizeOfMatrix(spec.shape);
+    const MatrixSize size = MatrixOf(spec.shape);
     shapes.push_back(Pays(size, width) ? Shape{size.rows, width} : spec.shape);
   }
   return shapes;
@@ -141,7 +75,7 @@ std::vector<Shape> LeftShapes(const ExchangeContext& context, int64_t width) {
 std::vector<Shape> RightShapes(const ExchangeContext& context, int64_t width) {
   std::vector<Shape> shapes;
   for (const BlockSpec& spec : context.layout->parameters().blocks()) {
-    const MatrixSize size = SizeOfMatrix(spec.shape);
+    const MatrixSize size = MatrixOf(spec.shape);
     shapes.push_back(Pays(size, width) ? Shape{size.cols, width} : Shape{});
   }
   return shapes;
@@ -200,8 +134,7 @@ class PowerSgdExchange final : public Exchange {
     ASSIGN_OR_RETURN(const Aggregate left, left_exchange_->Finish());
     a_.CopyFrom(*left);
     for (const BlockId block : factored_) {
-      DispatchFloat(context_.dtype,
-                    [&](auto t) { Orthonormalise(a_.block(block).template data<decltype(t)>(), SizeOfBlock(block).rows, width_); });
+      Orthonormalise(a_.block(block), SizeOfBlock(block).rows, width_);
       RETURN_IF_ERROR(PutFactors(block, /*left=*/false));
     }
     ASSIGN_OR_RETURN(const Aggregate right, right_exchange_->Finish());
@@ -232,7 +165,7 @@ class PowerSgdExchange final : public Exchange {
   size_t Place(int worker, BlockId block) const {
     return static_cast<size_t>(worker) * compressed_.size() + static_cast<size_t>(block.value);
   }
-  MatrixSize SizeOfBlock(BlockId id) const { return SizeOfMatrix(context_.layout->parameters()[id].shape); }
+  MatrixSize SizeOfBlock(BlockId id) const { return MatrixOf(context_.layout->parameters()[id].shape); }
 
   // Random columns: all, or those that are zero. (From a zero column nothing would be learnt ever again.)
   void StartFactor(BlockId block, const FlatVector& q, bool all) const {
@@ -264,11 +197,11 @@ class PowerSgdExchange final : public Exchange {
         const Tensor g = e_m_.Pending({worker}, block);
         if (left && !came_[Place(worker, block)]) g.CopyFrom(e_m_.At({worker}, block));
         const Tensor factor = factor_->Slice(0, (left ? size.rows : size.cols) * width_);
-        DispatchFloat(context_.dtype, [&](auto t) {
-          using T = decltype(t);
-          if (left) return TimesFactor(g.data<T>(), q_.block(block).template data<T>(), factor.data<T>(), size, width_);
-          TransposedTimesFactor(g.data<T>(), a_.block(block).template data<T>(), factor.data<T>(), size, width_);
-        });
+        if (left) {
+          TimesFactor(g, q_.block(block), factor, size, width_);
+        } else {
+          TransposedTimesFactor(g, a_.block(block), factor, size, width_);
+        }
         status.Update((left ? left_exchange_ : right_exchange_)->Put({worker}, block, factor));
       }
     });
@@ -278,10 +211,7 @@ class PowerSgdExchange final : public Exchange {
   // The aggregate, and what each worker keeps of its G.
   void Rebuild(BlockId block) {
     const Tensor sum = aggregate_.block(block).Flat();
-    DispatchFloat(context_.dtype, [&](auto t) {
-      using T = decltype(t);
-      FactorsProduct(a_.block(block).template data<T>(), q_new_.block(block).template data<T>(), sum.data<T>(), SizeOfBlock(block), width_);
-    });
+    FactorsProduct(a_.block(block), q_new_.block(block), sum, SizeOfBlock(block), width_);
     ForSources(context_, block, [&](int first, int last) {
       for (int worker = first; worker < last; ++worker) {
         const Tensor g = e_m_.Pending({worker}, block);

@@ -20,6 +20,7 @@ struct CodecCase {
   std::function<double(const CodecConfig&, int64_t d)> q;      // of unbiased codecs
   std::function<double(const CodecConfig&, int64_t d)> delta;  // of contractive ones
   int64_t least = 1;                                           // coordinates it takes
+  std::function<Shape(int64_t d)> shape = [](int64_t d) { return Shape{d}; };
 };
 
 int64_t Share(double fraction, int64_t d) { return std::max<int64_t>(1, std::llround(fraction * static_cast<double>(d))); }
@@ -146,9 +147,34 @@ void AddDense(std::map<std::string, CodecCase>& cases) {
       .q = [](const CodecConfig&, int64_t d) { return d < 8 ? 1 : 9.0 / 8; }};
 }
 
+// d as the product of the two factors that are closest: 1 x 1, 1 x 2, 1 x 7, 4 x 6, 15 x 20, 50 x 50.
+Shape MatrixOfElements(int64_t d) {
+  int64_t rows = std::llround(std::floor(std::sqrt(Real(d))));
+  while (d % rows != 0) --rows;
+  return {rows, d / rows};
+}
+
+void AddFactors(std::map<std::string, CodecCase>& cases) {
+  cases["low_rank"] = {.configs = {ParseCodec("low_rank { width: 3 iterations: 2 }"), ParseCodec("low_rank { width: 4 iterations: 1 }"),
+                                   ParseCodec("low_rank { width: 3 iterations: 4 }")},
+                       .wire_bits =
+                           [](const CodecConfig& c, int64_t d, int64_t width) {
+                             const Shape shape = MatrixOfElements(d);
+                             return 8 * width * c.low_rank().width() * (shape[0] + shape[1]);
+                           },
+                       .delta =
+                           [](const CodecConfig& c, int64_t d) {
+                             const Shape shape = MatrixOfElements(d);
+                             return Real(std::min(shape[0], shape[1])) / (Real(c.low_rank().width()) * (1 - 0x1p-20));
+                           },
+                       .least = 24,
+                       .shape = MatrixOfElements};
+}
+
 std::map<std::string, CodecCase> Cases() {
   std::map<std::string, CodecCase> cases;
   AddDense(cases);
+  AddFactors(cases);
   AddSparse(cases);
   return cases;
 }
@@ -166,7 +192,7 @@ void ForEachCodec(F&& f) {
       ASSERT_TRUE(config.GetReflection()->HasField(config, kinds->field(i)));
       for (const int64_t d : {1, 2, 7, 24, 300, 2500}) {
         for (const DType dtype : {DType::kF32, DType::kF64}) {
-          CompressorOr codec = MakeCompressor(config, {.shape = {d}, .dtype = dtype, .workers = kWorkers, .name = "block"});
+          CompressorOr codec = MakeCompressor(config, {.shape = it->second.shape(d), .dtype = dtype, .workers = kWorkers, .name = "block"});
           SCOPED_TRACE(absl::StrFormat("%s, d = %d, %s", config.ShortDebugString(), d, NameOf(dtype)));
           if (d < it->second.least) {
             EXPECT_EQ(codec.status().code(), absl::StatusCode::kInvalidArgument);

@@ -24,7 +24,9 @@ FormsByKind LossyForms() {
        {"ef21 { codec { top_k { fraction: 0.05 values { block_int { bits: 8 block: 32 } } } } }",
         "ef21 { codec { blockwise { rules { pattern: 'e*' codec { identity {} } } otherwise { block_int { bits: 4 block: 16 rounding: "
         "NEAREST } } } } }",
-        "ef21 { codec { fp8 {} } }"}},
+        "ef21 { codec { fp8 {} } }",
+        "ef21 { codec { blockwise { rules { pattern: 'd' codec { low_rank { width: 2 iterations: 2 } } } rules { pattern: 'e*.w' codec { "
+        "low_rank { width: 3 iterations: 1 } } } otherwise { bf16 {} } } } }"}},
       {"ef21_sgdm",
        {"ef21_sgdm { eta: 0.3 codec { top_k { fraction: 0.2 } } }",
         "ef21_sgdm { eta: 0.3 codec { blockwise { exact_below: 6 otherwise { bf16 {} } } } }"}},
@@ -61,6 +63,10 @@ const char* const kServedForms[] = {
     "rules { "
     "pattern: 'e*' codec { identity {} } } otherwise { top_k { fraction: 0.2 } } } } }",
     "ef21_sgdm { eta: 0.3 codec { bf16 {} } } downlink { codec { block_int { bits: 4 block: 16 rounding: NEAREST } } }",
+    "ef21 { codec { blockwise { rules { pattern: 'b' codec { low_rank { width: 3 iterations: 1 } } } otherwise { bf16 {} } } } } downlink "
+    "{ "
+    "codec { blockwise { rules { pattern: 'b' codec { low_rank { width: 2 iterations: 2 } } } otherwise { bf16 {} } } } servers: "
+    "FIRST_WORKER }",
     "diana { codec { natural {} } } downlink { codec { rand_k { fraction: 0.5 } } }",
     "marina { p: 0.3 codec { ternary {} } } downlink { codec { natural {} } }",
 };
@@ -283,6 +289,8 @@ TEST(ExchangeConformance, RefusesWhatMakesNoSense) {
       {"ef21 { codec { top_k { fraction: 0.5 values { ternary {} } } } }", "is not contractive for"},
       {"quantized { codec { blockwise {} } }", "none is chosen"},
       {"quantized { codec { qsgd { levels: 0 } } }", "levels must be in"},
+      {"ef21 { codec { low_rank { width: 2 iterations: 1 } } }", "needs a matrix"},
+      {"ef21 { codec { low_rank { width: 0 iterations: 1 } } }", "width must be at least 1"},
       {"quantized { codec { block_int { bits: 5 block: 4 } } }", "bits must be 8 or 4"},
       {"hierarchical { workers_per_group: 3 exchange {} }", "must divide the number of workers, 4, got 3"},
       {"hierarchical { workers_per_group: 2 exchange { quantized { codec { bf16 {} } } } }", "is biased"},

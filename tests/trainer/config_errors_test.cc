@@ -133,7 +133,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{Without("optim", "optim { masha1 { gamma: 0.1 p: 1.5 exchange { quantized {} } } }"),
                   {"5:32: error: 'p' must be in (0, 1], got 1.5",
                    "5:47: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, block_int, "
-                   "perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
+                   "perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise, low_rank"}},
         BadConfig{
             Without("optim",
                     "optim { first_order { lr: 0.1 rule { adamw {} } exchange { quantized { codec { rand_k { fraction: 0 } } } } } }"),
@@ -205,7 +205,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{Without("optim", "optim { masha1 { gamma: 1 exchange { quantized {} } } }"),
                   {"5:9: error: 'optim.masha1' needs 'p' (probability that the reference point is refreshed)",
                    "5:38: error: 'optim.masha1.exchange.quantized.codec' needs a kind: one of identity, rand_k, natural, qsgd, "
-                   "block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise"}},
+                   "block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, random_block, blockwise, low_rank"}},
         BadConfig{Without("model", "model { moe_lm { moe { } } }"),
                   {"5:18: error: 'model.moe_lm.moe' needs 'experts' (routed experts a block)"}},
         BadConfig{Without("model", "model { precision { compute: F64 } }"),
