@@ -1,5 +1,6 @@
 #include "tests/optim/test_operators.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -14,6 +15,27 @@ constexpr int kExpertWidth = 3;
 constexpr BlockId kX{0}, kY{1};
 
 double Normal(const RngKey& key, int i) { return key.Normal(static_cast<uint64_t>(i)); }
+
+double GameSigma(const GameOptions& o, int i) { return o.n == 1 ? o.sigma_max : o.sigma_min + (o.sigma_max - o.sigma_min) * i / (o.n - 1); }
+
+double GameShift(const GameOptions& o, int worker, uint32_t site, int i) {
+  const auto draw = [&](int m) {
+    return o.heterogeneity * Normal({.seed = o.seed, .site = site, .worker = static_cast<uint32_t>(m), .kind = RngKind::kProblem}, i);
+  };
+  if (worker < o.workers - 1) return draw(worker);
+  double sum = 0;
+  for (int m = 0; m < o.workers - 1; ++m) sum += draw(m);
+  return -sum;
+}
+
+// A_m, row by row.
+std::vector<double> GameMatrix(const GameOptions& o, int worker) {
+  std::vector<double> matrix;
+  for (int i = 0; i < o.n; ++i) {
+    for (int j = 0; j < o.n; ++j) matrix.push_back((i == j ? GameSigma(o, i) : 0) + GameShift(o, worker, 1, i * o.n + j));
+  }
+  return matrix;
+}
 
 }  // namespace
 
@@ -33,13 +55,34 @@ ParameterSet GameParameters(const GameOptions& options) {
   return parameters;
 }
 
+double WorkerLipschitz(const GameOptions& options, int worker) {
+  const int n = options.n;
+  const std::vector<double> a = GameMatrix(options, worker);
+  std::vector<double> v(n, 1), av(n);
+  double norm = 0;
+  for (int iteration = 0; iteration < 200; ++iteration) {
+    std::ranges::fill(av, 0);
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n; ++j) av[i] += a[i * n + j] * v[j];
+    }
+    std::ranges::fill(v, 0);
+    double squares = 0;
+    for (int j = 0; j < n; ++j) {
+      for (int i = 0; i < n; ++i) v[j] += a[i * n + j] * av[i];
+      squares += v[j] * v[j];
+    }
+    norm = std::sqrt(std::sqrt(squares));  // of A^T A v, v of length 1, towards |A|^2
+    for (double& x : v) x /= std::sqrt(squares);
+  }
+  return std::hypot(options.lambda, norm);
+}
+
 AffineGame::AffineGame(const GameOptions& options, const WorkerMap& workers, const Layout* layout)
     : options_(options), workers_(workers), layout_(layout), out_({std::max(options.n, kExpertWidth)}, options.dtype) {
   const int n = options.n;
   for (int m = 0; m < options.workers; ++m) {
-    for (int i = 0; i < n; ++i) {
-      for (int j = 0; j < n; ++j) matrices_.push_back((i == j ? Sigma(i) : 0) + Shift(m, 1, i * n + j));
-    }
+    const std::vector<double> matrix = GameMatrix(options, m);
+    matrices_.insert(matrices_.end(), matrix.begin(), matrix.end());
   }
   FlatVector solution(layout, DType::kF64);
   Solution(solution);
@@ -59,20 +102,8 @@ AffineGame::AffineGame(const GameOptions& options, const WorkerMap& workers, con
   }
 }
 
-double AffineGame::Sigma(int i) const {
-  return options_.n == 1 ? options_.sigma_max : options_.sigma_min + (options_.sigma_max - options_.sigma_min) * i / (options_.n - 1);
-}
-
-double AffineGame::Shift(int worker, uint32_t site, int i) const {
-  const auto draw = [&](int m) {
-    return options_.heterogeneity *
-           Normal({.seed = options_.seed, .site = site, .worker = static_cast<uint32_t>(m), .kind = RngKind::kProblem}, i);
-  };
-  if (worker < options_.workers - 1) return draw(worker);
-  double sum = 0;
-  for (int m = 0; m < options_.workers - 1; ++m) sum += draw(m);
-  return -sum;
-}
+double AffineGame::Sigma(int i) const { return GameSigma(options_, i); }
+double AffineGame::Shift(int worker, uint32_t site, int i) const { return GameShift(options_, worker, site, i); }
 
 double AffineGame::Matrix(int worker, int row, int column) const {
   return matrices_[(static_cast<size_t>(worker) * options_.n + row) * options_.n + column];

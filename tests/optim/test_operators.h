@@ -35,6 +35,8 @@ struct GameOptions {
 };
 
 ParameterSet GameParameters(const GameOptions& options);
+// The Lipschitz constant of F_m without experts: the root of lambda^2 + |A_m|^2, by 200 iterations of the power method.
+double WorkerLipschitz(const GameOptions& options, int worker);
 
 class AffineGame : public Operator {
  public:
