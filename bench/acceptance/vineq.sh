@@ -67,7 +67,7 @@ baselines=("$v/extragradient.textproto" "$v/ogda.textproto"
 two_way=(--tune 'optim.optimistic_masha.gamma=0.3..0.8/4' --tune 'optim.optimistic_masha.p=0.004,0.008,0.016,0.032,0.064,0.12')
 if $quick; then
   # With the grids of the compressed methods around what the long run finds.
-  seeds=3 tuning=3 points=6
+  seeds=3 tuning=1 points=6
   baselines=("$v/extragradient.textproto" "$v/ogda.textproto" --tune "optim.extragradient.gamma=0.7..1.1/6" --tune "optim.ogda.gamma=0.4..0.7/6")
   optimistic=(--tune optim.optimistic_masha.gamma=0.42 --tune 'optim.optimistic_masha.p=0.004,0.006,0.01')
   masha1=(--tune 'optim.masha1.gamma=0.1,0.12')
