@@ -71,8 +71,8 @@ const char* NameOf(CollectiveKind kind);  // "all-reduce", ...
 inline constexpr int kStreams = 2;
 
 // Every rank of the group starts the same operations of a stream in the same order (send and recv apart). One thread at a time. Size 1 is
-// the identity, not an error. All waits are watched: a rank that never arrives ends the job (comm/watchdog.h). Errors: Unavailable when the
-// transport fails.
+// the identity, not an error. An operation may wait for those started before it in its stream. All waits are watched: a rank that never
+// arrives ends the job (comm/watchdog.h). Errors: Unavailable when the transport fails.
 class Communicator {
  public:
   virtual ~Communicator() = default;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 #include "comm/sums.h"
@@ -19,11 +20,11 @@ struct Part {
 // Number and kind of a collective in one tag: what ranks out of step send each other never matches, so that they wait and the watchdog
 // names them, instead of adding up what does not belong together.
 int CollectiveTag(const Collective& op, int64_t sequence) {
-  constexpr int kNumbers = 1 << 12;
-  uint32_t kind = 2166136261u + static_cast<uint32_t>(op.kind) + 0x100u * static_cast<uint32_t>(op.stream);  // FNV-1a
+  constexpr int kNumbers = 1 << 12, kKinds = kCollectiveTags / kNumbers / kStreams;
+  uint32_t kind = 2166136261u + static_cast<uint32_t>(op.kind);  // FNV-1a
   for (const char c : op.label) kind = (kind ^ static_cast<unsigned char>(c)) * 16777619u;
   kind ^= kind >> 16;
-  return static_cast<int>(sequence % kNumbers) + kNumbers * static_cast<int>(kind % (kCollectiveTags / kNumbers));
+  return (static_cast<int>(sequence % kNumbers) + kNumbers * static_cast<int>(kind % kKinds)) * kStreams + op.stream;
 }
 
 // A long all-reduce goes in pieces of this size, kPiecesInFlight of them at a time: while one piece's sums travel the next one's parts do,
@@ -38,25 +39,29 @@ Part PartOf(int64_t elements, int index, int parts) { return {elements * index /
 // One collective on its way: phases of messages, with local work between them.
 class MessageOperation final : public Request::Impl, public InFlight {
  public:
-  explicit MessageOperation(MessageCommunicator* comm) : comm_(*comm), messages_(comm->NewMessageSet()), fed_(comm->NewMessageSet()) {}
+  explicit MessageOperation(MessageCommunicator* comm)
+      : comm_(*comm), messages_(comm->NewMessageSet(MessageUse::kWhole)), fed_(comm->NewMessageSet(MessageUse::kWhole)) {}
   ~MessageOperation() = default;
 
   void Begin(const Collective& op, int64_t sequence) {
     op_ = op;
     tag_ = sequence < 0 ? kCollectiveTags + op.tag : CollectiveTag(op, sequence);
-    phase_ = 0;
-    status_ = absl::OkStatus();
-    done_ = false;
+    phase_ = 0, status_ = absl::OkStatus(), done_ = false;
     comm_.engine_->Add(this);
-    if (background()) return BeginFed();
     in_pieces_ = op.kind == CollectiveKind::kAllReduce && comm_.size() > 1 && op.recv.bytes() > kSmallAllReduceBytes;
-    if (in_pieces_) return BeginPieces();
-    PostPhases();
+    in_turn_ = sequence >= 0 && comm_.MessagesKeepOrder();
+    if (in_turn_) Turns().push_back(this);
+    waits_ = in_turn_ && Turns().front() != this;
+    if (!waits_) Launch();
   }
 
   // Takes the next step if all messages of the current phase arrived.
   void Advance() override {
     if (done_) return;
+    if (waits_) {
+      waits_ = Turns().front() != this;
+      return waits_ ? void() : Launch();
+    }
     if (background()) return AdvanceFed();
     if (in_pieces_) return AdvancePieces();
     const absl::StatusOr<bool> arrived = messages_->TestAll();
@@ -82,6 +87,20 @@ class MessageOperation final : public Request::Impl, public InFlight {
   }
 
  private:
+  std::vector<MessageOperation*>& Turns() { return comm_.turns_[op_.stream]; }
+  void LeaveTurn() {
+    if (std::exchange(in_turn_, false)) std::erase(Turns(), this);
+  }
+
+  void Launch() {
+    // Only these post messages after their first ones.
+    const bool posts_later = in_pieces_ || op_.kind == CollectiveKind::kBroadcast || op_.kind == CollectiveKind::kBarrier;
+    if (!posts_later) LeaveTurn();
+    if (background()) return BeginFed();
+    if (in_pieces_) return BeginPieces();
+    PostPhases();
+  }
+
   // Posts phases until one has messages in flight, or none is left.
   void PostPhases() {
     for (;;) {
@@ -101,6 +120,7 @@ class MessageOperation final : public Request::Impl, public InFlight {
     }
     status_ = status;
     done_ = true;
+    LeaveTurn();
     comm_.engine_->Remove(this);
   }
 
@@ -114,7 +134,8 @@ class MessageOperation final : public Request::Impl, public InFlight {
       case CollectiveKind::kAllGather:
         return PostAllGather(phase);
       case CollectiveKind::kAllToAllV:
-        return PostAllToAllV(phase);
+        if (phase == 0) RETURN_IF_ERROR(PostAllButPortions());
+        return phase == 0;
       case CollectiveKind::kBroadcast:
         return PostBroadcast(phase);
       case CollectiveKind::kBarrier:
@@ -130,45 +151,26 @@ class MessageOperation final : public Request::Impl, public InFlight {
   }
 
   void CheckAllToAllV() const {
-    const int me = comm_.rank(), size = comm_.size();
-    CHECK(static_cast<int>(op_.send_bytes.size()) == size && static_cast<int>(op_.send_offsets.size()) == size &&
-          static_cast<int>(op_.recv_bytes.size()) == size && static_cast<int>(op_.recv_offsets.size()) == size)
-        << op_.label;
+    const int me = comm_.rank();
+    for (const std::span<const int64_t>& list : {op_.send_bytes, op_.send_offsets, op_.recv_bytes, op_.recv_offsets}) {
+      CHECK_EQ(static_cast<int>(list.size()), comm_.size()) << op_.label;
+    }
     CHECK_EQ(op_.send_bytes[me], op_.recv_bytes[me]) << op_.label;
-  }
-
-  absl::StatusOr<bool> PostAllToAllV(int phase) {
-    if (phase > 0) return false;
-    const int me = comm_.rank(), size = comm_.size();
-    CheckAllToAllV();
-    std::byte* const in = op_.recv.AsBytes().data();
-    const std::byte* const out = op_.send.AsBytes().data();
-    // Each rank starts with its right neighbour, so that no rank is everybody's first.
-    for (int hop = 1; hop < size; ++hop) {
-      const int from = (me + size - hop) % size;
-      RETURN_IF_ERROR(Receive(from, {in + op_.recv_offsets[from], static_cast<size_t>(op_.recv_bytes[from])}));
-    }
-    for (int hop = 1; hop < size; ++hop) {
-      const int to = (me + hop) % size;
-      RETURN_IF_ERROR(Send(to, {out + op_.send_offsets[to], static_cast<size_t>(op_.send_bytes[to])}));
-    }
-    CopyToSelf(out + op_.send_offsets[me], in + op_.recv_offsets[me], op_.send_bytes[me]);
-    return true;
   }
 
   // All-to-all-v in the background: everything is posted at once, but for what goes to other nodes in portions.
   void BeginFed() {
     CHECK(op_.kind == CollectiveKind::kAllToAllV) << NameOf(op_.kind);
-    CheckAllToAllV();
-    hop_ = 1;
-    fed_bytes_ = 0;
+    hop_ = 1, fed_bytes_ = 0;
     const absl::Status posted = PostAllButPortions();
     if (!posted.ok()) return Finish(posted);
     AdvanceFed();
   }
 
+  // Each rank starts with its right neighbour, so that no rank is everybody's first.
   absl::Status PostAllButPortions() {
     const int me = comm_.rank(), size = comm_.size();
+    CheckAllToAllV();
     for (int hop = 1; hop < size; ++hop) {
       const int from = (me + size - hop) % size;
       if (op_.recv_bytes[from] == 0) continue;
@@ -215,7 +217,8 @@ class MessageOperation final : public Request::Impl, public InFlight {
 
   // The longest message to or from a peer.
   int64_t Portion(int peer) const {
-    return comm_.Node(peer) == comm_.Node(comm_.rank()) ? std::numeric_limits<int64_t>::max() : comm_.engine_->BackgroundBytes();
+    const bool whole = !background() || comm_.Node(peer) == comm_.Node(comm_.rank());
+    return whole ? std::numeric_limits<int64_t>::max() : comm_.engine_->BackgroundBytes();
   }
   bool InPortions(int peer) const { return op_.send_bytes[peer] > Portion(peer); }
 
@@ -284,7 +287,8 @@ class MessageOperation final : public Request::Impl, public InFlight {
     summed_ = 0;
     const int64_t most = Arrival(kPiecesInFlight - 1, comm_.size()) - scratch_.data();
     if (scratch_.bytes() < most) scratch_ = Buffer(most);
-    while (static_cast<int64_t>(stages_.size()) < kPiecesInFlight) stages_.push_back({comm_.NewMessageSet(), comm_.NewMessageSet()});
+    while (static_cast<int64_t>(stages_.size()) < kPiecesInFlight)
+      stages_.push_back({comm_.NewMessageSet(MessageUse::kPieces), comm_.NewMessageSet(MessageUse::kPieces)});
     for (int64_t piece = 0; piece < std::min<int64_t>(pieces_, kPiecesInFlight); ++piece) {
       const absl::Status posted = PostParts(piece);
       if (!posted.ok()) return Finish(posted);
@@ -449,6 +453,7 @@ class MessageOperation final : public Request::Impl, public InFlight {
   std::unique_ptr<MessageSet> fed_;
   int hop_ = 1;
   int64_t fed_bytes_ = 0;
+  bool in_turn_ = false, waits_ = false;  // waits_: for its turn, nothing is posted yet
   bool in_pieces_ = false;
   std::vector<Stage> stages_;
   int64_t pieces_ = 0, summed_ = 0;
@@ -477,6 +482,7 @@ void MessageCommunicator::AddOperations(int more) {
     idle_.reserve(operations_.size());
     idle_.push_back(operations_.back().get());
   }
+  for (std::vector<MessageOperation*>& turns : turns_) turns.reserve(operations_.size());
   engine_->Reserve(more);
 }
 

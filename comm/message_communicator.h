@@ -9,6 +9,7 @@
 #ifndef CONCLAVE_COMM_MESSAGE_COMMUNICATOR_H_
 #define CONCLAVE_COMM_MESSAGE_COMMUNICATOR_H_
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -19,7 +20,8 @@
 namespace conclave {
 
 inline constexpr int64_t kSmallAllReduceBytes = 16 << 10;
-inline constexpr int kCollectiveTags = 1 << 20;  // collectives use tags below this, sends and receives above
+// Collectives use tags below this, tag % kStreams is the stream; sends and receives those above.
+inline constexpr int kCollectiveTags = 1 << 20;
 
 // Messages in flight of one operation. Between two ranks, messages of one tag arrive in the order of their posting.
 class MessageSet {
@@ -31,6 +33,9 @@ class MessageSet {
   virtual void Cancel() = 0;                   // forgets what is not complete: no buffer is touched after the call
 };
 
+// What messages are parts of: of an all-reduce whose ranks all are at it, or of anything else.
+enum class MessageUse { kWhole, kPieces };
+
 class MessageOperation;
 
 class MessageCommunicator : public Communicator {
@@ -40,7 +45,10 @@ class MessageCommunicator : public Communicator {
 
  protected:
   MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine);
-  virtual std::unique_ptr<MessageSet> NewMessageSet() = 0;
+  virtual std::unique_ptr<MessageSet> NewMessageSet(MessageUse use) = 0;
+  // Whether messages of collectives may find their receivers by order alone. A collective is then posted only when those that were started
+  // before it in its stream have posted all their messages.
+  virtual bool MessagesKeepOrder() const { return false; }
   absl::StatusOr<Request> StartImpl(const Collective& op, int64_t sequence) override;
   const std::shared_ptr<ProgressEngine>& engine() const { return engine_; }
 
@@ -51,6 +59,7 @@ class MessageCommunicator : public Communicator {
   std::shared_ptr<ProgressEngine> engine_;
   std::vector<std::unique_ptr<MessageOperation>> operations_;
   std::vector<MessageOperation*> idle_;
+  std::array<std::vector<MessageOperation*>, kStreams> turns_;  // that may still post something, in the order of starting
 };
 
 }  // namespace conclave

@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "comm/message_communicator.h"
+#include "comm/node_window.h"
 #include "comm/watchdog.h"
 
 namespace conclave {
@@ -27,6 +28,9 @@ constexpr int64_t kPieceBytes = int64_t{1} << 30;  // MPI counts are int
 // header included). A longer one waits for an answer, and the answer waits behind all data that the receiver is sending on that connection:
 // between ranks that send to each other at the same time this leaves links idle half the time.
 constexpr int64_t kPieceBetweenNodes = int64_t{60} << 10;
+// Within a node, messages up to this length go through rings in shared memory, which takes less time than MPI. For longer ones its one copy
+// by the kernel, for which the sender need make no call, costs as little; only what all ranks are at together gains still.
+constexpr int64_t kLongestInLane = int64_t{64} << 10;
 constexpr size_t kHostBytes = 64;
 
 absl::Status ToStatus(int code, const char* call) {
@@ -77,13 +81,22 @@ struct Place {
 
 class MpiMessages final : public MessageSet {
  public:
-  MpiMessages(MPI_Comm comm, int rank, const std::vector<Place>* places, MpiEngine* engine)
-      : comm_(comm), engine_(*engine), node_((*places)[rank].node), places_(*places) {
+  // Takes the messages of collectives up to a length.
+  struct Window {
+    NodeWindow* lanes = nullptr;  // null: none
+    int64_t longest = 0;
+  };
+  MpiMessages(MPI_Comm comm, int rank, const std::vector<Place>* places, const Window& window, MpiEngine* engine)
+      : comm_(comm), engine_(*engine), node_((*places)[rank].node), places_(*places), window_(window) {
     constexpr size_t kUsualPieces = 64;
     requests_.reserve(2 * places->size() + (SpansNodes() ? kUsualPieces : 0));
   }
 
   absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) override {
+    if (RingLane* const lane = LaneOf(tag, data.size()); lane != nullptr) {
+      lane->Send(peer, tag, data, &in_lane_);
+      return absl::OkStatus();
+    }
     const int64_t most = MostBytes(peer);
     for (int64_t at = 0; at < static_cast<int64_t>(data.size()); at += most) {
       const int bytes = static_cast<int>(std::min<int64_t>(most, static_cast<int64_t>(data.size()) - at));
@@ -93,6 +106,10 @@ class MpiMessages final : public MessageSet {
   }
 
   absl::Status PostReceive(int peer, int tag, std::span<std::byte> data) override {
+    if (RingLane* const lane = LaneOf(tag, data.size()); lane != nullptr) {
+      lane->Receive(peer, tag, data, &in_lane_);
+      return absl::OkStatus();
+    }
     const int64_t most = MostBytes(peer);
     for (int64_t at = 0; at < static_cast<int64_t>(data.size()); at += most) {
       const int bytes = static_cast<int>(std::min<int64_t>(most, static_cast<int64_t>(data.size()) - at));
@@ -109,6 +126,11 @@ class MpiMessages final : public MessageSet {
       if (complete == 0) return false;
       engine_.NoteArrival();
     }
+    while (in_lane_ > 0) {
+      ASSIGN_OR_RETURN(const bool moved, lane_->Move());
+      if (!moved) return false;
+      engine_.NoteArrival();
+    }
     Clear();
     return true;
   }
@@ -120,10 +142,16 @@ class MpiMessages final : public MessageSet {
       MPI_Cancel(&request);
       MPI_Request_free(&request);
     }
+    if (in_lane_ > 0) lane_->Drop(&in_lane_);
     Clear();
   }
 
  private:
+  // Null: the message goes by MPI. All messages of a set are of one operation, so of one lane.
+  RingLane* LaneOf(int tag, size_t bytes) {
+    if (window_.lanes == nullptr || tag >= kCollectiveTags || static_cast<int64_t>(bytes) > window_.longest) return nullptr;
+    return lane_ = &window_.lanes->lane(tag % kStreams);
+  }
   MPI_Request& Next() { return requests_.emplace_back(MPI_REQUEST_NULL); }
   void Clear() {
     requests_.clear();
@@ -140,16 +168,27 @@ class MpiMessages final : public MessageSet {
   const std::vector<Place>& places_;
   std::vector<MPI_Request> requests_;
   size_t completed_ = 0;  // the first so many requests
+  const Window window_;
+  RingLane* lane_ = nullptr;
+  int64_t in_lane_ = 0;  // messages that are not through
 };
+
+// Collective. Null where the members are not all on one node.
+absl::StatusOr<std::unique_ptr<NodeWindow>> WindowOf(MPI_Comm comm, const std::vector<Place>& places) {
+  const bool one_node = std::all_of(places.begin(), places.end(), [&](const Place& place) { return place.node == places[0].node; });
+  return one_node ? NodeWindow::Open(comm) : std::unique_ptr<NodeWindow>();
+}
 
 class MpiCommunicator final : public MessageCommunicator {
  public:
-  // Takes `comm` over.
-  MpiCommunicator(std::string name, MPI_Comm comm, std::vector<Place> places, std::shared_ptr<MpiEngine> engine)
+  // Takes `comm` over. window: null, or of all members; then collectives go through it.
+  MpiCommunicator(std::string name, MPI_Comm comm, std::vector<Place> places, std::unique_ptr<NodeWindow> window,
+                  std::shared_ptr<MpiEngine> engine)
       : MessageCommunicator(std::move(name), RankOf(comm), static_cast<int>(places.size()), engine),
         comm_(comm),
         mpi_engine_(std::move(engine)),
-        places_(std::move(places)) {}
+        places_(std::move(places)),
+        window_(std::move(window)) {}
 
   ~MpiCommunicator() override {
     const std::lock_guard lock(mpi_engine_->mutex());
@@ -178,20 +217,23 @@ class MpiCommunicator final : public MessageCommunicator {
     std::stable_sort(chosen.begin(), chosen.end(), [&](int a, int b) { return pairs[2 * a + 1] < pairs[2 * b + 1]; });
     std::vector<Place> places;
     for (const int r : chosen) places.push_back(places_[r]);
+    const WatchedWait watched(watchdog(), "split", this->name(), -1);
+    const std::lock_guard lock(mpi_engine_->mutex());
     MPI_Comm comm = MPI_COMM_NULL;
-    {
-      const WatchedWait watched(watchdog(), "split", this->name(), -1);
-      const std::lock_guard lock(mpi_engine_->mutex());
-      RETURN_IF_ERROR(ToStatus(MPI_Comm_split(comm_, color, key, &comm), "MPI_Comm_split"));
-      MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
-    }
-    auto child = std::make_unique<MpiCommunicator>(std::move(name), comm, std::move(places), mpi_engine_);
+    RETURN_IF_ERROR(ToStatus(MPI_Comm_split(comm_, color, key, &comm), "MPI_Comm_split"));
+    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    ASSIGN_OR_RETURN(std::unique_ptr<NodeWindow> window, WindowOf(comm, places));
+    auto child = std::make_unique<MpiCommunicator>(std::move(name), comm, std::move(places), std::move(window), mpi_engine_);
     child->Set(ledger(), watchdog());
     return child;
   }
 
  protected:
-  std::unique_ptr<MessageSet> NewMessageSet() override { return std::make_unique<MpiMessages>(comm_, rank(), &places_, mpi_engine_.get()); }
+  std::unique_ptr<MessageSet> NewMessageSet(MessageUse use) override {
+    const MpiMessages::Window window{.lanes = window_.get(), .longest = use == MessageUse::kPieces ? kPieceBytes : kLongestInLane};
+    return std::make_unique<MpiMessages>(comm_, rank(), &places_, window, mpi_engine_.get());
+  }
+  bool MessagesKeepOrder() const override { return window_ != nullptr; }
 
  private:
   static int RankOf(MPI_Comm comm) {
@@ -203,6 +245,7 @@ class MpiCommunicator final : public MessageCommunicator {
   MPI_Comm comm_;
   std::shared_ptr<MpiEngine> mpi_engine_;
   std::vector<Place> places_;
+  std::unique_ptr<NodeWindow> window_;  // null: all messages go by MPI
 };
 
 // Ranks are on one node if they can share memory and have the same host name (emulated hosts of one machine differ in name only).
@@ -258,7 +301,8 @@ absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start(int* argc, char***
   if (found == 0 || *tag_limit < 2 * kCollectiveTags - 1)
     return Unavailable("MPI allows tags up to %d, needed: %d", found == 0 ? 0 : *tag_limit, 2 * kCollectiveTags - 1);
   ASSIGN_OR_RETURN(std::vector<Place> places, FindPlaces(comm));
-  session->world_ = std::make_unique<MpiCommunicator>("world", comm, std::move(places), std::make_shared<MpiEngine>());
+  ASSIGN_OR_RETURN(std::unique_ptr<NodeWindow> window, WindowOf(comm, places));
+  session->world_ = std::make_unique<MpiCommunicator>("world", comm, std::move(places), std::move(window), std::make_shared<MpiEngine>());
   return session;
 }
 

@@ -12,7 +12,7 @@ namespace conclave {
 
 // MPI of this process: initialised by Start (unless the program already did), finalised by the destructor (only if Start initialised). All
 // calls must come from one thread (and, with Communicator::StartProgressThread, a second one that they take turns with). Messages of any
-// size travel: those above 1 GiB in pieces.
+// size travel: those above 1 GiB in pieces. Within a node, short ones and those of an all-reduce go through shared memory, not by MPI.
 class MpiSession {
  public:
   // Collective over all processes of the job. Errors: Unavailable where MPI does not start or grants less than MPI_THREAD_SERIALIZED.

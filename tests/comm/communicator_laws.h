@@ -12,6 +12,7 @@
 #include "comm/communicator.h"
 #include "tests/comm/background_law.h"
 #include "tests/comm/long_all_reduce_law.h"
+#include "tests/comm/stream_law.h"
 #include "tests/comm/test_vectors.h"
 
 namespace conclave {
@@ -212,7 +213,10 @@ inline absl::Status AllCommunicatorLaws(Communicator& world) {
     RETURN_IF_ERROR(AllReduceLaw<double>(world, n));
     RETURN_IF_ERROR(GatherAndScatterLaw(world, n));
   }
+  RETURN_IF_ERROR(AllReduceLaw<int32_t>(world, 20'001));
+  RETURN_IF_ERROR(AllReduceLaw<int64_t>(world, 10'001));
   RETURN_IF_ERROR(LongAllReduceLaw(world));
+  RETURN_IF_ERROR(StreamLaw(world));
   RETURN_IF_ERROR(BackgroundLaw(world));
   TestAllToAll exchange(world);
   RETURN_IF_ERROR(world.AllToAllV(exchange.op));
