@@ -48,6 +48,8 @@ class MessageOperation final : public Request::Impl, public InFlight {
     tag_ = sequence < 0 ? kCollectiveTags + op.tag : CollectiveTag(op, sequence);
     phase_ = 0, status_ = absl::OkStatus(), done_ = false;
     comm_.engine_->Add(this);
+    messages_->UseInBackground(background());
+    fed_->UseInBackground(background());
     in_pieces_ = op.kind == CollectiveKind::kAllReduce && comm_.size() > 1 && op.recv.bytes() > kSmallAllReduceBytes;
     in_turn_ = sequence >= 0 && comm_.MessagesKeepOrder();
     if (in_turn_) Turns().push_back(this);
@@ -216,11 +218,10 @@ class MessageOperation final : public Request::Impl, public InFlight {
   }
 
   // The longest message to or from a peer.
-  int64_t Portion(int peer) const {
-    const bool whole = !background() || comm_.Node(peer) == comm_.Node(comm_.rank());
-    return whole ? std::numeric_limits<int64_t>::max() : comm_.engine_->BackgroundBytes();
-  }
-  bool InPortions(int peer) const { return op_.send_bytes[peer] > Portion(peer); }
+  int64_t Portion(int peer) const { return InOnePiece(peer) ? std::numeric_limits<int64_t>::max() : comm_.engine_->BackgroundBytes(); }
+  bool InPortions(int peer) const { return op_.send_bytes[peer] > 0 && !InOnePiece(peer); }
+  bool InOnePiece(int peer) const { return !background() || SharesNode(peer); }
+  bool SharesNode(int peer) const { return comm_.Node(peer) == comm_.Node(comm_.rank()); }
 
   absl::StatusOr<bool> PostAllGather(int phase) {
     if (phase > 0) return false;
@@ -440,7 +441,7 @@ class MessageOperation final : public Request::Impl, public InFlight {
     if (from != to) std::memcpy(to, from, bytes);
   }
 
-  LinkClass LinkTo(int peer) const { return comm_.Node(peer) == comm_.Node(comm_.rank()) ? LinkClass::kIntraNode : LinkClass::kInterNode; }
+  LinkClass LinkTo(int peer) const { return SharesNode(peer) ? LinkClass::kIntraNode : LinkClass::kInterNode; }
 
   // A long all-reduce has kPiecesInFlight of them; piece i takes number i % kPiecesInFlight.
   struct Stage {

@@ -27,6 +27,8 @@ inline constexpr int kCollectiveTags = 1 << 20;
 class MessageSet {
  public:
   virtual ~MessageSet() = default;
+  // What is posted from now on belongs to an operation in the background, or not. Both ends of a message say the same.
+  virtual void UseInBackground(bool) {}
   virtual absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) = 0;
   virtual absl::Status PostReceive(int peer, int tag, std::span<std::byte> data) = 0;
   virtual absl::StatusOr<bool> TestAll() = 0;  // true: all are complete; the set is empty again

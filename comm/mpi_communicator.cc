@@ -28,6 +28,9 @@ constexpr int64_t kPieceBytes = int64_t{1} << 30;  // MPI counts are int
 // header included). A longer one waits for an answer, and the answer waits behind all data that the receiver is sending on that connection:
 // between ranks that send to each other at the same time this leaves links idle half the time.
 constexpr int64_t kPieceBetweenNodes = int64_t{60} << 10;
+// Not so in the background, where many messages are under way and an answer may take its time: a long one is copied on neither side, which
+// is what such an exchange costs beside the rank's own work.
+constexpr int64_t kBackgroundPiece = int64_t{512} << 10;
 // Within a node, messages up to this length go through rings in shared memory, which takes less time than MPI. For longer ones its one copy
 // by the kernel, for which the sender need make no call, costs as little; only what all ranks are at together gains still.
 constexpr int64_t kLongestInLane = int64_t{64} << 10;
@@ -65,7 +68,7 @@ class MpiEngine final : public ProgressEngine {
     background_sent_ = now;
     return true;
   }
-  int64_t BackgroundBytes() const override { return 4 * kPieceBetweenNodes; }
+  int64_t BackgroundBytes() const override { return kBackgroundPiece; }
 
  private:
   static constexpr unsigned long kTimerSlackNanoseconds = 1000;  // the kernel's usual 50 us would be most of a short sleep
@@ -91,6 +94,8 @@ class MpiMessages final : public MessageSet {
     constexpr size_t kUsualPieces = 64;
     requests_.reserve(2 * places->size() + (SpansNodes() ? kUsualPieces : 0));
   }
+
+  void UseInBackground(bool background) override { between_nodes_ = background ? kBackgroundPiece : kPieceBetweenNodes; }
 
   absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) override {
     if (RingLane* const lane = LaneOf(tag, data.size()); lane != nullptr) {
@@ -157,7 +162,7 @@ class MpiMessages final : public MessageSet {
     requests_.clear();
     completed_ = 0;
   }
-  int64_t MostBytes(int peer) const { return places_[peer].node == node_ ? kPieceBytes : kPieceBetweenNodes; }
+  int64_t MostBytes(int peer) const { return places_[peer].node == node_ ? kPieceBytes : between_nodes_; }
   bool SpansNodes() const {
     return std::any_of(places_.begin(), places_.end(), [&](const Place& place) { return place.node != node_; });
   }
@@ -167,7 +172,8 @@ class MpiMessages final : public MessageSet {
   const int node_;
   const std::vector<Place>& places_;
   std::vector<MPI_Request> requests_;
-  size_t completed_ = 0;  // the first so many requests
+  int64_t between_nodes_ = kPieceBetweenNodes;  // the longest message to another node
+  size_t completed_ = 0;                        // the first so many requests
   const Window window_;
   RingLane* lane_ = nullptr;
   int64_t in_lane_ = 0;  // messages that are not through

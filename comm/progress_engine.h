@@ -41,8 +41,8 @@ class ProgressEngine {
   virtual bool MaySendInBackground() { return true; }
   virtual int64_t BackgroundBytes() const { return std::numeric_limits<int64_t>::max(); }
 
-  // Makes progress every 100 us while something is in flight, until StopThread, which whoever inherits must call before the
-  // transport ends.
+  // Makes progress every 100 us while something is in flight, every 5 ms while all of it is in the background, until StopThread, which
+  // whoever inherits must call before the transport ends.
   void StartThread();
   void StopThread();
 
