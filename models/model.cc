@@ -1,5 +1,7 @@
 #include "models/model.h"
 
+#include "models/model_rules.h"
+
 namespace conclave {
 
 absl::StatusOr<Var> Model::Logits(Recorder&) const { return Unimplemented("this model has no logits: only language models generate"); }
@@ -9,6 +11,9 @@ std::vector<double> Model::Solution(BlockId) const { return {}; }
 std::optional<double> Model::Gap(const FlatVector&) const { return std::nullopt; }
 
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, const ModelContext& context) {
+  if (const std::vector<BrokenRule> broken = BrokenRules(config); !broken.empty()) {
+    return InvalidArgument("%s: %s", broken[0].paths[0], broken[0].message);
+  }
   switch (config.kind_case()) {
     case ModelConfig::kMoeLm:
       return MakeMoeLm(config.moe_lm(), context);

@@ -2,42 +2,16 @@
 
 #include <vector>
 
+#include "models/model_rules.h"
+
 namespace conclave {
 namespace {
 
-// Group-limited selection, and what goes with experts that choose tokens.
-void CheckGroups(const MoeConfig& moe, ConfigRules* rules) {
-  const bool divides = moe.groups() <= moe.experts() && moe.experts() % moe.groups() == 0;
-  rules->Require(divides, {"model.moe_lm.moe.groups", "model.moe_lm.moe.experts"},
-                 absl::StrFormat("%d experts cannot be cut into %d equal groups", moe.experts(), moe.groups()));
-  rules->Require(moe.group_top_k() <= moe.groups(), {"model.moe_lm.moe.group_top_k", "model.moe_lm.moe.groups"},
-                 absl::StrFormat("group_top_k %d is more than the %d groups there are", moe.group_top_k(), moe.groups()));
-  const int64_t size = divides ? moe.experts() / moe.groups() : moe.experts();
-  rules->Require(
-      moe.top_k() <= moe.group_top_k() * size || moe.top_k() > moe.experts(),
-      {"model.moe_lm.moe.top_k", "model.moe_lm.moe.group_top_k", "model.moe_lm.moe.groups"},
-      absl::StrFormat("top_k %d is more than the %d experts of %d groups", moe.top_k(), moe.group_top_k() * size, moe.group_top_k()));
-  rules->Require(moe.group_score_top() <= size || moe.experts() == 0, {"model.moe_lm.moe.group_score_top", "model.moe_lm.moe.groups"},
-                 absl::StrFormat("a group's score sums its %d largest scores, but it has %d experts", moe.group_score_top(), size));
-  const bool chooses = moe.router() == MoeConfig::EXPERT_CHOICE;
-  rules->Require(moe.selection() == MoeConfig::BY_SCORE || (!chooses && moe.groups() == 1 && moe.bias_rate() == 0),
-                 {"model.moe_lm.moe.selection", "model.moe_lm.moe.router", "model.moe_lm.moe.groups", "model.moe_lm.moe.bias_rate"},
-                 "ROUND_ROBIN does not look at scores: EXPERT_CHOICE, groups and bias_rate have no meaning beside it");
-  rules->Require(!chooses || moe.groups() == 1, {"model.moe_lm.moe.groups", "model.moe_lm.moe.router"},
-                 "with EXPERT_CHOICE experts choose tokens: groups have no meaning");
-  rules->Require(!chooses || moe.bias_rate() == 0, {"model.moe_lm.moe.bias_rate", "model.moe_lm.moe.router"},
-                 "with EXPERT_CHOICE loads are equal by construction: bias_rate has no meaning");
-}
-
 void CheckMoe(const MoeLmConfig& lm, const Experiment& config, ConfigRules* rules) {
   const MoeConfig& moe = lm.moe();
-  rules->Require(moe.top_k() <= moe.experts(), {"model.moe_lm.moe.top_k", "model.moe_lm.moe.experts"},
-                 absl::StrFormat("top_k %d is more than the %d experts there are", moe.top_k(), moe.experts()));
   const int64_t axis = config.parallel().expert();
   rules->Require(moe.experts() % axis == 0, {"model.moe_lm.moe.experts", "parallel.expert"},
                  absl::StrFormat("%d experts cannot be split evenly over an expert axis of %d ranks", moe.experts(), axis));
-  rules->Require(moe.every() <= lm.layers(), {"model.moe_lm.moe.every", "model.moe_lm.layers"},
-                 absl::StrFormat("every = %d leaves no mixture in %d layers", moe.every(), lm.layers()));
   const bool invariant = config.parallel().numerics() == ParallelConfig::WORLD_SIZE_INVARIANT;
   const bool crosses = moe.balance_scope() == MoeConfig::GLOBAL || moe.balance_scope() == MoeConfig::BATCH;
   rules->Require(
@@ -52,7 +26,6 @@ void CheckMoe(const MoeLmConfig& lm, const Experiment& config, ConfigRules* rule
       !invariant || !sums_by_rank, {"model.moe_lm.moe.combine_order", "parallel.numerics"},
       "combine_order PRE_REDUCE adds up by rank, so with more than two experts a token, or with a lossy way home, results depend on "
       "the mesh and WORLD_SIZE_INVARIANT refuses it; use EXACT");
-  CheckGroups(moe, rules);
   rules->Require(moe.router() != MoeConfig::EXPERT_CHOICE || config.observe().routing_window() == 0,
                  {"observe.routing_window", "model.moe_lm.moe.router"},
                  "with EXPERT_CHOICE a token has any number of experts, and a trace wants the same for all; set observe.routing_window: 0");
@@ -71,22 +44,9 @@ int64_t SmallestVocabulary(const TokenizerConfig& tokenizer) {
 
 void CheckMoeLm(const Experiment& config, ConfigRules* rules) {
   const MoeLmConfig& lm = config.model().moe_lm();
-  const bool whole_heads = lm.head_dim() > 0 || lm.width() % lm.heads() == 0;
-  rules->Require(whole_heads, {"model.moe_lm.heads", "model.moe_lm.width"},
-                 absl::StrFormat("width %d is not divisible by %d heads", lm.width(), lm.heads()));
-  const int64_t head_dim = lm.head_dim() > 0 ? lm.head_dim() : lm.width() / lm.heads();
-  rules->Require(lm.position() != MoeLmConfig::ROTARY || !whole_heads || head_dim % 2 == 0,
-                 {"model.moe_lm.position", "model.moe_lm.head_dim", "model.moe_lm.heads", "model.moe_lm.width"},
-                 absl::StrFormat("ROTARY turns pairs of coordinates, but a head has %d", head_dim));
-  rules->Require(lm.kv_heads() == 0 || lm.heads() % lm.kv_heads() == 0, {"model.moe_lm.kv_heads", "model.moe_lm.heads"},
-                 absl::StrFormat("%d query heads cannot be shared out evenly among %d kv_heads", lm.heads(), lm.kv_heads()));
   const int64_t parts = lm.embedding_parts(), axis = config.parallel().expert();
-  rules->Require(lm.width() % parts == 0, {"model.moe_lm.embedding_parts", "model.moe_lm.width"},
-                 absl::StrFormat("width %d cannot be cut into %d equal parts", lm.width(), parts));
   rules->Require(parts == 1 || parts % axis == 0, {"model.moe_lm.embedding_parts", "parallel.expert"},
                  absl::StrFormat("%d parts of the embedding cannot be split evenly over an expert axis of %d ranks", parts, axis));
-  rules->Require(parts == 1 || !lm.tied_head(), {"model.moe_lm.embedding_parts", "model.moe_lm.tied_head"},
-                 "a head that is the embedding needs all of it on every rank; set tied_head to false");
   if (lm.has_moe()) {
     CheckMoe(lm, config, rules);
   } else {
@@ -113,17 +73,7 @@ void CheckLinearVae(const Experiment& config, ConfigRules* rules) {
     rules->Require(source.gaussian().eigenvalues_size() <= source.gaussian().dim(), {path + ".eigenvalues", path + ".dim"},
                    absl::StrFormat("%d eigenvalues for %d dimensions", source.gaussian().eigenvalues_size(), source.gaussian().dim()));
   }
-  rules->Require(vae.samples() > 0 || vae.analytic_kl(), {"model.linear_vae.samples", "model.linear_vae.analytic_kl"},
-                 "samples 0 leaves nothing to estimate the KL from; set analytic_kl: true or draw samples");
   rules->Require(config.parallel().expert() == 1, {"parallel.expert"}, "an expert axis needs a model with experts; linear_vae has none");
-}
-
-void CheckMaskedLm(const Experiment& config, ConfigRules* rules) {
-  const MaskedLmConfig& lm = config.model().masked_lm();
-  rules->Require(lm.width() % lm.heads() == 0, {"model.masked_lm.heads", "model.masked_lm.width"},
-                 absl::StrFormat("width %d is not divisible by %d heads", lm.width(), lm.heads()));
-  rules->Require(lm.width() % lm.heads() != 0 || lm.width() / lm.heads() % 2 == 0, {"model.masked_lm.heads", "model.masked_lm.width"},
-                 absl::StrFormat("rotary positions turn pairs of coordinates, but a head has %d", lm.width() / lm.heads()));
 }
 
 void CheckRobustMlp(const Experiment& config, ConfigRules* rules) {
@@ -138,18 +88,6 @@ void CheckRobustMlp(const Experiment& config, ConfigRules* rules) {
     rules->Require(images.held_out_path().empty() == images.held_out_labels().empty(), {path + ".held_out_path", path + ".held_out_labels"},
                    "held_out_path and held_out_labels go together: images and their classes");
   }
-}
-
-void CheckBilinearGame(const Experiment& config, ConfigRules* rules) {
-  const BilinearGameConfig& game = config.model().bilinear_game();
-  rules->Require(game.sigma_min() <= game.sigma_max(), {"model.bilinear_game.sigma_min", "model.bilinear_game.sigma_max"},
-                 absl::StrFormat("sigma_min %g is above sigma_max %g", game.sigma_min(), game.sigma_max()));
-}
-
-void CheckQuadraticGame(const Experiment& config, ConfigRules* rules) {
-  const QuadraticGameConfig& game = config.model().quadratic_game();
-  rules->Require(game.curvature_min() <= game.curvature_max(), {"model.quadratic_game.curvature_min", "model.quadratic_game.curvature_max"},
-                 absl::StrFormat("curvature_min %g is above curvature_max %g", game.curvature_min(), game.curvature_max()));
 }
 
 bool HasSimplex(const ProxConfig& prox) {
@@ -390,7 +328,10 @@ void CheckTasks(const Experiment& config, ConfigRules* rules) {
 }  // namespace
 
 void ConfigRules::Require(bool holds, std::initializer_list<std::string_view> paths, const std::string& message) {
-  if (holds) return;
+  if (!holds) Report(std::span(paths.begin(), paths.size()), message);
+}
+
+void ConfigRules::Report(std::span<const std::string_view> paths, const std::string& message) {
   for (const std::string_view path : paths) {
     if (damaged_.Touches(path)) return;
   }
@@ -398,10 +339,11 @@ void ConfigRules::Require(bool holds, std::initializer_list<std::string_view> pa
     const auto found = places_.find(path);
     if (found != places_.end()) return diagnostics_->Add(found->second, message);
   }
-  diagnostics_->Add(NearestPlace(places_, *paths.begin(), root_), message);
+  diagnostics_->Add(NearestPlace(places_, paths.front(), root_), message);
 }
 
 void CheckRules(const Experiment& config, ConfigRules* rules) {
+  for (const BrokenRule& rule : BrokenRules(config.model())) rules->Report(rule.paths, rule.message);
   switch (config.model().kind_case()) {
     case ModelConfig::kMoeLm:
       CheckMoeLm(config, rules);
@@ -409,17 +351,8 @@ void CheckRules(const Experiment& config, ConfigRules* rules) {
     case ModelConfig::kLinearVae:
       CheckLinearVae(config, rules);
       break;
-    case ModelConfig::kMaskedLm:
-      CheckMaskedLm(config, rules);
-      break;
     case ModelConfig::kRobustMlp:
       CheckRobustMlp(config, rules);
-      break;
-    case ModelConfig::kBilinearGame:
-      CheckBilinearGame(config, rules);
-      break;
-    case ModelConfig::kQuadraticGame:
-      CheckQuadraticGame(config, rules);
       break;
     default:
       break;

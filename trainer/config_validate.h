@@ -3,6 +3,7 @@
 #define CONCLAVE_TRAINER_CONFIG_VALIDATE_H_
 
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -22,6 +23,8 @@ class ConfigRules {
   // Reports `message` unless `holds`. `paths`: the fields the rule is about, the one to point at first; a field that has an error already
   // says nothing, so then the rule is silent. Of fields that no layer set, the next one that was set is pointed at.
   void Require(bool holds, std::initializer_list<std::string_view> paths, const std::string& message);
+  // The same of a rule that does not hold.
+  void Report(std::span<const std::string_view> paths, const std::string& message);
 
  private:
   const ConfigPlaces& places_;

@@ -103,9 +103,6 @@ class BilinearGame : public Model {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> MakeBilinearGame(const BilinearGameConfig& config, const ModelContext& context) {
-  if (config.sigma_min() > config.sigma_max()) {
-    return InvalidArgument("model.bilinear_game: sigma_min %g exceeds sigma_max %g", config.sigma_min(), config.sigma_max());
-  }
   return std::make_unique<BilinearGame>(config, context);
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "models/model.h"
+#include "models/model_rules.h"
 #include "models/modules/accuracy.h"
 #include "models/modules/layers.h"
 
@@ -139,18 +140,7 @@ class MaskedLm : public Model {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> MakeMaskedLm(const MaskedLmConfig& config, const ModelContext& context) {
-  const int64_t vocabulary = config.vocab_size() > 0 ? config.vocab_size() : context.vocabulary;
-  if (vocabulary <= 0) return InvalidArgument("model.masked_lm.vocab_size: not set and there is no tokenizer to take it from");
-  if (context.vocabulary > vocabulary) {
-    return InvalidArgument("model.masked_lm.vocab_size: %d, but the tokenizer makes ids up to %d; set it to at least %d or leave it unset",
-                           vocabulary, context.vocabulary - 1, context.vocabulary);
-  }
-  if (config.width() % config.heads() != 0) {
-    return InvalidArgument("model.masked_lm: width %d is not divisible by heads %d", config.width(), config.heads());
-  }
-  if (config.width() / config.heads() % 2 != 0) {
-    return InvalidArgument("model.masked_lm: rotary positions need an even head width, got %d", config.width() / config.heads());
-  }
+  ASSIGN_OR_RETURN(const int64_t vocabulary, VocabularyOf("model.masked_lm", config.vocab_size(), context.vocabulary));
   return std::make_unique<MaskedLm>(config, vocabulary);
 }
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "models/kv_cache.h"
 #include "models/model.h"
+#include "models/model_rules.h"
 #include "models/modules/layers.h"
 #include "models/modules/mixture.h"
 #include "models/token_travel.h"
@@ -230,63 +231,10 @@ class MoeLm : public Model {
   NormLayer final_norm_;
 };
 
-absl::Status CheckHeads(const MoeLmConfig& config) {
-  if (config.head_dim() == 0 && config.width() % config.heads() != 0) {
-    return InvalidArgument("model.moe_lm: width %d is not divisible by heads %d", config.width(), config.heads());
-  }
-  if (config.width() % config.embedding_parts() != 0) {
-    return InvalidArgument("model.moe_lm.embedding_parts: width %d cannot be cut into %d equal parts", config.width(),
-                           config.embedding_parts());
-  }
-  if (config.embedding_parts() > 1 && config.tied_head()) {
-    return InvalidArgument(
-        "model.moe_lm.embedding_parts: a head that is the embedding needs all of it on every rank; set tied_head to false");
-  }
-  const int64_t head_dim = config.head_dim() > 0 ? config.head_dim() : config.width() / config.heads();
-  if (config.position() == MoeLmConfig::ROTARY && head_dim % 2 != 0) {
-    return InvalidArgument("model.moe_lm: rotary positions need an even head width, got %d", head_dim);
-  }
-  if (config.kv_heads() > 0 && config.heads() % config.kv_heads() != 0) {
-    return InvalidArgument("model.moe_lm: heads %d is not divisible by kv_heads %d", config.heads(), config.kv_heads());
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckMixture(const MoeConfig& moe) {
-  if (moe.top_k() > moe.experts()) {
-    return InvalidArgument("model.moe_lm.moe: top_k %d exceeds experts %d", moe.top_k(), moe.experts());
-  }
-  if (moe.groups() > moe.experts() || moe.experts() % moe.groups() != 0) {
-    return InvalidArgument("model.moe_lm.moe: %d experts cannot be cut into %d equal groups", moe.experts(), moe.groups());
-  }
-  if (moe.group_top_k() > moe.groups()) {
-    return InvalidArgument("model.moe_lm.moe: group_top_k %d exceeds groups %d", moe.group_top_k(), moe.groups());
-  }
-  const int64_t size = moe.experts() / moe.groups();
-  if (moe.top_k() > moe.group_top_k() * size) {
-    return InvalidArgument("model.moe_lm.moe: top_k %d exceeds the %d experts of group_top_k %d groups", moe.top_k(),
-                           moe.group_top_k() * size, moe.group_top_k());
-  }
-  if (moe.group_score_top() > size) {
-    return InvalidArgument("model.moe_lm.moe: group_score_top %d exceeds the %d experts of a group", moe.group_score_top(), size);
-  }
-  if (moe.router() == MoeConfig::EXPERT_CHOICE && (moe.groups() > 1 || moe.bias_rate() > 0)) {
-    return InvalidArgument("model.moe_lm.moe: with EXPERT_CHOICE experts choose tokens: neither groups nor bias_rate have a meaning");
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> MakeMoeLm(const MoeLmConfig& config, const ModelContext& context) {
-  const int64_t vocabulary = config.vocab_size() > 0 ? config.vocab_size() : context.vocabulary;
-  if (vocabulary <= 0) return InvalidArgument("model.moe_lm.vocab_size: not set and there is no tokenizer to take it from");
-  if (context.vocabulary > vocabulary) {
-    return InvalidArgument("model.moe_lm.vocab_size: %d, but the tokenizer makes ids up to %d; set it to at least %d or leave it unset",
-                           vocabulary, context.vocabulary - 1, context.vocabulary);
-  }
-  RETURN_IF_ERROR(CheckHeads(config));
-  if (config.has_moe()) RETURN_IF_ERROR(CheckMixture(config.moe()));
+  ASSIGN_OR_RETURN(const int64_t vocabulary, VocabularyOf("model.moe_lm", config.vocab_size(), context.vocabulary));
   return std::make_unique<MoeLm>(config, vocabulary);
 }
 

@@ -139,10 +139,6 @@ class QuadraticGame : public Model {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> MakeQuadraticGame(const QuadraticGameConfig& config, const ModelContext& context) {
-  if (config.curvature_min() > config.curvature_max()) {
-    return InvalidArgument("model.quadratic_game: curvature_min %g exceeds curvature_max %g", config.curvature_min(),
-                           config.curvature_max());
-  }
   return std::make_unique<QuadraticGame>(config, context);
 }
 

@@ -103,7 +103,7 @@ TEST(BilinearGame, WorkersHaveTheirOwnProblems) {
 TEST(BilinearGame, RefusesAnEmptySpectrum) {
   const absl::Status status = MakeModel(ParseModelConfig("bilinear_game { dim: 3 sigma_min: 2 sigma_max: 1 }"), {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(std::string(status.message()).find("sigma_min 2 exceeds sigma_max 1"), std::string::npos) << status;
+  EXPECT_NE(std::string(status.message()).find("sigma_min 2 is above sigma_max 1"), std::string::npos) << status;
 }
 
 }  // namespace

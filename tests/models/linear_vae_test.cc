@@ -147,7 +147,7 @@ TEST(LinearVae, ClosedFormNeedsTheAnalyticKl) {
   const absl::Status status =
       MakeModel(ParseModelConfig("linear_vae { data_dim: 4 latent_dim: 2 samples: 0 analytic_kl: false }"), {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(std::string(status.message()).find("needs analytic_kl: true"), std::string::npos) << status;
+  EXPECT_NE(std::string(status.message()).find("set analytic_kl: true"), std::string::npos) << status;
 }
 
 }  // namespace

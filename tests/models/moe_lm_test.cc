@@ -291,15 +291,15 @@ TEST(MoeLm, RefusesWhatMakesNoModel) {
   };
   refused("moe_lm {}", 0, "vocab_size: not set");
   refused("moe_lm { vocab_size: 100 }", 257, "the tokenizer makes ids up to 256");
-  refused("moe_lm { vocab_size: 9 width: 10 heads: 3 }", 0, "width 10 is not divisible by heads 3");
-  refused("moe_lm { vocab_size: 9 width: 9 heads: 3 position: ROTARY }", 0, "even head width, got 3");
-  refused("moe_lm { vocab_size: 9 moe { experts: 2 top_k: 3 } }", 0, "top_k 3 exceeds experts 2");
-  refused("moe_lm { vocab_size: 9 heads: 4 kv_heads: 3 }", 0, "heads 4 is not divisible by kv_heads 3");
+  refused("moe_lm { vocab_size: 9 width: 10 heads: 3 }", 0, "model.moe_lm.heads: width 10 is not divisible by 3 heads");
+  refused("moe_lm { vocab_size: 9 width: 9 heads: 3 position: ROTARY }", 0, "ROTARY turns pairs of coordinates, but a head has 3");
+  refused("moe_lm { vocab_size: 9 moe { experts: 2 top_k: 3 } }", 0, "top_k 3 is more than the 2 experts");
+  refused("moe_lm { vocab_size: 9 heads: 4 kv_heads: 3 }", 0, "4 query heads cannot be shared out evenly among 3 kv_heads");
   refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 4 } }", 0, "6 experts cannot be cut into 4 equal groups");
-  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 2 group_top_k: 3 } }", 0, "group_top_k 3 exceeds groups 2");
-  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 3 top_k: 3 } }", 0, "top_k 3 exceeds the 2 experts of group_top_k 1 groups");
-  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 3 group_score_top: 3 } }", 0, "group_score_top 3 exceeds the 2 experts");
-  refused("moe_lm { vocab_size: 9 moe { experts: 4 router: EXPERT_CHOICE bias_rate: 1 } }", 0, "experts choose tokens");
+  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 2 group_top_k: 3 } }", 0, "group_top_k 3 is more than the 2 groups");
+  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 3 top_k: 3 } }", 0, "top_k 3 is more than the 2 experts of 1 groups");
+  refused("moe_lm { vocab_size: 9 moe { experts: 6 groups: 3 group_score_top: 3 } }", 0, "sums its 3 largest scores, but it has 2 experts");
+  refused("moe_lm { vocab_size: 9 moe { experts: 4 router: EXPERT_CHOICE bias_rate: 1 } }", 0, "bias_rate has no meaning");
   refused("", 0, "no kind is set");
 }
 
