@@ -16,26 +16,38 @@ void RoutingLog::Append(int layer, const Tensor& ids) {
   ids_.insert(ids_.end(), span.begin(), span.end());
 }
 
-absl::StatusOr<Tensor> RoutingLog::Next(Arena& arena, int layer, int64_t tokens, int experts) {
-  if (next_ == entries_.size()) {
-    return FailedPrecondition("routing record: MoE layer %d with %d tokens comes after the end of the %d recorded entries", layer, tokens,
-                              entries());
-  }
-  const Entry& entry = entries_[next_];
-  if (entry.layer != layer || entry.tokens != tokens) {
+absl::StatusOr<Tensor> RoutingLog::Read(Arena& arena, size_t at, const Reader& reader) const {
+  const Entry& entry = entries_[at];
+  if (entry.layer != reader.layer || entry.tokens != reader.tokens) {
     return FailedPrecondition("routing record, entry %d: recorded MoE layer %d with %d tokens, this run routes layer %d with %d tokens",
-                              static_cast<int64_t>(next_), entry.layer, entry.tokens, layer, tokens);
+                              static_cast<int64_t>(at), entry.layer, entry.tokens, reader.layer, reader.tokens);
   }
   const Tensor ids = arena.New({entry.tokens, entry.slots}, DType::kI32);
   std::memcpy(ids.raw(), ids_.data() + entry.begin, ids.bytes());
   for (const int32_t e : ids.span<int32_t>()) {
-    if (e < -1 || e >= experts) {
-      return FailedPrecondition("routing record, entry %d: expert %d, but MoE layer %d has experts 0..%d", static_cast<int64_t>(next_), e,
-                                layer, experts - 1);
+    if (e < -1 || e >= reader.experts) {
+      return FailedPrecondition("routing record, entry %d: expert %d, but MoE layer %d has experts 0..%d", static_cast<int64_t>(at), e,
+                                reader.layer, reader.experts - 1);
     }
   }
+  return ids;
+}
+
+absl::StatusOr<Tensor> RoutingLog::Next(Arena& arena, const Reader& reader) {
+  if (next_ == entries_.size()) {
+    return FailedPrecondition("routing record: MoE layer %d with %d tokens comes after the end of the %d recorded entries", reader.layer,
+                              reader.tokens, entries());
+  }
+  ASSIGN_OR_RETURN(const Tensor ids, Read(arena, next_, reader));
   ++next_;
   return ids;
+}
+
+absl::StatusOr<Tensor> RoutingLog::Again(Arena& arena, const Reader& reader) const {
+  for (size_t at = next_; at > 0; --at) {
+    if (entries_[at - 1].layer == reader.layer) return Read(arena, at - 1, reader);
+  }
+  return FailedPrecondition("routing record: no entry of MoE layer %d was read before it is recorded again", reader.layer);
 }
 
 absl::StatusOr<RoutingLog::Passes> RoutingLog::ToPasses(int layers, int slots) const {

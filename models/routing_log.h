@@ -34,9 +34,17 @@ class RoutingLog {
   // A log to be replayed, of passes of these numbers of tokens. ids: [sum of tokens, layers, slots].
   static RoutingLog OfPasses(const Passes& passes, int layers, int slots);
 
+  // Who reads an entry: `tokens` of this layer, which has so many experts.
+  struct Reader {
+    int layer = 0;
+    int64_t tokens = 0;
+    int experts = 0;
+  };
   // The next entry, in memory of the arena. Errors: FailedPrecondition where it is of another layer, of another number of tokens, names an
   // expert outside 0..experts-1, or where there is none.
-  absl::StatusOr<Tensor> Next(Arena& arena, int layer, int64_t tokens, int experts);
+  absl::StatusOr<Tensor> Next(Arena& arena, const Reader& reader);
+  // The newest entry of the layer that Next gave, once more: for blocks that backward records again, in whatever order. Errors: Next's.
+  absl::StatusOr<Tensor> Again(Arena& arena, const Reader& reader) const;
   // Errors: FailedPrecondition where entries were not replayed.
   absl::Status ExpectEnd() const;
 
@@ -46,6 +54,8 @@ class RoutingLog {
     int64_t tokens = 0, slots = 0;
     size_t begin = 0;  // in ids_
   };
+  absl::StatusOr<Tensor> Read(Arena& arena, size_t at, const Reader& reader) const;
+
   std::vector<Entry> entries_;
   std::vector<int32_t> ids_;
   size_t next_ = 0;

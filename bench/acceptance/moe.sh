@@ -231,6 +231,7 @@ if $quick; then unmeasured ">= 75 %" "traffic between nodes (not in the quick pa
 
 # -- routing, dispatch, other programs' models -----------------------------------------------------------------------------------------------
 cases trainer_test 'RoutingReplay*' "recorded routing replayed gives a bit-equal loss on 1 and 2 ranks; another length is refused"
+cases models_test 'MoeLm.ReplayedRouting*' "replayed routing serves backward that records blocks again: the same gradients"
 cases parallel_test 'ExpertDispatch.MoreRowsThanAllowedAreRefusedByAllRanks' "more rows than allowed: refused by every rank with counts, before memory is taken"
 cases parallel_test 'DispatchPieces.GiveTheBits*:DispatchPieces.GoWith*' "rows in 1, 2, 3 and 7 pieces beside the experts' work: the same bits and rows on 1, 2 and 4 ranks, every route"
 cases parallel_test 'DispatchPieces.Bounded*:DispatchPieces.WhatCannot*' "more rows than most_rows in bounded pieces: the same bits; forward the same rows, backward those of forward once more"

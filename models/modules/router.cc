@@ -109,8 +109,8 @@ absl::StatusOr<Routing> RecordRouter(Recorder& r, Var logits, const RouterOption
   }
   RoutingLog* log = r.routing_log();
   if (log != nullptr && log->replays()) {
-    CHECK(!r.again()) << "a replayed log is read once: no blocks are recorded again";
-    ASSIGN_OR_RETURN(routing.selected, log->Next(tape.arena(), layer, values.dim(0), o.experts));
+    const RoutingLog::Reader reader{layer, values.dim(0), o.experts};
+    ASSIGN_OR_RETURN(routing.selected, r.again() ? log->Again(tape.arena(), reader) : log->Next(tape.arena(), reader));
   } else {
     routing.selected = Select(tape.arena(), values, o, bias);
     if (log != nullptr && !r.again()) log->Append(layer, routing.selected);

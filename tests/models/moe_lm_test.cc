@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include "absl/strings/str_format.h"
 
+#include "models/routing_log.h"
 #include "tests/models/one_leaf.h"
 
 namespace conclave {
@@ -111,6 +112,37 @@ TEST(MoeLm, CountsEveryRoutedSlot) {
     EXPECT_NEAR(leaf.Term(1), 3.0, 1e-6);  // 1 for each of 3 layers, of f32 probabilities
     return absl::OkStatus();
   });
+}
+
+// Replayed routing is used by backward too where it records blocks again, last layer first: the gradients of a run that kept its blocks.
+TEST(MoeLm, ReplayedRoutingServesBackwardThatRecordsAgain) {
+  const auto model = ModelFromText("moe_lm { vocab_size: 9 layers: 3 width: 8 heads: 2 context: 5 moe { experts: 4 top_k: 2 } }");
+  ASSERT_NE(model, nullptr);
+  BatchBuffer buffer = RandomBatch(model->sample_shape(), 2, 9, DType::kF32);
+  RoutingLog::Passes passes{.tokens = {10, 10}};
+  for (int i = 0; i < 2 * 10 * 3; ++i) passes.ids.insert(passes.ids.end(), {i % 4, (i + 1 + i / 20) % 4});
+  std::map<bool, std::vector<std::vector<double>>> replayed;
+  std::vector<double> chosen;
+  for (const bool recompute : {false, true}) {
+    OnOneRank(
+        *model, DType::kF32,
+        [&](OneLeaf& leaf) -> absl::Status {
+          leaf.Shake(0.3, 5);
+          RETURN_IF_ERROR(leaf.Differentiate(buffer.batch()).status());
+          chosen = ValuesOf(leaf.gradient().flat());
+          RoutingLog log = RoutingLog::OfPasses(passes, 3, 2);
+          leaf.recorder().UseRoutingLog(&log);
+          for (int pass = 0; pass < 2; ++pass) {
+            RETURN_IF_ERROR(leaf.Differentiate(buffer.batch()).status());
+            replayed[recompute].push_back(ValuesOf(leaf.gradient().flat()));
+          }
+          return log.ExpectEnd();
+        },
+        recompute);
+  }
+  EXPECT_EQ(replayed[true], replayed[false]);
+  EXPECT_NE(replayed[true][0], replayed[true][1]);
+  EXPECT_NE(replayed[true][0], chosen);
 }
 
 // Shared heads of keys and values are copies of them: the same logits as attention with as many heads whose weights repeat.

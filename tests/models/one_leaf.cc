@@ -62,13 +62,13 @@ BatchBuffer RandomBatch(const SampleShape& shape, int64_t rows, int64_t vocabula
   return buffer;
 }
 
-absl::StatusOr<std::unique_ptr<OneLeaf>> OneLeaf::Make(const Model* model, Communicator& world, DType dtype) {
+absl::StatusOr<std::unique_ptr<OneLeaf>> OneLeaf::Make(const Model* model, Communicator& world, DType dtype, bool recompute) {
   ASSIGN_OR_RETURN(std::unique_ptr<Mesh> mesh, Mesh::Create(&world, {.data = 1, .expert = world.size()}));
   ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::Contiguous(model->experts(), world.size()));
-  return std::unique_ptr<OneLeaf>(new OneLeaf(model, std::move(mesh), std::move(placement), dtype));
+  return std::unique_ptr<OneLeaf>(new OneLeaf(model, std::move(mesh), std::move(placement), dtype, recompute));
 }
 
-OneLeaf::OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement placement, DType dtype)
+OneLeaf::OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement placement, DType dtype, bool recompute)
     : model_(model),
       mesh_(std::move(mesh)),
       placement_(std::move(placement)),
@@ -77,7 +77,7 @@ OneLeaf::OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement
       point_(&layout_, dtype),
       gradient_(&layout_, dtype),
       buffers_(model->buffers()),
-      tape_(&arena_),
+      tape_(&arena_, /*gradients=*/true, recompute ? &segments_ : nullptr),
       recorder_(std::make_unique<Recorder>(Recorder::Options{.tape = &tape_,
                                                              .parameters = &model->parameters(),
                                                              .terms = &model->terms(),
@@ -129,19 +129,18 @@ absl::StatusOr<double> OneLeaf::Differentiate(const Batch& batch) {
   ASSIGN_OR_RETURN(const double objective, Objective(batch));
   gradient_.Zero();
   if (sample_gradient_->defined()) sample_gradient_->Zero();
-  std::vector<Seed> seeds;
-  for (const Recorder::Recorded& recorded : recorder_->recorded()) {
-    const TermSpec& term = model_->terms()[recorded.term];
-    const double scale = term.scale == TermScale::kPerSample ? 1.0 / static_cast<double>(batch.count) : 1.0;
-    if (term.objective) seeds.push_back({recorded.value, recorded.weight * term.coefficient * scale});
+  std::vector<double> scales;
+  for (const TermSpec& term : model_->terms()) {
+    scales.push_back(term.scale == TermScale::kPerSample ? 1.0 / static_cast<double>(batch.count) : 1.0);
   }
+  const std::span<const Seed> seeds = recorder_->PlantSeeds(scales);
   RETURN_IF_ERROR(tape_.Backward(seeds, [](BlockId) { return absl::OkStatus(); }));
   return objective;
 }
 
-void OnOneRank(const Model& model, DType dtype, const std::function<absl::Status(OneLeaf&)>& fn) {
+void OnOneRank(const Model& model, DType dtype, const std::function<absl::Status(OneLeaf&)>& fn, bool recompute) {
   const absl::Status status = RunRanks(1, [&](Communicator& world) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::unique_ptr<OneLeaf> leaf, OneLeaf::Make(&model, world, dtype));
+    ASSIGN_OR_RETURN(const std::unique_ptr<OneLeaf> leaf, OneLeaf::Make(&model, world, dtype, recompute));
     return fn(*leaf);
   });
   EXPECT_TRUE(status.ok()) << status;

@@ -25,8 +25,9 @@ BatchBuffer RandomBatch(const SampleShape& shape, int64_t rows, int64_t vocabula
 
 class OneLeaf : public GradientSlots {
  public:
-  // Parameters start at their initial values. Collective on `world`, whose ranks all hold experts.
-  static absl::StatusOr<std::unique_ptr<OneLeaf>> Make(const Model* model, Communicator& world, DType dtype);
+  // Parameters start at their initial values. recompute: backward records blocks again. Collective on `world`, whose ranks all hold
+  // experts.
+  static absl::StatusOr<std::unique_ptr<OneLeaf>> Make(const Model* model, Communicator& world, DType dtype, bool recompute = false);
 
   FlatVector& point() { return point_; }
   FlatVector& gradient() { return gradient_; }
@@ -52,7 +53,7 @@ class OneLeaf : public GradientSlots {
   GradientSlot Slot(BlockId block) override { return {.first = gradient_.block(block)}; }
 
  private:
-  OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement placement, DType dtype);
+  OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement placement, DType dtype, bool recompute);
 
   const Model* model_;
   std::unique_ptr<Mesh> mesh_;
@@ -62,13 +63,13 @@ class OneLeaf : public GradientSlots {
   FlatVector point_, gradient_;
   OwnedTensor sample_values_, sample_gradient_;
   ModelBuffers buffers_;
-  Arena arena_;
+  Arena arena_, segments_;
   Tape tape_;
   std::unique_ptr<Recorder> recorder_;
 };
 
 // Runs fn on a single rank; an error fails the test.
-void OnOneRank(const Model& model, DType dtype, const std::function<absl::Status(OneLeaf&)>& fn);
+void OnOneRank(const Model& model, DType dtype, const std::function<absl::Status(OneLeaf&)>& fn, bool recompute = false);
 
 // f64 or f32 values, widened.
 std::vector<double> ValuesOf(const Tensor& tensor);

@@ -269,7 +269,7 @@ TEST(RoutingLog, RefusesWhatDoesNotFit) {
   log.Append(1, *ids);
   const auto refused = [&](int layer, int64_t tokens, int experts, const std::string& reason) {
     log.Rewind();
-    const absl::Status status = log.Next(arena, layer, tokens, experts).status();
+    const absl::Status status = log.Next(arena, {layer, tokens, experts}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_NE(std::string(status.message()).find(reason), std::string::npos) << status;
   };
@@ -277,8 +277,10 @@ TEST(RoutingLog, RefusesWhatDoesNotFit) {
   refused(0, 3, 8, "this run routes layer 0 with 3 tokens");
   refused(1, 3, 5, "expert 5, but MoE layer 1 has experts 0..4");
   log.Rewind();
-  EXPECT_TRUE(log.Next(arena, 1, 3, 6).ok());
-  EXPECT_NE(std::string(log.Next(arena, 1, 3, 6).status().message()).find("after the end of the 1 recorded"), std::string::npos);
+  EXPECT_FALSE(log.Again(arena, {1, 3, 6}).ok());
+  EXPECT_TRUE(log.Next(arena, {1, 3, 6}).ok());
+  EXPECT_TRUE(log.Again(arena, {1, 3, 6}).ok());
+  EXPECT_NE(std::string(log.Next(arena, {1, 3, 6}).status().message()).find("after the end of the 1 recorded"), std::string::npos);
 }
 
 TEST(Router, NonFiniteLogitsPoisonTheStep) {
