@@ -196,8 +196,9 @@ absl::Status WriteTrace(const FileSystem& files, const std::string& path, const 
   if (!path.ends_with(".npy")) return UnknownEnding(path);
   std::vector<int64_t> shape{trace.tokens(), trace.layers()};
   if (trace.top_k() > 1) shape.push_back(trace.top_k());
-  RETURN_IF_ERROR(files.WriteAtomically(path + ".header", RenderTraceHeader(trace.header())));
-  return files.WriteAtomically(path, RenderNpy(shape, trace.ids()));
+  // The larger file first: where the disk is full, what stood there stays.
+  RETURN_IF_ERROR(files.WriteAtomically(path, RenderNpy(shape, trace.ids())));
+  return files.WriteAtomically(path + ".header", RenderTraceHeader(trace.header()));
 }
 
 }  // namespace conclave

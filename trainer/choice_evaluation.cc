@@ -98,6 +98,12 @@ absl::Status ChoiceEvaluator::Run(const ChoiceQuestion* question, std::vector<do
 absl::StatusOr<ChoiceScore> EvaluateChoices(Assembly& a, std::span<const ChoiceQuestion> questions) {
   const int64_t context = a.model->context(), vocabulary = a.model->vocabulary();
   if (context == 0) return FailedPrecondition("multiple choice: the run's model is no language model");
+  if (a.model->cache_shape().layers == 0) {
+    return FailedPrecondition(
+        "multiple choice: experts with a capacity, or that choose tokens, see those of all completions together, and a score would depend "
+        "on "
+        "what the others are; evaluate the held-out loss instead");
+  }
   ChoiceScore score{.questions = static_cast<int64_t>(questions.size())};
   for (const ChoiceQuestion& question : questions) {
     int64_t longest = 0;

@@ -17,7 +17,8 @@ struct ChoiceScore {
 };
 
 // Questions are dealt out over the ranks. Equal losses: the earlier completion. Collective; the same on every rank, whatever their number.
-// Errors: FailedPrecondition where the model is no language model; InvalidArgument for tokens that it does not have.
+// Errors: FailedPrecondition where the model is no language model, or one whose tokens change each other's experts (their score would hang
+// on what fills up shorter completions); InvalidArgument for tokens that it does not have.
 absl::StatusOr<ChoiceScore> EvaluateChoices(Assembly& assembly, std::span<const ChoiceQuestion> questions);
 
 }  // namespace conclave

@@ -20,6 +20,7 @@ struct HfTensor {
   int64_t at = 0;  // byte in the file
   SafetensorsEntry entry;
   int64_t used = 0;  // elements that blocks of ours are made of
+  bool misshapen = false;
   int64_t elements() const {
     int64_t n = 1;
     for (const int64_t d : entry.shape) n *= d;
@@ -105,8 +106,11 @@ void FindPieces(const BlockSpec& spec, std::vector<HfPiece> pieces, HfTensors& t
     if (f.tensor == nullptr) {
       accounts->missing.push_back(piece.name);
     } else if (f.tensor->entry.shape != want || (f.first_row + piece.rows) * in > f.tensor->elements()) {
-      accounts->misshapen.push_back(
-          absl::StrFormat("%s: %s in the file, %s here", f.tensor->entry.name, ShapeText(f.tensor->entry.shape), ShapeText(want)));
+      if (!f.tensor->misshapen) {
+        accounts->misshapen.push_back(
+            absl::StrFormat("%s: %s in the file, %s here", f.tensor->entry.name, ShapeText(f.tensor->entry.shape), ShapeText(want)));
+      }
+      f.tensor->misshapen = true;
     } else {
       f.tensor->used += piece.rows * in;
     }
@@ -187,7 +191,7 @@ absl::Status LoadHfWeights(const FileSystem& files, const std::string& folder, c
   const bool tied = parameters.Find("head.weight").value < 0;
   for (const auto& [name, tensor] : tensors) {
     const bool repeated = tied && name == "lm_head.weight";  // some files write a tied head again
-    if (tensor.used != tensor.elements() && !repeated) accounts.unused.push_back(name);
+    if (tensor.used != tensor.elements() && !tensor.misshapen && !repeated) accounts.unused.push_back(name);
   }
   if (!accounts.missing.empty() || !accounts.unused.empty() || !accounts.misshapen.empty()) {
     return FailedPrecondition("'%s' does not fit the model%s%s%s", folder, SomeOf("missing", accounts.missing),
@@ -226,12 +230,19 @@ absl::Status SaveHfModel(const FileSystem& files, const std::string& folder, con
   }
   RETURN_IF_ERROR(files.CreateDirs(folder));
   const SafetensorsFile layout = LayOutSafetensors(std::move(entries), {{"format", "pt"}});
-  const std::string path = JoinPath(folder, kHfWeights);
-  ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, files.OpenForWrite(path, WriteMode::kTruncate));
-  RETURN_IF_ERROR(file->Write(SafetensorsHeader(layout)));
-  for (const SafetensorsEntry& entry : layout.entries) RETURN_IF_ERROR(file->Write(std::as_bytes(std::span(values.at(entry.name)))));
-  RETURN_IF_ERROR(file->Sync());
-  RETURN_IF_ERROR(file->Close());
+  const std::string path = JoinPath(folder, kHfWeights), temporary = path + ".tmp";
+  const auto write = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, files.OpenForWrite(temporary, WriteMode::kTruncate));
+    RETURN_IF_ERROR(file->Write(SafetensorsHeader(layout)));
+    for (const SafetensorsEntry& entry : layout.entries) RETURN_IF_ERROR(file->Write(std::as_bytes(std::span(values.at(entry.name)))));
+    RETURN_IF_ERROR(file->Sync());
+    RETURN_IF_ERROR(file->Close());
+    return files.Rename(temporary, path);
+  };
+  if (const absl::Status written = write(); !written.ok()) {
+    files.RemoveFile(temporary).IgnoreError();  // a model that stood there stays
+    return written;
+  }
   const int64_t vocabulary = parameters[parameters.Find("embedding.weight")].shape[0];
   return files.WriteAtomically(JoinPath(folder, kHfConfig), HfConfigJson(config, family, vocabulary));
 }

@@ -11,9 +11,25 @@
 #include "parallel/expert_replicas.h"
 #include "parallel/trace_files.h"
 #include "trainer/agreement.h"
+#include "trainer/routing_replay.h"
 
 namespace conclave {
 namespace {
+
+// A window's sample. ids: [tokens, layers, top_k].
+absl::StatusOr<RoutingTrace> SampleOf(const Assembly& a, int64_t step, const std::vector<int32_t>& ids) {
+  ASSIGN_OR_RETURN(TraceHeader header, RoutingHeader(a));
+  header.step = step;
+  return RoutingTrace::Make(header, ids);
+}
+
+// Plans are made from memory: a disk that takes no trace ends no run.
+void WriteForLater(const FileSystem& files, const RunFolder& folder, const RoutingTrace& trace) {
+  const int64_t step = trace.header().step;
+  absl::Status written = files.CreateDirs(folder.Routing());
+  if (written.ok()) written = WriteTrace(files, folder.RoutingTrace(step), trace);
+  if (!written.ok()) LOG_WARNING << "the routing trace of step " << step << " is not in a file, training goes on: " << written.message();
+}
 
 // Largest load of a rank over the mean, in every layer: what the slowest rank waits for. Copies share an expert's load.
 std::vector<double> LoadRatios(const RoutingCounts& counts, const ExpertPlacement& placement) {
@@ -120,22 +136,14 @@ absl::Status Rebalancer::CloseWindow(int64_t step, StepRecord* record) {
                      {"worst_load_ratio", std::ranges::max(LoadRatios(counts, *assembly().placement))}};
   if (window_ && window_->tokens() > 0) record->routing.push_back({"drift", RoutingDrift(window_->counts, counts)});
   RETURN_IF_ERROR(ReportTraffic(record));
-  absl::Status written;
+  absl::Status made;
   if (assembly().mesh->rank() == 0 && window.tokens() > 0) {
-    const TraceHeader header{.experts = counts.experts(),
-                             .layers = counts.layers(),
-                             .top_k = window.top_k,
-                             .corpus = assembly().config.name(),
-                             .step = step,
-                             .seed = static_cast<uint64_t>(assembly().config.seed()),
-                             .checkpoint = ""};
-    absl::StatusOr<RoutingTrace> trace = RoutingTrace::Make(header, window.ids);
-    written = trace.status();
-    if (written.ok()) written = options_.files->CreateDirs(options_.folder->Routing());
-    if (written.ok()) written = WriteTrace(*options_.files, options_.folder->RoutingTrace(step), *trace);
-    if (trace.ok()) trace_ = *std::move(trace);
+    absl::StatusOr<RoutingTrace> trace = SampleOf(assembly(), step, window.ids);
+    made = trace.status();
+    if (made.ok()) WriteForLater(*options_.files, *options_.folder, *trace);
+    if (made.ok()) trace_ = *std::move(trace);
   }
-  RETURN_IF_ERROR(AgreeOn(assembly().mesh->control(), written, "writing the routing trace"));
+  RETURN_IF_ERROR(AgreeOn(assembly().mesh->control(), made, "making the routing trace"));
   window_ = std::move(window);
   return absl::OkStatus();
 }

@@ -10,8 +10,21 @@
 namespace conclave {
 namespace {
 
-// What traces of this model look like.
-absl::StatusOr<TraceHeader> HeaderOf(const Assembly& a) {
+template <typename T>
+std::string_view BytesOfVector(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+template <typename T>
+std::vector<T> VectorOfBytes(const std::string& bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+}  // namespace
+
+absl::StatusOr<TraceHeader> RoutingHeader(const Assembly& a) {
   const std::vector<int> experts = a.model->experts();
   if (experts.empty()) return FailedPrecondition("routing: the model has no experts");
   const MoeConfig& moe = a.config.model().moe_lm().moe();
@@ -28,22 +41,8 @@ absl::StatusOr<TraceHeader> HeaderOf(const Assembly& a) {
   return header;
 }
 
-template <typename T>
-std::string_view BytesOfVector(const std::vector<T>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
-template <typename T>
-std::vector<T> VectorOfBytes(const std::string& bytes) {
-  std::vector<T> values(bytes.size() / sizeof(T));
-  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
-  return values;
-}
-
-}  // namespace
-
 absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& log) {
-  ASSIGN_OR_RETURN(const TraceHeader header, HeaderOf(a));
+  ASSIGN_OR_RETURN(const TraceHeader header, RoutingHeader(a));
   Communicator& control = a.mesh->control();
   const absl::StatusOr<RoutingLog::Passes> passes = log.ToPasses(header.layers, header.top_k);
   RETURN_IF_ERROR(AgreeOn(control, passes.status(), "recording the routing"));
@@ -69,7 +68,7 @@ absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& 
 }
 
 absl::StatusOr<RoutingLog> HeldOutRouting(const Assembly& a, const RoutingTrace& trace, int64_t batches) {
-  ASSIGN_OR_RETURN(const TraceHeader header, HeaderOf(a));
+  ASSIGN_OR_RETURN(const TraceHeader header, RoutingHeader(a));
   if (trace.layers() != header.layers || trace.experts() != header.experts || trace.top_k() != header.top_k) {
     return InvalidArgument("routing: the trace has %d MoE layers of %d experts, %d a token; the model has %d of %d, %d a token",
                            trace.layers(), trace.experts(), trace.top_k(), header.layers, header.experts, header.top_k);

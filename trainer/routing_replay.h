@@ -10,8 +10,12 @@
 
 namespace conclave {
 
-// The trace that the ranks recorded together: pass i of rank 0, of rank 1, ..., then pass i + 1. Collective; on every rank. Errors: a model
-// without experts, or whose tokens have no fixed number of them.
+// What traces of this run's routing look like, its step left 0; corpus: its text. Errors: FailedPrecondition for a model without experts,
+// or whose tokens have no fixed number of them.
+absl::StatusOr<TraceHeader> RoutingHeader(const Assembly& assembly);
+
+// The trace that the ranks recorded together: pass i of rank 0, of rank 1, ..., then pass i + 1. Collective; on every rank. Errors:
+// RoutingHeader's.
 absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& assembly, const RoutingLog& log);
 
 // This rank's part of a trace of `batches` (0: all) held-out batches, to be replayed. Errors: a trace of another number of tokens, layers,

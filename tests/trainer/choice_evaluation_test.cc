@@ -103,6 +103,17 @@ TEST(ChoiceEvaluation, TakesTheLikeliestCompletionOnAnyNumberOfRanks) {
     });
     EXPECT_TRUE(status.ok()) << status;
   }
+  // Experts that see all completions together would score one by the others' lengths.
+  const absl::StatusOr<LoadedConfig> crowded =
+      LoadText(kChoiceRun, {"model.moe_lm.moe.capacity.factor=1", "data.cache_dir=\"" + folder + "/cache\"",
+                            "data.sources[0].text.path=\"" + folder + "/text.txt\""});
+  ASSERT_TRUE(crowded.ok()) << crowded.status();
+  const absl::Status refused = RunRanks(1, [&](Communicator& world) -> absl::Status {
+    Assembly a;
+    RETURN_IF_ERROR(Assemble(crowded->config, world, files, &a));
+    return EvaluateChoices(a, questions).status();
+  });
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
   EXPECT_TRUE(files.RemoveTree(folder).ok());
 }
 

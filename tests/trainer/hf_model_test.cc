@@ -1,11 +1,13 @@
 // Hugging Face models both ways, and dense models that become mixtures.
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <cstring>
 
 #include <gtest/gtest.h>
 
+#include "base/fault_file_system.h"
 #include "comm/loopback.h"
 #include "tests/trainer/config_fixture.h"
 #include "trainer/hf_weights.h"
@@ -201,7 +203,7 @@ TEST(HfModel, EveryTensorIsAccountedFor) {
       {[&](Tensors& t) {
          t[expert].first = {8, 6};
        },
-       "1 misshapen: " + expert + ": [8, 6] in the file, [6, 8] here"},
+       "does not fit the model; 1 misshapen: " + expert + ": [8, 6] in the file, [6, 8] here"},
       {[&](Tensors& t) {
          t["model.layers.1.block_sparse_moe.experts.4.w3.weight"] = t[expert];
          t.erase(expert);
@@ -274,6 +276,26 @@ TEST(HfModel, OtherModelsAreRefused) {
   refused(mixtral + R"("sliding_window": 64})", "attention to a sliding window");
   refused(mixtral + R"("rope_scaling": {"type": "linear"}})", "scaled rotary positions");
   refused(mixtral + R"("hidden_act": "gelu"})", "another activation than silu");
+}
+
+// The disk is full while a newer model is written where one stands: that one stays whole.
+TEST(HfModel, AnExportThatFailsLeavesTheOldOne) {
+  HfLab lab;
+  const absl::Status status = lab.Run(Families()[1].second, {}, [&](Assembly& a) -> absl::Status {
+    FaultFileSystem disk;
+    const auto save = [&] { return SaveHfModel(disk, "hf", a.config.model().moe_lm(), a.scheme->point()); };
+    RETURN_IF_ERROR(save());
+    const std::string before = *disk.ReadAll("hf/model.safetensors");
+    a.scheme->point().block(a.model->parameters().Find("final_norm.weight")).Fill(3);
+    disk.FailOperations(disk.operations() + 9, 1, ENOSPC);
+    EXPECT_EQ(save().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(*disk.ReadAll("hf/model.safetensors"), before);
+    EXPECT_EQ(*disk.ListDir("hf"), (std::vector<std::string>{"config.json", "model.safetensors"}));
+    RETURN_IF_ERROR(save());
+    EXPECT_NE(*disk.ReadAll("hf/model.safetensors"), before);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST(HfModel, WhatNoFamilyHasIsNotExported) {

@@ -212,7 +212,7 @@ TEST(Parity, TwentyStepsInDoubleOnEverySplit) {
   const auto alone = RunModel(run);
   ASSERT_TRUE(alone.ok()) << alone.status();
   EXPECT_LT(alone->loss(), alone->reports[0].evaluation.objective);
-  for (const int ranks : {2, 4}) {
+  for (const int ranks : {2, 4, 8}) {
     for (const auto& split : Splits(ranks, 8)) {
       std::tie(run.data, run.expert) = split;
       const auto together = RunModel(run);

@@ -308,6 +308,7 @@ TEST(Rebalancer, RecordsTheSameRoutingOnEveryRankCount) {
     ASSERT_TRUE(trace.ok()) << trace.status();
     EXPECT_EQ(trace->tokens(), 50);
     EXPECT_EQ(trace->header().step, 4);
+    EXPECT_EQ(trace->header().corpus, files.At("a.txt"));
     EXPECT_EQ(trace->top_k(), 2);
     const std::string metrics = files.Read("run/metrics.jsonl");
     EXPECT_NE(metrics.find("\"routing\":{\"largest_affinity\":"), std::string::npos);
@@ -315,6 +316,27 @@ TEST(Rebalancer, RecordsTheSameRoutingOnEveryRankCount) {
   }
   EXPECT_EQ(traces[1], traces[0]);
   EXPECT_EQ(traces[2], traces[0]);
+}
+
+// A trace is looked at later, or never: a disk that takes none ends no run.
+TEST(Rebalancer, TracesThatCannotBeWrittenEndNoRun) {
+  const MovingFolder written_files, refused_files;
+  const std::vector<std::string> overrides = {"parallel.expert=2",
+                                              "observe.routing_window=1",
+                                              "parallel.rebalance.every=2",
+                                              "parallel.rebalance.after_step=1",
+                                              "parallel.rebalance.hysteresis=0",
+                                              "parallel.rebalance.placement.load_greedy={}"};
+  const auto written = TrainMoving({.files = &written_files, .overrides = overrides});
+  ASSERT_TRUE(written.ok()) << written.status();
+  ASSERT_TRUE(TrainMoving({.files = &refused_files, .overrides = overrides, .stop_after = 1}).ok());
+  ASSERT_TRUE(RealFileSystem().RemoveTree(refused_files.At("run/routing")).ok());
+  ASSERT_TRUE(RealFileSystem().WriteAtomically(refused_files.At("run/routing"), "no folder").ok());
+  const auto refused = TrainMoving({.files = &refused_files, .overrides = overrides, .resume = true});
+  ASSERT_TRUE(refused.ok()) << refused.status();
+  EXPECT_EQ(refused->first, written->first);
+  EXPECT_EQ(refused->second, written->second);
+  EXPECT_EQ(SavedCoordinates(refused_files, 9), SavedCoordinates(written_files, 9));
 }
 
 // Loads of real routing are uneven at first: the greedy plan lowers the busiest rank's share. With an impossible price nothing moves.
