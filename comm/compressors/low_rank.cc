@@ -6,7 +6,6 @@
 // equal. What spectra fall off lose much less, and a rank of width or less is kept to rounding, for which the contract leaves 2^-20. Wire:
 // A, then Q. Arithmetic: 4 rows cols width an iteration to encode, half that to decode.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -64,12 +63,7 @@ class LowRankCodec final : public Compressor {
     const int size = mean > 0 ? std::clamp(std::ilogb(mean), 1 - Limits::max_exponent, -Limits::min_exponent) : 0;
     const auto scale = static_cast<T>(std::ldexp(1.0, -size));
     T* const q = q_.data<T>();
-    std::array<double, 256> normals;
-    for (int64_t i = 0; i < q_.elements(); i += std::ssize(normals)) {
-      const auto some = std::span(normals).first(static_cast<size_t>(std::min<int64_t>(std::ssize(normals), q_.elements() - i)));
-      MaskDraws(key).FillNormal(static_cast<uint64_t>(i), some);
-      std::ranges::transform(some, q + i, [](double v) { return static_cast<T>(v); });
-    }
+    MaskDraws(key).FillNormal(0, q_.span<T>());
     for (int64_t i = 0; i < iterations_; ++i) {
       for (int64_t j = 0; j < q_.elements(); ++j) q[j] *= scale;
       TimesFactor(x, q_, a_, size_, width_);
