@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/rng.h"
 #include "parallel/chain_columns.h"
+#include "parallel/chain_deals.h"
 
 namespace conclave {
 namespace {
@@ -45,54 +48,91 @@ class Passes {
         moves_(state),
         key_{.seed = options.seed, .site = site, .step = options.start, .kind = RngKind::kPlacement},
         few_(state->experts() / state->ranks() <= kFewSlots),
-        words_(state->layers()) {}
+        words_(state->layers()) {
+    if (ColumnDeals::Serves(*state)) deals_.emplace(state);
+  }
 
   // A round robin: in each of its rounds rank r meets (round - r) mod `rounds`, the one left over meets the last rank.
   void Run(double temperature) {
     const int ranks = state_->ranks(), rounds = ranks + ranks % 2 - 1;
     for (int round = 0; round < rounds; ++round) {
+      pairs_.clear();
       for (int a = 0; a < rounds; ++a) {
         int b = (round - a + rounds) % rounds;
         if (b < a) continue;
         if (b == a) b = rounds;  // the last rank, or where `ranks` is odd nobody
-        if (b >= ranks) continue;
-        key_.FillBits(drawn_, words_);
-        drawn_ += words_.size();
-        moves_.Move(a, b, static_cast<float>(temperature), words_);
-        if (few_ && done_ % kCrossEvery == 0) moves_.Cross(a, b, static_cast<float>(temperature), words_);
+        if (b < ranks) pairs_.push_back({a, b});
       }
+      deals_ ? Deal(static_cast<float>(temperature)) : Move(static_cast<float>(temperature));
     }
     ++done_;
   }
 
+  int64_t cost() const { return deals_ ? deals_->cost() : state_->cost(); }
+  // Nothing runs after this; the state has the table that the passes came to. Deals end with the best ones: two ranks are then optimal.
+  void Finish() {
+    if (!deals_) return;
+    Run(0);
+    state_->SetTable(deals_->table());
+  }
+
  private:
+  void Draw() {
+    key_.FillBits(drawn_, words_);
+    drawn_ += words_.size();
+  }
+  void Deal(float temperature) {
+    for (size_t first = 0; first < pairs_.size(); first += ColumnDeals::kLanes) {
+      Draw();
+      deals_->Deal(std::span(pairs_).subspan(first, std::min<size_t>(ColumnDeals::kLanes, pairs_.size() - first)), temperature, words_);
+    }
+  }
+  void Move(float temperature) {
+    for (const auto [p, q] : pairs_) {
+      Draw();
+      moves_.Move(p, q, temperature, words_);
+      if (few_ && done_ % kCrossEvery == 0) moves_.Cross(p, q, temperature, words_);
+    }
+  }
+
   ChainState* state_;
   ColumnMoves moves_;
+  std::optional<ColumnDeals> deals_;
   RngKey key_;
   bool few_;
   std::vector<uint32_t> words_;
+  std::vector<RankPair> pairs_;
   uint64_t drawn_ = 0;
   int64_t done_ = 0;
 };
 
-// Temperature `progress` of the way, 0..1, from hot to cold.
-double TemperatureAt(const AnnealOptions& options, double progress) { return options.hot * std::pow(options.cold / options.hot, progress); }
+// In units of the mean absolute cost of a swap at the start. Column moves leave a random start at 1 and freeze at 0.04; deals hold less
+// back: nothing that lasts is decided above 0.45, and nothing moves below 0.1.
+struct AnnealRange {
+  double hot, cold;
+  // Temperature `progress` of the way, 0..1, from hot to cold.
+  double At(double progress) const { return hot * std::pow(cold / hot, progress); }
+};
+AnnealRange RangeOf(const ChainState& state) {
+  return ColumnDeals::Serves(state) ? AnnealRange{.hot = 0.45, .cold = 0.1} : AnnealRange{.hot = 1, .cold = 0.04};
+}
 
 // The share of the passes for each interval: as the root of the heat capacity over the logarithm of the temperature.
 Shares MeasureShares(ChainState& state, const AnnealOptions& options, double typical, int64_t passes) {
   Shares cost{}, count{}, shares{};
+  const AnnealRange range = RangeOf(state);
   Passes run(&state, options, 3);
   for (int64_t i = 0; i < passes; ++i) {
-    run.Run(typical * TemperatureAt(options, static_cast<double>(i) / static_cast<double>(passes)));
+    run.Run(typical * range.At(static_cast<double>(i) / static_cast<double>(passes)));
     const int64_t bin = i * kBins / passes;
-    cost[bin] += static_cast<double>(state.cost());
+    cost[bin] += static_cast<double>(run.cost());
     count[bin] += 1;
   }
   for (int b = 0; b < kBins; ++b) cost[b] /= count[b];
   double sum = 0;
   for (int b = 0; b < kBins; ++b) {
     const double fall = cost[std::max(b - 1, 0)] - cost[std::min(b + 1, kBins - 1)];
-    shares[b] = std::sqrt(std::max(0.0, fall) / TemperatureAt(options, (b + 0.5) / kBins));
+    shares[b] = std::sqrt(std::max(0.0, fall) / range.At((b + 0.5) / kBins));
     sum += shares[b];
   }
   for (double& share : shares) share = kEvenShare / kBins + (sum > 0 ? (1 - kEvenShare) * share / sum : (1 - kEvenShare) / kBins);
@@ -114,18 +154,25 @@ void Anneal(ChainState& state, const AnnealOptions& options) {
     state.SetTable(start);
     passes -= pilot;
   }
+  const AnnealRange range = RangeOf(state);
   Passes run(&state, options, 1);
   double at = 0;  // in intervals
   for (int64_t i = 0; i < passes; ++i) {
-    run.Run(typical * TemperatureAt(options, at / kBins));
+    run.Run(typical * range.At(at / kBins));
     at += 1 / (shares[std::min(static_cast<int>(at), kBins - 1)] * static_cast<double>(passes));
   }
+  run.Finish();
 }
 
-double PassNanoseconds(const RoutingCounts& counts, int ranks) {
-  const double slots = std::min(counts.experts() / ranks, ColumnMoves::kMostCandidates);
-  const double pairs = 0.5 * ranks * (ranks - 1.0);
-  return pairs * counts.layers() * (100 + 3.1 * slots * slots);  // measured on one core with AVX-512
+double PassNanoseconds(const PlacementProblem& problem) {  // measured on one core with AVX-512
+  const RoutingCounts& counts = *problem.counts;
+  const int ranks = problem.topology.ranks, slots = counts.experts() / ranks;
+  if (slots == ColumnDeals::kSlots && (problem.topology.nodes == 1 || problem.topology.nodes == ranks)) {
+    const double blocks = std::ceil(0.5 * ranks / ColumnDeals::kLanes);
+    return (ranks - 1.0) * counts.layers() * (40 + 330 * blocks);
+  }
+  const double candidates = std::min(slots, ColumnMoves::kMostCandidates), pairs = 0.5 * ranks * (ranks - 1.0);
+  return pairs * counts.layers() * (100 + 3.1 * candidates * candidates);
 }
 
 }  // namespace conclave

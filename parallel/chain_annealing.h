@@ -1,4 +1,4 @@
-// Annealing of the chain objective by moves of whole columns.
+// Annealing of the chain objective by moves and deals of whole columns.
 #ifndef CONCLAVE_PARALLEL_CHAIN_ANNEALING_H_
 #define CONCLAVE_PARALLEL_CHAIN_ANNEALING_H_
 
@@ -8,23 +8,20 @@
 
 namespace conclave {
 
-// Temperatures are in units of the mean absolute cost of a swap at the start, which should be random.
 struct AnnealOptions {
   uint64_t seed = 1;
   uint32_t start = 0;    // which of several independent runs
   int64_t passes = 100;  // moves of all pairs of ranks
-  double hot = 1;        // column moves leave a random start from here on
-  double cold = 0.04;    // nothing moves here
 };
 
-// A short run, the temperature falling geometrically, shows where the instance freezes; then the table starts anew and every temperature
-// gets the passes that its heat capacity asks for (constant thermodynamic speed). A pure function of state and options. Cost:
-// passes * PassNanoseconds. Sources: Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", Science 1983; Salamon et al.,
-// "Simulated annealing with constant thermodynamic speed", Computer Physics Communications 1988.
+// For a state that starts at random. A short run, the temperature falling geometrically, shows where the instance freezes; then the table
+// starts anew and every temperature gets the passes that its heat capacity asks for (constant thermodynamic speed). A pure function of
+// state and options. Cost: passes * PassNanoseconds. Sources: Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", Science
+// 1983; Salamon et al., "Simulated annealing with constant thermodynamic speed", Computer Physics Communications 1988.
 void Anneal(ChainState& state, const AnnealOptions& options);
 
 // About how many nanoseconds a pass takes: what budgets are shared out by.
-double PassNanoseconds(const RoutingCounts& counts, int ranks);
+double PassNanoseconds(const PlacementProblem& problem);
 
 }  // namespace conclave
 

@@ -4,28 +4,16 @@
 #include <bit>
 #include <cmath>
 
-#include "base/rng.h"
+#include "parallel/gumbel_noise.h"
 #include "parallel/swap_program.h"
 
 namespace conclave {
 namespace {
 
-constexpr int kMost = ColumnMoves::kMostCandidates, kNoiseLength = 1 << 14;
-// A unit of the program is 1 / kUnits of the temperature: bonds end at 256 temperatures, prices at 500.
-constexpr float kUnits = 16;
-
-// Independent draws of Gumbel's distribution, -ln(-ln u), in units; a move reads a run of them at a random place.
-const std::vector<int16_t>& GumbelNoise() {
-  static const std::vector<int16_t> noise = [] {
-    std::vector<int16_t> values(kNoiseLength + kMostLanes + 1);
-    const RngKey key{.seed = 0, .site = 3, .kind = RngKind::kPlacement};
-    for (size_t i = 0; i < values.size(); ++i) {
-      values[i] = static_cast<int16_t>(std::lround(kUnits * -std::log(-std::log(key.UniformDouble(i) + 0x1p-60))));
-    }
-    return values;
-  }();
-  return noise;
-}
+constexpr int kMost = ColumnMoves::kMostCandidates;
+// A unit of the program is a unit of noise: bonds end at 256 temperatures, prices at 500.
+constexpr float kUnits = kNoiseUnits;
+static_assert(kNoiseRun > kMostLanes);
 
 // Units a token. Where nothing is random, a unit is a token.
 float ScaleAt(float temperature) { return temperature > 0 ? kUnits / temperature : 1; }
@@ -94,7 +82,6 @@ void ColumnMoves::Choose(const Layer& at, uint32_t word) {
 
 // Prices the candidates' swaps with everything else in place, and joins them with the layers before.
 void ColumnMoves::Advance(const Layer& at, float temperature, float gain, uint32_t word) {
-  static constexpr int16_t kNoNoise[kMostLanes + 1] = {};
   const int n = candidates_, j = at.layer;
   const float scale = ScaleAt(temperature);
   int16_t prices[kMostLanes] = {};
@@ -102,7 +89,7 @@ void ColumnMoves::Advance(const Layer& at, float temperature, float gain, uint32
     prices[i] = InUnits(state_->Pull(j, at.p, at.at_p[i]) - state_->Pull(j, at.q, at.at_p[i]), scale);
     prices[n + i] = InUnits(state_->Pull(j, at.q, at.at_q[i]) - state_->Pull(j, at.p, at.at_q[i]), scale);
   }
-  const int16_t* const noise = temperature > 0 ? GumbelNoise().data() + (word >> 18) : kNoNoise;
+  const int16_t* const noise = temperature > 0 ? GumbelNoise(word >> 18) : NoNoise();
   SwapLayer layer{.experts = state_->experts(), .to = at.chosen, .bond_scale = gain * scale, .prices = prices, .noise = noise};
   if (j > 0) {
     const Layer before = At(j - 1, at.p, at.q);
@@ -169,7 +156,7 @@ void ColumnMoves::Cross(int p, int q, float temperature, std::span<const uint32_
       alone += state_->Pull(j, p, at.at_p[i]) - state_->Pull(j, q, at.at_p[i]);
       alone += state_->Pull(j, q, at.at_q[i]) - state_->Pull(j, p, at.at_q[i]);
     }
-    const int16_t* const noise = GumbelNoise().data() + (words[j] >> 18);
+    const int16_t* const noise = GumbelNoise(words[j] >> 18);
     const float unit = temperature / kUnits;
     float kept = -unit * noise[0], changed = static_cast<float>(alone) - unit * noise[1];
     if (j > 0) {

@@ -20,7 +20,7 @@ struct Search {
 
   // One slow start finds more than several fast ones, up to kPassesOfAStart passes; what more there are become further starts.
   void Budget(const PlacementProblem& problem, int64_t* starts, int64_t* passes) const {
-    const double pass = std::max(1.0, PassNanoseconds(*problem.counts, problem.topology.ranks));
+    const double pass = std::max(1.0, PassNanoseconds(problem));
     const auto all = static_cast<int64_t>(std::min<double>(kMostPasses, effort * kNanosecondsPerEffort / pass));
     *starts = std::max<int64_t>(1, all / kPassesOfAStart);
     *passes = all / *starts;

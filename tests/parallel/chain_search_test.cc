@@ -2,13 +2,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
+#include <span>
 
 #include "base/rng.h"
 #include "parallel/assignment.h"
 #include "parallel/chain_annealing.h"
 #include "parallel/chain_columns.h"
+#include "parallel/chain_deals.h"
 #include "parallel/chain_search.h"
 #include "parallel/markov_trace.h"
 #include "tests/parallel/placement_case.h"
@@ -132,6 +135,65 @@ TEST(ColumnMoves, CrossEqualsBruteForce) {
       ASSERT_LE(state.cost(), best);
     }
   }
+}
+
+// The cost of every way to deal what ranks 1 and 2 of `before` hold, 6 a layer, tried out: the least.
+int64_t LeastOfDeals(const PlacementProblem& problem, const PlacementTable& before) {
+  constexpr int kPairs[6][2] = {{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}};
+  int64_t best = std::numeric_limits<int64_t>::max();
+  for (int code = 0; code < 6 * 6 * 6; ++code) {
+    PlacementTable table = before;
+    for (int j = 0, rest = code; j < 3; ++j, rest /= 6) {
+      std::vector<int> dealt;
+      for (int x = 0; x < static_cast<int>(table[j].size()); ++x) {
+        if (before[j][x] == 1 || before[j][x] == 2) dealt.push_back(x);
+      }
+      for (const int x : dealt) table[j][x] = 2;
+      for (const int x : kPairs[rest % 6]) table[j][dealt[x]] = 1;
+    }
+    best = std::min(best, CountCrossings(*problem.counts, table, problem.topology).Cost(problem.topology));
+  }
+  return best;
+}
+
+// A deal at temperature 0 is the best of all; the two other pairs of ranks beside it come to theirs at the same time.
+TEST(ColumnDeals, EqualBruteForce) {
+  const std::vector<uint32_t> words(3, 0);
+  for (uint32_t start = 0; start < 20; ++start) {
+    const RoutingCounts counts = RoutingCounts::Of(UniformTrace(3, 12, 300, start));
+    const PlacementTable before = RandomTable(3, 12, 6, 3, start);
+    const PlacementProblem problem{.counts = &counts, .topology = {.ranks = 6}, .current = {}};
+    const ChainState state(problem, before);
+    ColumnDeals alone(&state), together(&state);
+    EXPECT_EQ(alone.cost(), state.cost());
+    const RankPair pairs[] = {{1, 2}, {0, 4}, {5, 3}};
+    alone.Deal(std::span(pairs).first(1), 0, words);
+    ASSERT_EQ(alone.cost(), LeastOfDeals(problem, before)) << start;
+    ASSERT_EQ(alone.cost(), ChainState(problem, alone.table()).cost());
+    alone.Deal(std::span(pairs).subspan(1), 0, words);
+    together.Deal(pairs, 0, words);
+    EXPECT_EQ(together.table(), alone.table());
+    EXPECT_TRUE(IsBalanced(together.table(), 6));
+  }
+}
+
+// Two layers whose experts come in the same pairs keep all tokens or none: drawn again and again, in Boltzmann's shares.
+TEST(ColumnDeals, ChangeOverInBoltzmannsShares) {
+  RoutingCounts counts(2, 4);
+  for (int x = 0; x < 4; ++x) counts.transitions(0)[x * 4 + x] = 10;
+  const ChainState state({.counts = &counts, .topology = {.ranks = 2}, .current = {}}, ContiguousTable(2, 4, 2));
+  ColumnDeals deals(&state);
+  const RankPair pair{0, 1};
+  const RngKey key{.seed = 5};
+  std::vector<uint32_t> words(2);
+  std::vector<int> seen(3);  // deals that lose 0, 20 and 40 tokens
+  for (int i = 0; i < 40'000; ++i) {
+    key.FillBits(2 * i, words);
+    deals.Deal(std::span(&pair, 1), 20, words);
+    ++seen[deals.cost() / 20];
+  }
+  EXPECT_GT(seen[1], 1000);
+  EXPECT_NEAR(static_cast<double>(seen[0]) / (seen[0] + seen[2]), 1 / (1 + std::exp(-40.0 / 20)), 0.01);
 }
 
 // Of ranks with more experts than take part in a move, all come to take part: from the worst start annealing finds planted columns of 24.
