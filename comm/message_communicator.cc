@@ -7,15 +7,11 @@
 #include <utility>
 
 #include "base/check.h"
+#include "comm/direct_sums.h"
 #include "comm/sums.h"
 
 namespace conclave {
 namespace {
-
-struct Part {
-  int64_t begin = 0, end = 0;  // elements
-  int64_t size() const { return end - begin; }
-};
 
 // Number and kind of a collective in one tag: what ranks out of step send each other never matches, so that they wait and the watchdog
 // names them, instead of adding up what does not belong together.
@@ -27,12 +23,9 @@ int CollectiveTag(const Collective& op, int64_t sequence) {
   return (static_cast<int>(sequence % kNumbers) + kNumbers * static_cast<int>(kind % kKinds)) * kStreams + op.stream;
 }
 
-// A long all-reduce goes in pieces of this size, kPiecesInFlight of them at a time: while one piece's sums travel the next one's parts do,
-// so that links never wait for an addition or for the slowest of a phase, and what is added is still in the cache.
-constexpr int64_t kReducedPieceBytes = int64_t{512} << 10;
+// So many pieces of a long all-reduce are on their way at a time: while one piece's sums travel the next one's parts do, so that links
+// never wait for an addition or for the slowest of a phase, and what is added is still in the cache.
 constexpr int kPiecesInFlight = 4;
-
-Part PartOf(int64_t elements, int index, int parts) { return {elements * index / parts, elements * (index + 1) / parts}; }
 
 }  // namespace
 
@@ -119,8 +112,10 @@ class MessageOperation final : public Request::Impl, public InFlight {
       messages_->Cancel();
       fed_->Cancel();
       for (const Stage& stage : stages_) stage.parts->Cancel(), stage.sums->Cancel();
+      if (direct_ != nullptr) direct_->Drop();
     }
     status_ = status;
+    direct_ = nullptr;
     done_ = true;
     LeaveTurn();
     comm_.engine_->Remove(this);
@@ -269,35 +264,48 @@ class MessageOperation final : public Request::Impl, public InFlight {
     return false;
   }
 
-  // The part of a long all-reduce's piece that `owner` adds, in bytes of the vector.
-  std::span<std::byte> PartOfPiece(int64_t piece, int owner) const {
-    const int64_t width = SizeOf(op_.recv.dtype()), most = kReducedPieceBytes / width;
-    const int64_t begin = piece * most;
-    const Part part = PartOf(std::min(most, op_.recv.elements() - begin), owner, comm_.size());
-    return op_.recv.AsBytes().subspan((begin + part.begin) * width, part.size() * width);
-  }
-  // Where rank `from`'s contribution to this rank's part of a piece arrives: on a line of the cache, whatever the number of ranks.
-  std::byte* Arrival(int64_t piece, int from) {
-    constexpr int64_t kLine = 64;
-    const int64_t most = (kReducedPieceBytes / comm_.size() / kLine + 2) * kLine;
-    return scratch_.data() + (piece % kPiecesInFlight * comm_.size() + from) * most;
-  }
+  std::byte* Arrivals(int64_t piece) { return scratch_.data() + piece % kPiecesInFlight * comm_.size() * sum_.stride(); }
 
   void BeginPieces() {
-    pieces_ = (op_.recv.bytes() + kReducedPieceBytes - 1) / kReducedPieceBytes;
+    sum_ = {.vector = op_.recv, .op = op_.op, .members = comm_.size()};
+    direct_ = comm_.DirectSumsOf(op_.stream, op_.recv.bytes());
+    if (direct_ != nullptr) return BeginDirect();
     summed_ = 0;
-    const int64_t most = Arrival(kPiecesInFlight - 1, comm_.size()) - scratch_.data();
+    const int64_t most = kPiecesInFlight * comm_.size() * sum_.stride();
     if (scratch_.bytes() < most) scratch_ = Buffer(most);
     while (static_cast<int64_t>(stages_.size()) < kPiecesInFlight)
       stages_.push_back({comm_.NewMessageSet(MessageUse::kPieces), comm_.NewMessageSet(MessageUse::kPieces)});
-    for (int64_t piece = 0; piece < std::min<int64_t>(pieces_, kPiecesInFlight); ++piece) {
+    for (int64_t piece = 0; piece < std::min<int64_t>(sum_.count(), kPiecesInFlight); ++piece) {
       const absl::Status posted = PostParts(piece);
       if (!posted.ok()) return Finish(posted);
     }
     AdvancePieces();
   }
 
+  // The same bytes by reading, booked as the messages they stand for.
+  void BeginDirect() {
+    const int me = comm_.rank();
+    for (int64_t piece = 0; piece < sum_.count(); ++piece) {
+      const auto own = static_cast<int64_t>(sum_.Part(piece, me).size());
+      for (int peer = 0; peer < comm_.size(); ++peer) {
+        const auto theirs = static_cast<int64_t>(sum_.Part(piece, peer).size());
+        if (peer == me) continue;
+        for (const int64_t bytes : {own, theirs}) {
+          if (bytes > 0) BookSend(peer, bytes), BookReceive(peer, bytes);
+        }
+      }
+    }
+    direct_->Begin({.vector = op_.recv, .op = op_.op, .members = comm_.size(), .bytes = DirectSums::PieceOf(op_.recv.bytes())}, tag_);
+    AdvancePieces();
+  }
+
   void AdvancePieces() {
+    if (direct_ != nullptr) {
+      const absl::StatusOr<bool> complete = direct_->Advance();
+      if (direct_->moved()) comm_.engine_->NoteArrival();
+      if (!complete.ok() || *complete) Finish(complete.status());
+      return;
+    }
     const absl::StatusOr<bool> complete = TakePieces();
     if (!complete.ok() || *complete) Finish(complete.status());
   }
@@ -306,16 +314,16 @@ class MessageOperation final : public Request::Impl, public InFlight {
   // two ranks, sums of a piece therefore come just before the parts of the piece kPiecesInFlight after it, and are looked for in this
   // order.
   absl::StatusOr<bool> TakePieces() {
-    for (; summed_ < pieces_; ++summed_) {
+    for (; summed_ < sum_.count(); ++summed_) {
       const Stage& stage = stages_[summed_ % kPiecesInFlight];
       ASSIGN_OR_RETURN(const bool earlier_sums, stage.sums->TestAll());
       ASSIGN_OR_RETURN(const bool parts, stage.parts->TestAll());
       if (!earlier_sums || !parts) return false;
-      AddPart(summed_);
+      sum_.Add(comm_.rank(), Arrivals(summed_), sum_.Part(summed_, comm_.rank()));
       RETURN_IF_ERROR(PostSums(summed_));
-      if (summed_ + kPiecesInFlight < pieces_) RETURN_IF_ERROR(PostParts(summed_ + kPiecesInFlight));
+      if (summed_ + kPiecesInFlight < sum_.count()) RETURN_IF_ERROR(PostParts(summed_ + kPiecesInFlight));
     }
-    for (int64_t piece = std::max<int64_t>(pieces_ - kPiecesInFlight, 0); piece < pieces_; ++piece) {
+    for (int64_t piece = std::max<int64_t>(sum_.count() - kPiecesInFlight, 0); piece < sum_.count(); ++piece) {
       ASSIGN_OR_RETURN(const bool sums, stages_[piece % kPiecesInFlight].sums->TestAll());
       if (!sums) return false;
     }
@@ -325,12 +333,12 @@ class MessageOperation final : public Request::Impl, public InFlight {
   absl::Status PostParts(int64_t piece) {
     const int me = comm_.rank(), size = comm_.size();
     MessageSet& messages = *stages_[piece % kPiecesInFlight].parts;
-    const size_t bytes = PartOfPiece(piece, me).size();
+    const size_t bytes = sum_.Part(piece, me).size();
     for (int hop = 1; hop < size; ++hop) {
       const int from = (me + size - hop) % size;
-      RETURN_IF_ERROR(Receive(messages, from, {Arrival(piece, from), bytes}));
+      RETURN_IF_ERROR(Receive(messages, from, {Arrivals(piece) + from * sum_.stride(), bytes}));
     }
-    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send(messages, (me + hop) % size, PartOfPiece(piece, (me + hop) % size)));
+    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send(messages, (me + hop) % size, sum_.Part(piece, (me + hop) % size)));
     return absl::OkStatus();
   }
 
@@ -339,22 +347,10 @@ class MessageOperation final : public Request::Impl, public InFlight {
     MessageSet& messages = *stages_[piece % kPiecesInFlight].sums;
     for (int hop = 1; hop < size; ++hop) {
       const int from = (me + size - hop) % size;
-      RETURN_IF_ERROR(Receive(messages, from, PartOfPiece(piece, from)));
+      RETURN_IF_ERROR(Receive(messages, from, sum_.Part(piece, from)));
     }
-    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send(messages, (me + hop) % size, PartOfPiece(piece, me)));
+    for (int hop = 1; hop < size; ++hop) RETURN_IF_ERROR(Send(messages, (me + hop) % size, sum_.Part(piece, me)));
     return absl::OkStatus();
-  }
-
-  // In rank order, into the vector itself: what lower ranks sent is added up first. Only this rank forms this sum, so it may take its own
-  // part as the second operand.
-  void AddPart(int64_t piece) {
-    const std::span<std::byte> mine = PartOfPiece(piece, comm_.rank());
-    const DType dtype = op_.recv.dtype();
-    const int64_t elements = static_cast<int64_t>(mine.size()) / SizeOf(dtype);
-    const int me = comm_.rank();
-    for (int r = 1; r < me; ++r) ReduceInto(dtype, op_.op, Arrival(piece, r), Arrival(piece, 0), elements);
-    if (me > 0) ReduceInto(dtype, op_.op, Arrival(piece, 0), mine.data(), elements);
-    for (int r = me + 1; r < comm_.size(); ++r) ReduceInto(dtype, op_.op, Arrival(piece, r), mine.data(), elements);
   }
 
   absl::StatusOr<bool> PostBroadcast(int phase) {
@@ -457,7 +453,9 @@ class MessageOperation final : public Request::Impl, public InFlight {
   bool in_turn_ = false, waits_ = false;  // waits_: for its turn, nothing is posted yet
   bool in_pieces_ = false;
   std::vector<Stage> stages_;
-  int64_t pieces_ = 0, summed_ = 0;
+  SumPieces sum_;
+  int64_t summed_ = 0;            // pieces
+  DirectSums* direct_ = nullptr;  // null: by messages
   Collective op_;
   int tag_ = 0;
   int phase_ = 0;

@@ -38,6 +38,7 @@ class MessageSet {
 // What messages are parts of: of an all-reduce whose ranks all are at it, or of anything else.
 enum class MessageUse { kWhole, kPieces };
 
+class DirectSums;
 class MessageOperation;
 
 class MessageCommunicator : public Communicator {
@@ -51,6 +52,8 @@ class MessageCommunicator : public Communicator {
   // Whether messages of collectives may find their receivers by order alone. A collective is then posted only when those that were started
   // before it in its stream have posted all their messages.
   virtual bool MessagesKeepOrder() const { return false; }
+  // For an all-reduce of so many bytes whose turn it is; null: it goes by messages.
+  virtual DirectSums* DirectSumsOf(int, int64_t) { return nullptr; }
   absl::StatusOr<Request> StartImpl(const Collective& op, int64_t sequence) override;
   const std::shared_ptr<ProgressEngine>& engine() const { return engine_; }
 

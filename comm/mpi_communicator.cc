@@ -34,6 +34,8 @@ constexpr int64_t kBackgroundPiece = int64_t{512} << 10;
 // Within a node, messages up to this length go through rings in shared memory, which takes less time than MPI. For longer ones its one copy
 // by the kernel, for which the sender need make no call, costs as little; only what all ranks are at together gains still.
 constexpr int64_t kLongestInLane = int64_t{64} << 10;
+// Sums of longer vectors read the other ranks' memory, where the system allows it.
+constexpr int64_t kLongestSumInLane = int64_t{1} << 20;
 constexpr size_t kHostBytes = 64;
 
 absl::Status ToStatus(int code, const char* call) {
@@ -59,7 +61,7 @@ class MpiEngine final : public ProgressEngine {
       usleep(static_cast<unsigned>(std::min(10 * (1 + (idle - kYields) / kRamp), kLongestMicroseconds)));
     }
   }
-  void NoteArrival() { idle_ = 0; }
+  void NoteArrival() override { idle_ = 0; }
   // Not while something in front waits for the same connections, but for a little now and then: ranks whose calls come in different orders
   // must not wait for each other.
   bool MaySendInBackground() override {
@@ -240,6 +242,9 @@ class MpiCommunicator final : public MessageCommunicator {
     return std::make_unique<MpiMessages>(comm_, rank(), &places_, window, mpi_engine_.get());
   }
   bool MessagesKeepOrder() const override { return window_ != nullptr; }
+  DirectSums* DirectSumsOf(int stream, int64_t bytes) override {
+    return window_ != nullptr && bytes > kLongestSumInLane ? window_->direct_sums(stream) : nullptr;
+  }
 
  private:
   static int RankOf(MPI_Comm comm) {

@@ -32,8 +32,13 @@ int64_t RingBytes(int members) {
   return members > 1 && bytes >= kShortestRing ? bytes : 0;
 }
 
-// The lanes, then the mark on a line.
-int64_t WindowBytes(int members) { return kStreams * RingLane::Bytes(members, RingBytes(members)) + kRingLine; }
+// The lanes, what direct sums share, and the mark on a line.
+int64_t LaneBytes(int members) { return RingLane::Bytes(members, RingBytes(members)); }
+int64_t WindowBytes(int members) { return kStreams * (LaneBytes(members) + DirectSums::Bytes(members)) + kRingLine; }
+std::byte* LaneAt(std::byte* window, int members, int stream) { return window + stream * LaneBytes(members); }
+std::byte* SumsAt(std::byte* window, int members, int stream) {
+  return window + kStreams * LaneBytes(members) + stream * DirectSums::Bytes(members);
+}
 
 std::byte* MapWindow(int descriptor, int64_t bytes) {
   void* const memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
@@ -51,8 +56,10 @@ std::byte* MakeWindow(int members, int64_t bytes, WindowKey* key) {
   }
   std::random_device random;
   *key = {.process = getpid(), .descriptor = descriptor, .mark = (uint64_t{random()} << 32) | random()};
-  for (int stream = 0; stream < kStreams; ++stream)
-    RingLane::Prepare(memory + stream * RingLane::Bytes(members, RingBytes(members)), members);
+  for (int stream = 0; stream < kStreams; ++stream) {
+    RingLane::Prepare(LaneAt(memory, members, stream), members);
+    DirectSums::Prepare(SumsAt(memory, members, stream), members);
+  }
   std::memcpy(memory + bytes - kRingLine, &key->mark, sizeof(key->mark));
   return memory;
 }
@@ -88,10 +95,14 @@ absl::StatusOr<std::unique_ptr<NodeWindow>> NodeWindow::Open(MPI_Comm comm) {
   auto window = memory == nullptr ? nullptr : std::unique_ptr<NodeWindow>(new NodeWindow(memory, bytes));
   RETURN_IF_ERROR(agreed);
   if (seen == 0) return std::unique_ptr<NodeWindow>();
-  const int64_t ring = RingBytes(members), lane = RingLane::Bytes(members, ring);
   for (int stream = 0; stream < kStreams; ++stream) {
-    window->lanes_[stream] = std::make_unique<RingLane>(memory + stream * lane, rank, members, ring);
+    window->lanes_[stream] = std::make_unique<RingLane>(LaneAt(memory, members, stream), rank, members, RingBytes(members));
+    window->direct_sums_[stream] = std::make_unique<DirectSums>(SumsAt(memory, members, stream), rank, members);
   }
+  RETURN_IF_ERROR(OfMpi(MPI_Barrier(comm), "MPI_Barrier"));
+  int reads = window->direct_sums_[0]->CanRead() ? 1 : 0;
+  RETURN_IF_ERROR(OfMpi(MPI_Allreduce(MPI_IN_PLACE, &reads, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce"));
+  if (reads == 0) window->direct_sums_ = {};
   return window;
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 #include "comm/communicator.h"
+#include "comm/direct_sums.h"
 #include "comm/ring_lane.h"
 
 namespace conclave {
@@ -27,6 +28,8 @@ class NodeWindow {
 
   // For the collectives of a stream.
   RingLane& lane(int stream) { return *lanes_[stream]; }
+  // Likewise; null where the system keeps members from reading each other's memory.
+  DirectSums* direct_sums(int stream) { return direct_sums_[stream].get(); }
 
  private:
   NodeWindow(std::byte* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
@@ -34,6 +37,7 @@ class NodeWindow {
   std::byte* const memory_;
   const int64_t bytes_;
   std::array<std::unique_ptr<RingLane>, kStreams> lanes_;
+  std::array<std::unique_ptr<DirectSums>, kStreams> direct_sums_;
 };
 
 }  // namespace conclave

@@ -35,6 +35,7 @@ class ProgressEngine {
   void Reserve(int more) { active_.reserve(reserved_ += static_cast<size_t>(more)); }
   // Waits a little, without the mutex; returns early if something happened since the last Progress began.
   virtual void Pause(int tries) = 0;
+  virtual void NoteArrival() {}  // something arrived
 
   // Whether an operation in the background may send some more now, and how much of it to another node at a time: whatever is on its way
   // already, an operation in front waits for. Transports whose messages do not stand in line send all at once.
