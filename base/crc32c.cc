@@ -113,9 +113,7 @@ uint32_t ExtendCrc32cByTable(uint32_t crc, std::span<const std::byte> data) {
   return ~r;
 }
 
-bool HasCrc32cInstruction() {
-  return __builtin_cpu_supports("sse4.2");
-}
+bool HasCrc32cInstruction() { return __builtin_cpu_supports("sse4.2"); }
 
 uint32_t ExtendCrc32c(uint32_t crc, std::span<const std::byte> data) {
   static const bool by_instruction = HasCrc32cInstruction();

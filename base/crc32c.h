@@ -13,12 +13,8 @@ namespace conclave {
 // core).
 uint32_t ExtendCrc32c(uint32_t crc, std::span<const std::byte> data);
 
-inline uint32_t Crc32c(std::span<const std::byte> data) {
-  return ExtendCrc32c(0, data);
-}
-inline uint32_t Crc32c(std::string_view text) {
-  return ExtendCrc32c(0, std::as_bytes(std::span(text.data(), text.size())));
-}
+inline uint32_t Crc32c(std::span<const std::byte> data) { return ExtendCrc32c(0, data); }
+inline uint32_t Crc32c(std::string_view text) { return ExtendCrc32c(0, std::as_bytes(std::span(text.data(), text.size()))); }
 
 // The two ways to compute ExtendCrc32c; equal results. The first may only be called where HasCrc32cInstruction().
 bool HasCrc32cInstruction();

@@ -52,8 +52,7 @@ struct RngKey {
   // Standard normal (Box-Muller on elements 2 * element and 2 * element + 1), computed in double: the same bits on every processor.
   double Normal(uint64_t element) const;
 
-  // out[i] = Bits, Uniform, Normal of element first + i: the same numbers, many at a time. No allocation. Cost with AVX-512: about 0.5 ns a
-  // word, 5 ns a normal.
+  // out[i] = Bits, Uniform, Normal of element first + i: the same numbers, many at a time. No allocation.
   void FillBits(uint64_t first, std::span<uint32_t> out) const;
   void FillUniform(uint64_t first, std::span<float> out) const;
   void FillNormal(uint64_t first, std::span<double> out) const;

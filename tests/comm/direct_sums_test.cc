@@ -45,8 +45,7 @@ TEST(DirectSums, AddUpInTheOrderOfMembers) {
       threads.emplace_back([&group, me, members] {
         ASSERT_TRUE(group.members[me]->CanRead());
         uint32_t seed = 1;
-        for (const int64_t elements : {1, 3, 65'536, 65'537, 200'001})
-          ExpectSum<float>(*group.members[me], me, members, elements, seed++);
+        for (const int64_t elements : {1, 3, 65'536, 65'537, 200'001}) ExpectSum<float>(*group.members[me], me, members, elements, seed++);
         for (const int64_t elements : {2, 35'001}) ExpectSum<double>(*group.members[me], me, members, elements, seed++);
       });
     }
