@@ -33,11 +33,11 @@ struct CollectiveBenchOptions {
   int64_t smallest_bytes = 4096;
   int64_t largest_bytes = int64_t{16} << 20;
   int samples = 9;
-  std::string codec;  // proto text, unbiased: an exchange through it, too; empty: none
+  std::string codec;  // proto text: an exchange through it, too (ExchangeOfOneBlock); empty: none
 };
 absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const CollectiveBenchOptions& options = {});
 
-// The exchange of a vector of 8 MiB between two ranks (threads) through `codec` (proto text, unbiased) against the exact one: the link rate
+// The exchange of a vector of 8 MiB between two ranks (threads) through `codec` (proto text) against the exact one: the link rate
 // below which it is faster ("modelled_mbit": bytes saved / seconds lost without a link), and where it really is on throttled links
 // ("measured_mbit": between links of 2/3 and of 3/2 of the modelled rate), "apart": |measured / modelled - 1|. The rate is the vector's
 // bytes by the seconds lost. Errors: InvalidArgument for a text that is no codec; FailedPrecondition where there is no crossover.

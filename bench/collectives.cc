@@ -4,7 +4,6 @@
 
 #include "base/clock.h"
 #include "bench/benches.h"
-#include "bench/codec_text.h"
 #include "bench/exchange_of_one_block.h"
 #include "bench/mpi_all_reduce.h"
 #include "comm/ledger.h"
@@ -73,14 +72,12 @@ absl::StatusOr<BenchReport> BenchCollectives(Communicator& world, const Collecti
   for (int64_t bytes = options.smallest_bytes; bytes <= options.largest_bytes; bytes *= 4) {
     const int64_t elements = bytes / SizeOf(DType::kF32);
     const OwnedTensor data({elements}, DType::kF32);
-    ASSIGN_OR_RETURN(const auto exact, ExchangeOfOneBlock::Make(world, *self, elements, ExchangeConfig()));
+    ASSIGN_OR_RETURN(const auto exact, ExchangeOfOneBlock::Make(world, *self, elements, ""));
     std::unique_ptr<ExchangeOfOneBlock> coded;
     std::vector<Contender> contenders;
     contenders.push_back({.name = "exact exchange", .body = [&] { return exact->Run(); }});
     if (!options.codec.empty()) {
-      ExchangeConfig config;
-      RETURN_IF_ERROR(ParseCodec(options.codec, *config.mutable_quantized()->mutable_codec()));
-      ASSIGN_OR_RETURN(coded, ExchangeOfOneBlock::Make(world, *self, elements, config));
+      ASSIGN_OR_RETURN(coded, ExchangeOfOneBlock::Make(world, *self, elements, options.codec));
       contenders.push_back({.name = "coded exchange", .body = [&] { return coded->Run(); }});
     }
     contenders.push_back({.name = "all-reduce", .body = [&] { return world.AllReduce("bench: all-reduce", *data, ReduceOp::kSum); }});

@@ -7,7 +7,6 @@
 
 #include "base/clock.h"
 #include "bench/benches.h"
-#include "bench/codec_text.h"
 #include "bench/exchange_of_one_block.h"
 #include "comm/ledger.h"
 #include "comm/loopback.h"
@@ -73,11 +72,11 @@ double Modelled(double lead, double exact_bytes, double coded_bytes) {
 
 // All kinds of links in turn, so that what else runs on the machine meets them alike: none, and two around the rate that a first look
 // foretells.
-absl::Status FindOn(Communicator& world, const ExchangeConfig& coded, int samples, std::atomic<double>& rate, Found& found) {
+absl::Status FindOn(Communicator& world, const std::string& codec, int samples, std::atomic<double>& rate, Found& found) {
   constexpr double kApart = 1.5;
   ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> self, world.Split(world.rank(), 0, "self"));
-  ASSIGN_OR_RETURN(auto exact_exchange, ExchangeOfOneBlock::Make(world, *self, kElements, ExchangeConfig()));
-  ASSIGN_OR_RETURN(auto coded_exchange, ExchangeOfOneBlock::Make(world, *self, kElements, coded));
+  ASSIGN_OR_RETURN(auto exact_exchange, ExchangeOfOneBlock::Make(world, *self, kElements, ""));
+  ASSIGN_OR_RETURN(auto coded_exchange, ExchangeOfOneBlock::Make(world, *self, kElements, codec));
   Racer first(world, std::move(exact_exchange)), second(world, std::move(coded_exchange));
   Race look;
   for (int i = 0; i < samples; ++i) RETURN_IF_ERROR(look.Sample(first, second));
@@ -112,11 +111,9 @@ absl::Status FindOn(Communicator& world, const ExchangeConfig& coded, int sample
 
 absl::StatusOr<BenchReport> BenchCrossover(const std::string& codec, int samples) {
   BenchReport report{.bench = "crossover", .ranks = kRanks};
-  ExchangeConfig config;
-  RETURN_IF_ERROR(ParseCodec(codec, *config.mutable_quantized()->mutable_codec()));
   std::atomic<double> rate = 0;
   Found found;
-  RETURN_IF_ERROR(RunRanks(kRanks, [&](Communicator& world) { return FindOn(world, config, samples, rate, found); },
+  RETURN_IF_ERROR(RunRanks(kRanks, [&](Communicator& world) { return FindOn(world, codec, samples, rate, found); },
                            {.nodes = {0, 1}, .link_rate = &rate}));
   BenchResult result{.name = codec, .unit = "GB/s", .work = 1e-9 * 4 * static_cast<double>(kElements)};
   result.seconds = TimingOf({found.codec_seconds});

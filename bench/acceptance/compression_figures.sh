@@ -80,5 +80,5 @@ crossover_between_hosts() {
   local run
   for run in 1 2 3 4 5; do CONCLAVE_BIN_DIR=$bin_dir bash tests/cluster/crossover_test.sh; done > "$scratch/between" 2>&1
   at_most "$(sed -n 's/.*: \([0-9.]*\) apart$/\1/p' "$scratch/between" | sort -g | awk '{ apart[NR] = $1 } END { if (NR == 5) print apart[3] }')" 0.25 "" \
-    "crossover bandwidth on shaped links between two hosts against the model, QSGD, median of 5 ($(sed -n 's/^crossover \(.*\): .*/\1/p' "$scratch/between" | paste -sd ';'))"
+    "crossover bandwidth on shaped links between two hosts against the model, EF21 over a low rank, median of 5 ($(sed -n 's/^crossover \(.*\): .*/\1/p' "$scratch/between" | paste -sd ';'))"
 }

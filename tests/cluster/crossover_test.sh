@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Two emulated hosts: the link rate below which an exchange through a slow codec (QSGD) beats the exact one, foretold from bytes and times
-# without a limit, against what links of 2/3 and 3/2 of that rate show, or of 2 Gbit/s where it is higher: more two hosts on two cores do not fill.
+# Two emulated hosts: the link rate below which an exchange through a codec beats the exact one, foretold from bytes and times without a limit,
+# against what links of 2/3 and 3/2 of that rate show, or of 2 Gbit/s where it is higher: more two hosts on two cores do not fill. By default
+# EF21 over a low rank found slowly, which is so slow that its crossover lies where links can be shaped. CROSSOVER_CODEC names another.
 set -euo pipefail
 # shellcheck source=tests/dist/cli.sh
 # shellcheck disable=SC2154
@@ -8,11 +9,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/../dist/cli.sh"
 # shellcheck source=tests/cluster/hosts.sh
 source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 
+codec=${CROSSOVER_CODEC:-"low_rank { width: 8 iterations: 4 }"}
 tests/cluster/netns.sh up 2
 cleanups+=("tests/cluster/netns.sh down")
 # race: "bytes_exact bytes_coded seconds_lost" of a rank, seconds negative where the codec gains.
 race() {
-  tests/cluster/netns.sh run 2 "$conclave" bench collectives 'qsgd { levels: 1024 }' --kib 8192 --json 2> "$scratch/log" > "$scratch/bench" ||
+  tests/cluster/netns.sh run 2 "$conclave" bench collectives "$codec" --kib 8192 --json 2> "$scratch/log" > "$scratch/bench" ||
     { show "$scratch/log"; exit 1; }
   tr '{' '\n' < "$scratch/bench" | awk '
     function field(name) { return match($0, "\"" name "\": [-0-9.e+]*") ? substr($0, RSTART + length(name) + 4, RLENGTH - length(name) - 4) + 0 : 0 }
@@ -31,5 +33,5 @@ read -r _ _ fast <<< "$(race)"
 measured=$(awk -v m="$around" -v s="$slow" -v f="$fast" 'BEGIN { a = 1.5 / m; b = 1 / (1.5 * m); printf "%.0f", 1 / (b - f * (a - b) / (s - f)) }')
 apart=$(awk -v m="$modelled" -v x="$measured" 'BEGIN { d = x / m - 1; printf "%.3f", d < 0 ? -d : d }')
 echo "crossover foretold at $((modelled / 1000000)) Mbit/s, found at $((measured / 1000000)): $apart apart"
-awk -v a="$apart" 'BEGIN { exit !(a <= 0.5) }' || fail "the model is off"
+awk -v a="$apart" 'BEGIN { exit !(a <= 0.25) }' || fail "the model is off"
 report

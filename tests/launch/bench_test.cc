@@ -73,6 +73,12 @@ TEST(Crossover, CountsTheBytesOfBothWays) {
   EXPECT_EQ(result.facts.at(3), (std::pair<std::string, double>{"bytes_exact", 8 << 20}));
   EXPECT_EQ(result.facts.at(4).first, "bytes_coded");
   EXPECT_LT(result.facts.at(4).second, (8 << 20) / 8.0);
+  // A matrix of 2^11 by 2^10 as two factors of one column, from each rank to the other. The defaults are those of configs.
+  const absl::StatusOr<BenchReport> biased = BenchCrossover("low_rank { width: 1 }", 1);
+  ASSERT_TRUE(biased.ok()) << biased.status();
+  constexpr double kFactors = 4 * (2048 + 1024), kHeaders = 64;
+  EXPECT_GE(biased->results.at(0).facts.at(4).second, kFactors);
+  EXPECT_LE(biased->results.at(0).facts.at(4).second, kFactors + kHeaders);
   EXPECT_EQ(BenchCrossover("no codec").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(BenchCrossover("identity {}", 1).status().code(), absl::StatusCode::kFailedPrecondition);
 }
