@@ -55,7 +55,7 @@ int64_t Standing(const Assembly& a) { return Buffer::OfThisThread() - a.field->r
 int64_t PeakResidentBytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024;
+  return std::max(int64_t{usage.ru_maxrss} * 1024, ResidentBytes());  // the kernel notes the former now and then only
 }
 
 }  // namespace

@@ -337,12 +337,14 @@ absl::Status Trainer::Record(const StepReport& report, StepRecord record) {
   if (report.skipped) LOG_WARNING << "step " << cursor_.step << " refused: " << report.reason;
   AddLoads(report.evaluation, assembly_.model->experts(), &record);
   RETURN_IF_ERROR(telemetry_->Record(record));
-  const double rate = record.seconds.step > 0 ? static_cast<double>(record.tokens) / record.seconds.step : 0;
   const bool named = !report.evaluation.terms.empty();
-  progress_->Update(cursor_.step,
-                    absl::StrFormat("%s %.4f  norm %.3f  lr %.2e  %s %s/s", named ? report.evaluation.terms[0].name : "objective",
-                                    named ? report.evaluation.terms[0].value : record.objective, record.gradient_norm, record.learning_rate,
-                                    HumanCount(static_cast<int64_t>(rate)), assembly_.model->sample_shape().unit()));
+  std::string text = absl::StrFormat("%s %.4f  norm %.3f  lr %.2e", named ? report.evaluation.terms[0].name : "objective",
+                                     named ? report.evaluation.terms[0].value : record.objective, record.gradient_norm, record.learning_rate);
+  if (record.tokens > 0 && record.seconds.step > 0) {  // games have none
+    const double rate = static_cast<double>(record.tokens) / record.seconds.step;
+    text += absl::StrFormat("  %s %s/s", HumanCount(static_cast<int64_t>(rate)), assembly_.model->sample_shape().unit());
+  }
+  progress_->Update(cursor_.step, text);
   return telemetry_->UpdateStatus({.phase = "train",
                                    .step = cursor_.step,
                                    .steps = total_steps(),
