@@ -26,6 +26,18 @@ struct Comparison {
   bool json = false;
 };
 
+// An axis that no entrant has is a slip of the pen.
+absl::Status CheckServes(const std::vector<Entrant>& entrants, const std::string& option, const GridAxis& axis) {
+  for (const Entrant& entrant : entrants) {
+    ASSIGN_OR_RETURN(const LoadedConfig loaded, LoadConfig(entrant.config_path, entrant.overrides));
+    if (!ResolvePath(loaded.config, axis.path).empty()) return absl::OkStatus();
+  }
+  return InvalidArgument(
+      "%s: none of the %d entrants has a field '%s'; the fields are in docs/config.md, and those of a scheme or codec "
+      "count where a config names it",
+      option, entrants.size(), axis.path);
+}
+
 // Entrants: every config under every combination of the varied values. Names are the configs', with what is varied.
 absl::Status ListEntrants(const Arguments& arguments, Comparison* comparison) {
   std::vector<GridAxis> varied;
@@ -52,6 +64,8 @@ absl::Status ListEntrants(const Arguments& arguments, Comparison* comparison) {
     }
     comparison->entrants.insert(comparison->entrants.end(), entrants.begin(), entrants.end());
   }
+  for (const GridAxis& axis : varied) RETURN_IF_ERROR(CheckServes(comparison->entrants, "--vary", axis));
+  for (const GridAxis& axis : comparison->contest.tuned) RETURN_IF_ERROR(CheckServes(comparison->entrants, "--tune", axis));
   return absl::OkStatus();
 }
 

@@ -26,8 +26,8 @@ codec_rates() {
 crossover() {
   local codec apart
   for codec in 'qsgd { levels: 1024 }' 'natural {}'; do
-    apart=$(for _ in 1 2 3; do "$conclave" bench crossover "$codec" --json 2> "$scratch/log" | sed -n 's/.*"apart": \([-0-9.e+]*\).*/\1/p'; done | sort -g | head -n 1)
-    at_most "$(awk -v v="$apart" 'BEGIN { if (v != "") printf "%.3f", v }')" 0.15 "" "G11: modelled crossover bandwidth against throttled links, $codec, best of 3"
+    apart=$(for _ in 1 2 3 4 5; do "$conclave" bench crossover "$codec" --json 2> "$scratch/log" | sed -n 's/.*"apart": \([-0-9.e+]*\).*/\1/p'; done | sort -g | sed -n 3p)
+    at_most "$(awk -v v="$apart" 'BEGIN { if (v != "") printf "%.3f", v }')" 0.15 "" "G11: modelled crossover bandwidth against throttled links, $codec, median of 5"
   done
 }
 

@@ -29,8 +29,8 @@ at_most() {
     short "${1:-none} $3" "<= $2 $3" "$4"
   fi
 }
-# equal GOT WANTED WHAT
-equal() { if [[ $1 == "$2" ]]; then ok "${1:-none}" "$2" "$3"; else short "${1:-none}" "$2" "$3"; fi; }
+# equal GOT WANTED WHAT: nothing got equals nothing.
+equal() { if [[ -n $1 && $1 == "$2" ]]; then ok "${1:-none}" "$2" "$3"; else short "${1:-none}" "$2" "$3"; fi; }
 
 milliseconds() { date +%s%3N; }
 # seconds_of COMMAND...: its wall time in seconds, or nothing when it fails.

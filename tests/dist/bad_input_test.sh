@@ -44,6 +44,7 @@ refused "unknown command" 2 2 "unknown command 'trian'; did you mean 'train'" tr
 refused "unknown option" 2 2 "unknown option '--resum'; did you mean '--resume'" train "$good" --resum
 refused "option without its value" 2 2 "option '--batches' needs a value" eval "$scratch" --batches
 refused "no config" 2 2 "missing argument CONFIG" train
+refused "a tuned setting that no entrant has" 1 2 "--tune: none of the 1 entrants has a field 'optim.ogda.gama'" compare configs/vineq/ogda.textproto --tune optim.ogda.gama=1,2
 refused "config that is not there" 2 2 "absent.textproto" train "$scratch/absent.textproto"
 
 # The config: place, what was expected, what to do.
