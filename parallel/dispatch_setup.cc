@@ -2,6 +2,7 @@
 #include "parallel/dispatch_choice.h"
 #include "parallel/dispatch_route.h"
 #include "parallel/expert_dispatch.h"
+#include "parallel/piece_plan.h"
 #include "tensor/ops/mlp_pieces.h"
 
 namespace conclave {
@@ -15,6 +16,9 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
   setup->most_rows = config.most_rows();
   setup->bounded = setup->most_rows > 0 && config.beyond_most_rows() == DispatchConfig::IN_PIECES;
   CHECK(!setup->bounded || (setup->most_rows > kMostMlpPieceRows && !setup->pre_reduce)) << setup->most_rows;  // configs are checked for it
+  if (setup->bounded) {
+    setup->most_pieces = MostPiecesNeeded(request.tokens * request.top_k * mesh.shape().expert, setup->most_rows);
+  }
   if (config.route() == DispatchConfig::AUTO || InTwoLevels(config.route())) {
     ASSIGN_OR_RETURN(setup->grid, DispatchGrid::Create(mesh, config.ranks_per_node()));
   }

@@ -1,5 +1,7 @@
 #include "parallel/expert_dispatch.h"
 
+#include <algorithm>
+
 #include "base/trace.h"
 #include "parallel/expert_pieces.h"
 
@@ -7,6 +9,12 @@ namespace conclave {
 namespace {
 
 CopyRows CopiesOf(const DispatchPlan& plan) { return {plan.position, plan.top_k}; }
+
+int MostSlots(const ExpertPlacement& placement) {
+  int most = 0;
+  for (int layer = 0; layer < placement.layers(); ++layer) most = std::max(most, placement.slots(layer));
+  return most;
+}
 
 }  // namespace
 
@@ -17,7 +25,7 @@ absl::Status ExpertDispatch::WeighThere(Arena& arena, const DispatchPlan& plan, 
   const std::span<const int64_t> source = plan.hops[0].copy_source;
   const Tensor ordered = arena.New({static_cast<int64_t>(source.size()), 1}, weights.dtype());
   GatherRowsInto(weights.Reshape({weights.elements(), 1}), source, ordered);
-  RETURN_IF_ERROR(route_.SendCopies(arena, plan, ordered, *there, {"dispatch weights"}));
+  RETURN_IF_ERROR(route_.SendCopies(arena, plan, ordered, *there, {"copy weights"}));
   arena.Rewind(mark);
   return absl::OkStatus();
 }
@@ -33,6 +41,7 @@ ExpertDispatch::ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placemen
   const int most = 2 * setup_->pieces;
   mesh->dispatch().Reserve(most);
   if (InTwoLevels(setup_->route)) setup_->grid->inside().Reserve(most), setup_->grid->between().Reserve(most);
+  if (setup_->bounded) state_->Reserve(setup_->most_pieces, MostSlots(*placement));
 }
 
 ExpertDispatch::~ExpertDispatch() = default;

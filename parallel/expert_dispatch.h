@@ -23,6 +23,7 @@ struct DispatchSetup {
   int pieces = 0;           // that rows travel in, beside the experts' work; 0: experts wait for all rows
   int64_t most_rows = 0;    // that a rank takes at a time; 0: any number
   bool bounded = false;     // more than most_rows go in pieces of at most so many; else they are an error
+  int most_pieces = 0;      // where rows are bounded: no leaf of Request::tokens needs more
   bool pre_reduce = false;  // each rank (node) returns one partial sum a token instead of a row for each slot
   bool fold = false;        // results of a token's first slots come home as their sum where one rank (node) has them; the same bits
   bool weighs_there() const { return pre_reduce || fold; }  // outputs are weighted by the rank that has them
@@ -35,7 +36,7 @@ struct DispatchSetup {
     bool pre_reduce = false;
     int64_t width = 0;  // of a token
     DType dtype = DType::kF32;
-    // What AUTO reckons with: one leaf's tokens, and the routing of a layer.
+    // What AUTO and most_pieces reckon with: one leaf's tokens, and the routing of a layer.
     int64_t tokens = 0;
     int experts = 1, top_k = 1;
   };

@@ -57,15 +57,30 @@ void RecordPiece(Tape& inner, const Tape& outer, const PieceRun& run, int piece,
       GroupedMlp(inner, run.inputs[piece], Borrowed(inner, outer, run.experts.weights), run.experts.activation, run.cut.groups(piece));
 }
 
+absl::Status NoOne(BlockId) { return absl::OkStatus(); }
+
 // From the gradient of a piece's outputs to that of its rows; those of the experts go where the outer tape has them.
 absl::StatusOr<Tensor> WalkPieceBack(Tape& inner, const PieceRun& run, int piece, const Tensor& gradient) {
   CHECK(inner.PutGradient(run.results[piece], gradient));
-  static const Tape::OnFinal no_one = [](BlockId) { return absl::OkStatus(); };
-  RETURN_IF_ERROR(inner.Backward({}, no_one));
+  RETURN_IF_ERROR(inner.Backward({}, NoOne));
   return inner.gradient(run.inputs[piece]);
 }
 
 }  // namespace
+
+void PieceState::Reserve(int pieces, int slots) {
+  for (PieceLine* line : {&out, &again, &home}) line->Reserve(pieces);
+  // The tape of a piece keeps its capacity: it is walked back once with as many values as there will be.
+  const int64_t blocks = 4 * int64_t{slots};
+  Tape& tape = PassingTape(*this);
+  const auto one = [&] { return travel.New({1}, DType::kF32); };
+  for (int64_t i = 0; i < blocks; ++i) tape.Constant(one());
+  const Var result = tape.Record(one(), {tape.Input(one())});
+  CHECK(tape.PutGradient(result, one()));
+  CHECK_OK(tape.Backward({}, NoOne));
+  tape.Reset();
+  travel.Reserve(0);
+}
 
 void ExpertDispatch::BeginLeaf(int64_t turn) {
   turn_ = turn, limited_ = true;

@@ -38,6 +38,9 @@ struct PieceState final : Tape::Companion {
     home.Progress();
   }
 
+  // Layers whose rows go in up to `pieces` pieces one at a time, to up to `slots` experts here, then take memory in arenas alone.
+  void Reserve(int pieces, int slots);
+
   Arena travel;                // of what is under way
   PieceLine out, again, home;  // again: rows that were not kept
   // Tapes of pieces that backward will come back to, as a stack; kept for the next leaf. And one for those that nobody comes back to.

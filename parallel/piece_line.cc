@@ -5,6 +5,10 @@
 
 namespace conclave {
 
+void PieceLine::Reserve(int pieces) {
+  if (static_cast<int>(legs_.size()) < pieces) legs_.resize(static_cast<size_t>(pieces));
+}
+
 void PieceLine::Open(Arena* arena, const Trip& trip) {
   CHECK(!open());
   arena_ = arena;
@@ -18,7 +22,7 @@ void PieceLine::Open(Arena* arena, const Trip& trip) {
   }
   const PiecePlan& plan = *trip_.plan;
   for (int h = 0; outward() && plan.shares_rows && h < plan.hop_count; ++h) kept_[h] = New(plan.hops[h].rows_received.begin[plan.pieces]);
-  if (static_cast<int>(legs_.size()) < plan.pieces) legs_.resize(static_cast<size_t>(plan.pieces));
+  Reserve(plan.pieces);
   begun_ = posted_[0] = posted_[1] = 0;
 }
 

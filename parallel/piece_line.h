@@ -22,6 +22,8 @@ class PieceLine {
     Tensor tokens;                    // at home: [n, w] to experts; [n k, w] in the order of plan.position on the way home
   };
 
+  // Up to so many pieces a trip, nothing is allocated but in the arena.
+  void Reserve(int pieces);
   // Everything on its way is in `arena`, which is not to be rewound below this place, nor below that of a piece that was not awaited.
   void Open(Arena* arena, const Trip& trip);
   bool open() const { return trip_.plan != nullptr; }
@@ -56,7 +58,7 @@ class PieceLine {
   Tensor kept_[2];     // rows that serve several pieces, by hop
   int64_t width_ = 0;  // of a row on the wire
   DType dtype_ = DType::kF32;
-  std::vector<Leg> legs_;  // by piece; kept for the next trip
+  std::vector<Leg> legs_;  // by piece of this trip or a longer one before it
   int begun_ = 0;
   int posted_[2] = {0, 0};  // pieces, by hop of a leg
 };

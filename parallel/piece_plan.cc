@@ -141,6 +141,15 @@ ReceivedPlaces OrderHop(Arena& arena, const RouteHop& hop, const CopyPieces& pie
 
 int PiecesNeeded(const RowGroups& groups, const PieceCut& cut) { return cut.most_rows == 0 ? 1 : std::max(1, FillPieces(groups, cut, {})); }
 
+// A piece ends where the next unit does not fit: it has more than most_rows less the longest unit, and with the next piece more than
+// most_rows.
+int MostPiecesNeeded(int64_t rows, int64_t most_rows) {
+  CHECK_GT(most_rows, kMostMlpPieceRows);
+  const int64_t by_itself = std::max<int64_t>(rows - 1, 0) / (most_rows - kMostMlpPieceRows + 1) + 1,
+                by_pairs = 2 * (rows / (most_rows + 1)) + 1;
+  return static_cast<int>(std::min(by_itself, by_pairs));
+}
+
 absl::Status MakePiecePlan(Arena& arena, const DispatchPlan& plan, const PieceCut& cut, PiecePlan* out) {
   out->pieces = cut.pieces, out->hop_count = plan.hop_count;
   out->shares_rows = plan.shares_rows;

@@ -18,6 +18,8 @@ struct PieceCut {
 
 // The fewest pieces of at most cut.most_rows rows.
 int PiecesNeeded(const RowGroups& groups, const PieceCut& cut);
+// No cut of `rows` rows into pieces of at most `most_rows` needs more than that, whatever groups they are of.
+int MostPiecesNeeded(int64_t rows, int64_t most_rows);
 
 // What one side of a hop handles, rows or copies: by (piece, member, order of the plan).
 struct PieceOrder {

@@ -120,18 +120,6 @@ absl::Status AssignTasks(const Experiment& config, int rank, WorkerMap* workers)
   return absl::OkStatus();
 }
 
-DispatchSetup::Request DispatchRequestOf(const Experiment& config, DType dtype) {
-  const MoeLmConfig& lm = config.model().moe_lm();
-  const TrainerConfig& trainer = config.trainer();
-  return {.config = config.parallel().dispatch(),
-          .pre_reduce = lm.moe().combine_order() == MoeConfig::PRE_REDUCE,
-          .width = lm.width(),
-          .dtype = dtype,
-          .tokens = trainer.global_batch() / (trainer.workers() * trainer.micro_batches()) * lm.context(),
-          .experts = static_cast<int>(lm.moe().experts()),
-          .top_k = static_cast<int>(lm.moe().top_k())};
-}
-
 absl::Status BuildModel(Assembly* a) {
   const Experiment& config = a->config;
   if (config.parallel().updates() == ParallelConfig::SHARDED && config.parallel().rebalance().every() > 0) {
@@ -210,6 +198,18 @@ absl::Status BuildAfterData(Assembly* a) {
 }
 
 }  // namespace
+
+DispatchSetup::Request DispatchRequestOf(const Experiment& config, DType dtype) {
+  const MoeLmConfig& lm = config.model().moe_lm();
+  const TrainerConfig& trainer = config.trainer();
+  return {.config = config.parallel().dispatch(),
+          .pre_reduce = lm.moe().combine_order() == MoeConfig::PRE_REDUCE,
+          .width = lm.width(),
+          .dtype = dtype,
+          .tokens = trainer.global_batch() / (trainer.workers() * trainer.micro_batches()) * lm.context(),
+          .experts = static_cast<int>(lm.moe().experts()),
+          .top_k = static_cast<int>(lm.moe().top_k())};
+}
 
 ExchangeContext Assembly::MakeExchangeContext() const {
   return {.layout = layout.get(),

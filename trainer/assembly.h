@@ -38,6 +38,9 @@ struct Assembly {
   ExchangeContext MakeExchangeContext() const;
 };
 
+// What a config's model asks of its dispatch.
+DispatchSetup::Request DispatchRequestOf(const Experiment& config, DType dtype);
+
 // Builds all parts; rank 0 opens the data first, so that tokenizing happens once. Collective on `world`, which must outlive the assembly;
 // either every rank gets OK or every rank an error. config: all defaults filled in.
 absl::Status Assemble(const Experiment& config, Communicator& world, const FileSystem& files, Assembly* assembly);

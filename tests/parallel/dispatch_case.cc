@@ -5,6 +5,8 @@
 #include <numeric>
 #include <thread>
 
+#include <gtest/gtest.h>
+
 #include "base/rng.h"
 #include "comm/loopback.h"
 #include "parallel/expert_dispatch.h"
@@ -171,6 +173,27 @@ DispatchOutcome Oracle(const DispatchCase& c) {
     }
   }
   return outcome;
+}
+
+std::vector<DispatchCase> CasesOfTwoNodes() {
+  return {
+      {.name = "k2", .expert = 4, .experts = 8, .top_k = 2, .tokens = {9, 6, 0, 7}, .nodes = {0, 1, 0, 1}, .width = 5},
+      {.name = "k1", .expert = 4, .experts = 4, .top_k = 1, .tokens = {5, 6, 3, 7}, .nodes = {0, 0, 1, 1}},
+      {.name = "k8", .expert = 4, .experts = 16, .top_k = 8, .tokens = {9, 6, 5, 7}, .nodes = {0, 1, 1, 0}, .width = 5},
+      {.name = "holes", .expert = 4, .experts = 8, .top_k = 4, .tokens = {9, 6, 0, 7}, .nodes = {0, 0, 1, 1}, .holes = true},
+      {.name = "one", .expert = 4, .experts = 8, .top_k = 1, .tokens = {4, 6, 5, 7}, .only_expert = 5, .nodes = {0, 0, 1, 1}},
+      {.name = "none", .expert = 4, .experts = 8, .top_k = 2, .tokens = {0, 0, 0, 0}, .nodes = {0, 0, 1, 1}},
+      {.name = "columns", .data = 2, .expert = 2, .experts = 4, .top_k = 2, .tokens = {4, 6, 5, 7}, .nodes = {0, 1, 0, 1}, .lanes = true}};
+}
+
+void ExpectSameBits(const DispatchOutcome& a, const DispatchOutcome& b) {
+  ASSERT_EQ(a.ranks.size(), b.ranks.size());
+  for (size_t r = 0; r < a.ranks.size(); ++r) {
+    EXPECT_EQ(a.ranks[r].y, b.ranks[r].y) << "rank " << r;
+    EXPECT_EQ(a.ranks[r].dx, b.ranks[r].dx) << "rank " << r;
+    EXPECT_EQ(a.ranks[r].dweights, b.ranks[r].dweights) << "rank " << r;
+  }
+  EXPECT_EQ(a.dexpert, b.dexpert);
 }
 
 }  // namespace conclave

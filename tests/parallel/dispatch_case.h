@@ -56,6 +56,10 @@ struct DispatchOutcome {
 absl::StatusOr<DispatchOutcome> RunDispatch(const DispatchCase& c, DType dtype);
 DispatchOutcome Oracle(const DispatchCase& c);
 
+// Four ranks on two nodes, which need not hold consecutive ranks: ranks without tokens, empty slots, all to one, two data columns.
+std::vector<DispatchCase> CasesOfTwoNodes();
+void ExpectSameBits(const DispatchOutcome& a, const DispatchOutcome& b);
+
 }  // namespace conclave
 
 #endif  // CONCLAVE_TESTS_PARALLEL_DISPATCH_CASE_H_

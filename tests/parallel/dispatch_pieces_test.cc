@@ -1,5 +1,6 @@
 // A mixture whose rows travel in pieces, beside the experts' work and that of a shared expert: the bits of one whose rows travel at once.
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include <gtest/gtest.h>
@@ -154,15 +155,6 @@ absl::StatusOr<DispatchOutcome> RunPieces(const DispatchCase& c, const PieceOpti
   return outcome;
 }
 
-void ExpectEqualBits(const DispatchOutcome& a, const DispatchOutcome& b) {
-  for (size_t r = 0; r < a.ranks.size(); ++r) {
-    EXPECT_EQ(a.ranks[r].y, b.ranks[r].y) << "rank " << r;
-    EXPECT_EQ(a.ranks[r].dx, b.ranks[r].dx) << "rank " << r;
-    EXPECT_EQ(a.ranks[r].dweights, b.ranks[r].dweights) << "rank " << r;
-  }
-  EXPECT_EQ(a.dexpert, b.dexpert);
-}
-
 // To other ranks.
 int64_t SentBytes(const WireReport& report, std::string_view label) {
   int64_t bytes = 0;
@@ -184,14 +176,10 @@ int64_t MostReceived(const DispatchCase& c) {
 }
 
 std::vector<DispatchCase> PieceCases() {
-  return {
-      {.name = "one", .expert = 1, .experts = 4, .top_k = 2, .tokens = {9}},
-      {.name = "two", .expert = 2, .experts = 8, .top_k = 2, .tokens = {9, 6}, .width = 5},
-      {.name = "k8", .expert = 4, .experts = 16, .top_k = 8, .tokens = {9, 6, 5, 7}, .nodes = {0, 1, 1, 0}, .width = 5},
-      {.name = "holes", .expert = 4, .experts = 8, .top_k = 4, .tokens = {9, 6, 0, 7}, .nodes = {0, 0, 1, 1}, .holes = true},
-      {.name = "all to one", .expert = 4, .experts = 8, .top_k = 1, .tokens = {4, 6, 5, 7}, .only_expert = 5, .nodes = {0, 0, 1, 1}},
-      {.name = "none", .expert = 4, .experts = 8, .top_k = 2, .tokens = {0, 0, 0, 0}, .nodes = {0, 0, 1, 1}},
-      {.name = "columns", .data = 2, .expert = 2, .experts = 4, .top_k = 2, .tokens = {4, 6, 5, 7}, .nodes = {0, 1, 0, 1}, .lanes = true}};
+  std::vector<DispatchCase> cases = CasesOfTwoNodes();
+  cases.push_back({.name = "alone", .expert = 1, .experts = 4, .top_k = 2, .tokens = {9}});
+  cases.push_back({.name = "two", .expert = 2, .experts = 8, .top_k = 2, .tokens = {9, 6}, .width = 5});
+  return cases;
 }
 
 TEST(DispatchPieces, GiveTheBitsOfTheWholeOnEveryRoute) {
@@ -208,13 +196,13 @@ TEST(DispatchPieces, GiveTheBitsOfTheWholeOnEveryRoute) {
         SCOPED_TRACE(pieces);
         const auto cut = RunPieces(c, {.pieces = pieces, .beside = true});
         ASSERT_TRUE(cut.ok()) << cut.status();
-        ExpectEqualBits(*cut, *whole);
+        ExpectSameBits(*cut, *whole);
         for (int r = 0; r < c.ranks(); ++r) {
           for (const std::string_view label : {"dispatch rows", "combine rows"}) {
             EXPECT_EQ(SentBytes(cut->ranks[r].forward, label), SentBytes(whole->ranks[r].forward, label)) << label << " of rank " << r;
             EXPECT_EQ(SentBytes(cut->ranks[r].backward, label), SentBytes(whole->ranks[r].backward, label)) << label << " of rank " << r;
           }
-          EXPECT_EQ(SentBytes(cut->ranks[r].backward, "dispatch weights"), 0) << "rank " << r << ": backward waits for no weights";
+          EXPECT_EQ(SentBytes(cut->ranks[r].backward, "copy weights"), 0) << "rank " << r << ": backward waits for no weights";
         }
       }
     }
@@ -230,7 +218,7 @@ TEST(DispatchPieces, GoWithLossyWiresAndSumsOnTheWay) {
       c.route = c.expert < 4 ? DispatchConfig::DEDUPLICATED : DispatchConfig::DEDUPLICATED_HIERARCHICAL;
       const auto whole = RunPieces(c, {}), cut = RunPieces(c, {.pieces = 3, .beside = false});
       ASSERT_TRUE(whole.ok() && cut.ok()) << whole.status() << cut.status();
-      ExpectEqualBits(*cut, *whole);
+      ExpectSameBits(*cut, *whole);
     }
   }
 }
@@ -272,7 +260,7 @@ TEST(DispatchPieces, BoundedPiecesGiveTheBitsOfTheWhole) {
       for (const int64_t most : {1280, 2000}) {
         const auto bounded = RunPieces(c, {.most_rows = most, .beside = true});
         ASSERT_TRUE(bounded.ok()) << bounded.status();
-        ExpectEqualBits(*bounded, *whole);
+        ExpectSameBits(*bounded, *whole);
         for (int r = 0; r < c.ranks() && !SendsOnce(route); ++r) {  // forward the same rows; backward those of forward once more
           const int64_t out = SentBytes(whole->ranks[r].forward, "dispatch rows");
           EXPECT_EQ(SentBytes(bounded->ranks[r].forward, "dispatch rows"), out);
@@ -283,7 +271,7 @@ TEST(DispatchPieces, BoundedPiecesGiveTheBitsOfTheWhole) {
       }
       const auto both = RunPieces(c, {.pieces = 3, .most_rows = 100000, .beside = true});
       ASSERT_TRUE(both.ok()) << both.status();
-      ExpectEqualBits(*both, *whole);
+      ExpectSameBits(*both, *whole);
     }
   }
 }
@@ -297,6 +285,28 @@ TEST(DispatchPieces, CutsLieWhereSumsAreCut) {
   EXPECT_EQ(PiecesNeeded(groups, {.most_rows = 1280}), 4);
   EXPECT_EQ(PiecesNeeded(groups, {.most_rows = 1280, .by_lane = true}), 5);  // 1,024; 476; 1,024; 476 and 700; 300
   EXPECT_EQ(PiecesNeeded(groups, {}), 1);
+}
+
+// Groups that use pieces badly: a unit of 1,279 rows beside one that just does not fit, and long experts in pieces hardly longer than a
+// unit.
+TEST(DispatchPieces, NeverNeedMoreThanTheBound) {
+  EXPECT_EQ(MostPiecesNeeded(0, 1280), 1);
+  EXPECT_EQ(MostPiecesNeeded(1280, 1280), 1);
+  EXPECT_EQ(MostPiecesNeeded(100000, 100000), 1);
+  for (const int64_t most : {1280, 1500, 2558, 4000}) {
+    for (const std::vector<int64_t>& rows : std::vector<std::vector<int64_t>>{{1279, most - 1278, 1279, most - 1278, 1279},
+                                                                              {20000},
+                                                                              {1, most, 1, most, 1},
+                                                                              {most / 2 + 1, most / 2 + 1, most / 2 + 1},
+                                                                              {0, 5, 0}}) {
+      const RowGroups groups{.rows = rows, .experts = static_cast<int>(rows.size())};
+      const int64_t all = std::accumulate(rows.begin(), rows.end(), int64_t{0});
+      const int needed = PiecesNeeded(groups, {.most_rows = most});
+      EXPECT_LE(needed, MostPiecesNeeded(all, most)) << all << " rows of " << rows.size() << " experts, " << most << " at a time";
+      EXPECT_GE(needed * most, all);
+      EXPECT_LE(MostPiecesNeeded(all, most), 2 * needed) << "nor many fewer";
+    }
+  }
 }
 
 }  // namespace

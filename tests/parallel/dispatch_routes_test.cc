@@ -14,30 +14,8 @@ namespace {
 constexpr std::array kAllRoutes = {DispatchConfig::FLAT, DispatchConfig::DEDUPLICATED, DispatchConfig::HIERARCHICAL,
                                    DispatchConfig::DEDUPLICATED_HIERARCHICAL};
 
-void ExpectSameBits(const DispatchOutcome& a, const DispatchOutcome& b) {
-  ASSERT_EQ(a.ranks.size(), b.ranks.size());
-  for (size_t r = 0; r < a.ranks.size(); ++r) {
-    EXPECT_EQ(a.ranks[r].y, b.ranks[r].y) << "rank " << r;
-    EXPECT_EQ(a.ranks[r].dx, b.ranks[r].dx) << "rank " << r;
-    EXPECT_EQ(a.ranks[r].dweights, b.ranks[r].dweights) << "rank " << r;
-  }
-  EXPECT_EQ(a.dexpert, b.dexpert);
-}
-
-// Four ranks on two nodes, which do not hold consecutive ranks.
-std::vector<DispatchCase> TwoNodes() {
-  return {
-      {.name = "k2", .expert = 4, .experts = 8, .top_k = 2, .tokens = {9, 6, 0, 7}, .nodes = {0, 1, 0, 1}, .width = 5},
-      {.name = "k1", .expert = 4, .experts = 4, .top_k = 1, .tokens = {5, 6, 3, 7}, .nodes = {0, 0, 1, 1}},
-      {.name = "k8", .expert = 4, .experts = 16, .top_k = 8, .tokens = {9, 6, 5, 7}, .nodes = {0, 1, 1, 0}, .width = 5},
-      {.name = "holes", .expert = 4, .experts = 8, .top_k = 4, .tokens = {9, 6, 5, 7}, .nodes = {0, 0, 1, 1}, .holes = true},
-      {.name = "one", .expert = 4, .experts = 8, .top_k = 1, .tokens = {4, 6, 5, 7}, .only_expert = 5, .nodes = {0, 0, 1, 1}},
-      {.name = "none", .expert = 4, .experts = 8, .top_k = 2, .tokens = {0, 0, 0, 0}, .nodes = {0, 0, 1, 1}},
-      {.name = "columns", .data = 2, .expert = 2, .experts = 4, .top_k = 2, .tokens = {4, 6, 5, 7}, .nodes = {0, 1, 0, 1}, .lanes = true}};
-}
-
 TEST(DispatchRoutes, GiveTheSameBits) {
-  for (DispatchCase c : TwoNodes()) {
+  for (DispatchCase c : CasesOfTwoNodes()) {
     SCOPED_TRACE(c.name);
     const auto flat = RunDispatch(c, DType::kF32);
     ASSERT_TRUE(flat.ok()) << flat.status();
@@ -53,7 +31,7 @@ TEST(DispatchRoutes, GiveTheSameBits) {
 
 // Sums by rank: the same bits for one or two experts a token; else within 2 g sum |w_s out_s|, checked in double against the oracle.
 TEST(DispatchRoutes, SumsOnTheWayHome) {
-  for (DispatchCase c : TwoNodes()) {
+  for (DispatchCase c : CasesOfTwoNodes()) {
     SCOPED_TRACE(c.name);
     const auto exact = RunDispatch(c, DType::kF32);
     ASSERT_TRUE(exact.ok()) << exact.status();
@@ -82,7 +60,7 @@ TEST(DispatchRoutes, SumsOnTheWayHome) {
 
 // Sums of first slots formed on the way are the beginnings of the sums at home.
 TEST(DispatchRoutes, FoldingGivesTheSameBits) {
-  for (DispatchCase c : TwoNodes()) {
+  for (DispatchCase c : CasesOfTwoNodes()) {
     SCOPED_TRACE(c.name);
     const auto flat = RunDispatch(c, DType::kF32);
     ASSERT_TRUE(flat.ok()) << flat.status();
@@ -179,7 +157,7 @@ Counted FoldedRowsOf(const DispatchCase& c, DispatchConfig::Route route) {
 
 TEST(DispatchRoutes, FoldedRowsAreTheCountFromTheIds) {
   int64_t saved = 0;
-  for (DispatchCase c : TwoNodes()) {
+  for (DispatchCase c : CasesOfTwoNodes()) {
     if (c.data > 1) continue;
     SCOPED_TRACE(c.name);
     c.fold = true;
@@ -203,7 +181,7 @@ TEST(DispatchRoutes, FoldedRowsAreTheCountFromTheIds) {
 }
 
 TEST(DispatchRoutes, RowsAreTheCountFromTheIds) {
-  for (DispatchCase c : TwoNodes()) {
+  for (DispatchCase c : CasesOfTwoNodes()) {
     if (c.data > 1) continue;
     SCOPED_TRACE(c.name);
     for (const bool pre_reduce : {false, true}) {

@@ -110,11 +110,7 @@ inline absl::Status BuildRun(const ModelRun& run, Communicator& world, Assembly*
   a->layout = std::make_unique<Layout>(PlanLayout(&a->model->parameters(), a->mesh->shape(), world.rank(), *a->placement));
   if (a->config.parallel().updates() == ParallelConfig::SHARDED) a->layout = std::make_unique<Layout>(SpreadCanonicalOwners(*a->layout));
   if (!a->model->experts().empty()) {
-    const MoeLmConfig& lm = a->config.model().moe_lm();
-    ASSIGN_OR_RETURN(a->dispatch_setup, DispatchSetup::Create(*a->mesh, {.config = a->config.parallel().dispatch(),
-                                                                         .pre_reduce = lm.moe().combine_order() == MoeConfig::PRE_REDUCE,
-                                                                         .width = lm.width(),
-                                                                         .dtype = a->dtype()}));
+    ASSIGN_OR_RETURN(a->dispatch_setup, DispatchSetup::Create(*a->mesh, DispatchRequestOf(a->config, a->dtype())));
   }
   a->dispatch = std::make_unique<ExpertDispatch>(a->mesh.get(), a->placement.get(), a->dispatch_setup.get());
   a->field = std::make_unique<ModelOperator>(ModelOperator::Options{.model = a->model.get(),

@@ -1,6 +1,8 @@
 // A step takes nothing from the heap once the run has warmed up.
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "tests/trainer/counted_heap.h"
 #include "tests/trainer/labelled_points.h"
 #include "tests/trainer/laws.h"
@@ -64,6 +66,48 @@ TEST(SteadyStep, OfRowsInPieces) {
                      "moe { shared_hidden: 8 }");
     run.expert = 2;
     ExpectNoAllocation(run, 3);
+  }
+}
+
+// Every token of the corpus is another one, and from sample `alike` on they are all the same.
+class TokensThatBecomeAlike : public Source {
+ public:
+  TokensThatBecomeAlike(int64_t context, int64_t alike) : mixed_({.vocabulary = 256, .context = context}), alike_(alike) {}
+  SampleShape shape() const override { return mixed_.shape(); }
+  int64_t size() const override { return mixed_.size(); }
+  absl::Status Fetch(int64_t sample, int64_t draw, int64_t row, Batch* batch) const override {
+    RETURN_IF_ERROR(mixed_.Fetch(sample, draw, row, batch));
+    const int64_t context = mixed_.shape().width;
+    if (sample >= alike_) std::fill_n(batch->tokens.data<int32_t>() + row * context, context, 3);
+    return absl::OkStatus();
+  }
+
+ private:
+  RandomTokens mixed_;
+  int64_t alike_;
+};
+
+// After the warm-up all tokens go to one expert: twice the rows at one rank, and twice the pieces, or pieces for the first time.
+TEST(SteadyStep, OfRowsInMorePiecesThanEverBefore) {
+  constexpr int64_t kWarmUp = 2, kBatch = 512, kContext = 8;
+  for (const int64_t most_rows : {1280, 4000}) {
+    ModelRun run = SmallMixture(absl::StrFormat(" parallel { dispatch { most_rows: %d beyond_most_rows: IN_PIECES } }"
+                                                " trainer { workers: 2 global_batch: %d } model { precision { compute: F64 } }",
+                                                most_rows, kBatch),
+                                absl::StrFormat("vocab_size: 256 layers: 1 position: ROTARY context: %d moe { top_k: 1 }", kContext));
+    run.source = [=] { return std::make_unique<TokensThatBecomeAlike>(kContext, kWarmUp * kBatch); };
+    run.expert = 2;
+    run.steps = kWarmUp + 1;
+    const auto outcome = RunModel(run);
+    ASSERT_TRUE(outcome.ok()) << outcome.status();
+    const auto rows_of_a_rank = [&](int64_t step) {
+      const auto& loads = outcome->reports[step].evaluation.counters;
+      const int64_t first = std::accumulate(loads.begin(), loads.begin() + 4, int64_t{0});
+      return std::max(first, kBatch * kContext - first);
+    };
+    EXPECT_LT(rows_of_a_rank(kWarmUp - 1), kBatch * kContext * 3 / 4);
+    EXPECT_EQ(rows_of_a_rank(kWarmUp), kBatch * kContext);
+    ExpectNoAllocation(run, kWarmUp);
   }
 }
 
