@@ -105,6 +105,11 @@ class PosixFileSystem final : public FileSystem {
   }
 
   absl::Status Rename(const std::string& from, const std::string& to) const override {
+    // The system would replace a device or a pipe as readily as a file, and every later use of its name would meet the file.
+    struct stat there;
+    if (stat(to.c_str(), &there) == 0 && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) {
+      return FailedPrecondition("cannot rename '%s' to '%s': a device, a pipe or a socket has that name; name a file", from, to);
+    }
     if (rename(from.c_str(), to.c_str()) != 0) return FileError("rename", absl::StrFormat("%s' to '%s", from, to), errno);
     return absl::OkStatus();
   }

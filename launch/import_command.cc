@@ -5,6 +5,7 @@
 #include "google/protobuf/text_format.h"
 #include "launch/commands.h"
 #include "launch/job.h"
+#include "launch/output_file.h"
 #include "trainer/hf_weights.h"
 #include "trainer/stop_signal.h"
 
@@ -24,7 +25,7 @@ int RunImport(const Arguments& arguments, const std::vector<std::string>&) {
     std::fputs(text.c_str(), stdout);
     return kExitFinished;
   }
-  const absl::Status written = RealFileSystem().WriteAtomically(arguments.Get("--out"), text);
+  const absl::Status written = WriteOutput(arguments.Get("--out"), text);
   return written.ok() ? kExitFinished : Fail(written);
 }
 

@@ -8,6 +8,7 @@
 #include "base/strings.h"
 #include "launch/commands.h"
 #include "launch/job.h"
+#include "launch/output_file.h"
 #include "launch/place_traffic.h"
 #include "launch/placement_file.h"
 #include "parallel/expert_replicas.h"
@@ -211,7 +212,7 @@ absl::Status RunTraffic(const Arguments& arguments, const RoutingTrace& trace, c
   ASSIGN_OR_RETURN(const PlacementConfig config, SolverConfig(arguments, name == "auto" ? "coactivation" : name));
   ASSIGN_OR_RETURN(const auto solver, MakePlacementSolver(config));
   ASSIGN_OR_RETURN(const TrafficReport report, PlanTraffic(request, *solver));
-  if (arguments.Has("--out")) RETURN_IF_ERROR(files.WriteAtomically(arguments.Get("--out"), RenderPlacement(report.table, topology)));
+  if (arguments.Has("--out")) RETURN_IF_ERROR(WriteOutput(arguments.Get("--out"), RenderPlacement(report.table, topology)));
   PrintTraffic(report, arguments.Has("--json"));
   return absl::OkStatus();
 }
@@ -234,7 +235,7 @@ absl::Status RunPlan(const Arguments& arguments) {
     ASSIGN_OR_RETURN(problem.current, ReadPlacement(files, arguments.Get("--current"), report.topology));
   }
   ASSIGN_OR_RETURN(const PlacementPlan plan, Plan(arguments, problem, &report));
-  if (arguments.Has("--write-lp")) RETURN_IF_ERROR(files.WriteAtomically(arguments.Get("--write-lp"), RenderLinearProgram(problem)));
+  if (arguments.Has("--write-lp")) RETURN_IF_ERROR(WriteOutput(arguments.Get("--write-lp"), RenderLinearProgram(problem)));
   report.plan_cost = plan.crossings.Cost(report.topology);
   report.bound = report.solver == "exact" ? report.plan_cost : LowerBound(problem);
   report.experts = int64_t{counts.layers()} * counts.experts();
@@ -260,7 +261,7 @@ absl::Status RunPlan(const Arguments& arguments) {
     report.lines.push_back({"contiguous, --evaluate", &other, &contiguous});
     report.lines.push_back({"plan, --evaluate", &other, &plan.table});
   }
-  if (arguments.Has("--out")) RETURN_IF_ERROR(files.WriteAtomically(arguments.Get("--out"), RenderPlacement(plan.table, report.topology)));
+  if (arguments.Has("--out")) RETURN_IF_ERROR(WriteOutput(arguments.Get("--out"), RenderPlacement(plan.table, report.topology)));
   arguments.Has("--json") ? PrintJson(report) : PrintText(report);
   return absl::OkStatus();
 }
