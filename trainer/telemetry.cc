@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/log.h"
 #include "base/strings.h"
 #include "trainer/json.h"
 
@@ -11,7 +12,6 @@ namespace {
 
 constexpr std::string_view kSchemaLine = "{\"schema\":\"conclave.metrics\",\"version\":1}\n";
 constexpr std::string_view kStepKey = "{\"step\":";
-constexpr std::string_view kNotOfState = ",\"wire\":";
 
 void AppendKey(std::string_view key, std::string* out) {
   if (out->back() != '{') out->push_back(',');
@@ -108,26 +108,45 @@ absl::Status Telemetry::OpenMetrics() {
   return absl::OkStatus();
 }
 
-absl::Status Telemetry::Record(const StepRecord& record) {
-  if (metrics_ == nullptr) return absl::OkStatus();
-  if (torn_) {
-    RETURN_IF_ERROR(files_.Truncate(metrics_path_, metrics_bytes_));
-    torn_ = false;
-  }
-  line_.clear();
-  AppendMetricsLine(record, clock_.WallNanos() / 1'000'000, &line_);
-  if (absl::Status status = metrics_->Write(line_); !status.ok()) {
-    torn_ = true;
-    return status;
-  }
-  metrics_bytes_ += static_cast<int64_t>(line_.size());
-  return absl::OkStatus();
+void Telemetry::Warn(const absl::Status& failed) {
+  if (!first_failure_.ok()) return;
+  first_failure_ = failed;
+  LOG_WARNING << "the run goes on, but not all that it tells of itself can be written: " << failed.message();
 }
 
-absl::Status Telemetry::UpdateStatus(const RunStatus& status, bool force) {
-  if (!options_.status) return absl::OkStatus();
+// Writes line_.
+absl::Status Telemetry::WriteLine() {
+  if (torn_) RETURN_IF_ERROR(files_.Truncate(metrics_path_, metrics_bytes_));
+  torn_ = false;
+  const absl::Status written = metrics_->Write(line_);
+  torn_ = !written.ok();
+  if (written.ok()) metrics_bytes_ += static_cast<int64_t>(line_.size());
+  return written;
+}
+
+void Telemetry::Record(const StepRecord& record) {
+  if (metrics_ == nullptr) return;
+  line_.clear();
+  AppendMetricsLine(record, clock_.WallNanos() / 1'000'000, &line_);
+  const absl::Status written = WriteLine();
+  if (written.ok()) return;
+  Warn(written);
+  if (missing_++ == 0) first_missing_ = record.step;
+  last_missing_ = record.step;
+}
+
+std::string Telemetry::Missing() const {
+  if (first_failure_.ok()) return "";
+  const std::string why(first_failure_.message());
+  if (missing_ == 0) return "what the run tells of itself could not always be written: " + why;
+  return absl::StrFormat("'%s' lacks %d lines, of steps between %d and %d: %s", metrics_path_, missing_, first_missing_, last_missing_,
+                         why);
+}
+
+void Telemetry::UpdateStatus(const RunStatus& status, bool force) {
+  if (!options_.status) return;
   const double now = clock_.Seconds();
-  if (!force && has_status_ && now - last_status_ < options_.status_seconds) return absl::OkStatus();
+  if (!force && has_status_ && now - last_status_ < options_.status_seconds) return;
   has_status_ = true;
   last_status_ = now;
   std::string text = "{";
@@ -140,7 +159,11 @@ absl::Status Telemetry::UpdateStatus(const RunStatus& status, bool force) {
   AppendInteger("last_checkpoint", status.last_checkpoint, &text);
   AppendInteger("heartbeat_unix_ms", clock_.WallNanos() / 1'000'000, &text);
   text += "}\n";
-  // Renamed without a sync: readers always see a whole file, and one of these after a power loss is worth nothing.
+  if (const absl::Status written = WriteStatus(text); !written.ok()) Warn(written);
+}
+
+// Renamed without a sync: readers always see a whole file, and one of these after a power loss is worth nothing.
+absl::Status Telemetry::WriteStatus(const std::string& text) {
   const std::string temporary = status_path_ + ".tmp";
   ASSIGN_OR_RETURN(const auto file, files_.OpenForWrite(temporary, WriteMode::kTruncate));
   RETURN_IF_ERROR(file->Write(text));
@@ -148,7 +171,10 @@ absl::Status Telemetry::UpdateStatus(const RunStatus& status, bool force) {
   return files_.Rename(temporary, status_path_);
 }
 
-absl::Status Telemetry::Sync() { return metrics_ == nullptr ? absl::OkStatus() : metrics_->Sync(); }
+void Telemetry::Sync() {
+  if (metrics_ == nullptr) return;
+  if (const absl::Status synced = metrics_->Sync(); !synced.ok()) Warn(synced);
+}
 
 void AppendMetricsLine(const StepRecord& record, int64_t wall_ms, std::string* out) {
   out->push_back('{');
@@ -181,11 +207,6 @@ void AppendMetricsLine(const StepRecord& record, int64_t wall_ms, std::string* o
   if (record.seconds.evaluation > 0) AppendNumber("evaluation_seconds", record.seconds.evaluation, out);
   if (record.seconds.checkpoint > 0) AppendNumber("checkpoint_seconds", record.seconds.checkpoint, out);
   out->append("}}\n");
-}
-
-std::string_view StateFields(std::string_view line) {
-  // Quotes inside strings are escaped, so the key cannot appear in one; it is the last but one at top level.
-  return line.substr(0, line.rfind(kNotOfState));
 }
 
 }  // namespace conclave

@@ -67,27 +67,37 @@ struct TelemetryOptions {
 inline constexpr std::string_view kMetricsFile = "metrics.jsonl";
 inline constexpr std::string_view kStatusFile = "status.json";
 
-// For rank 0 alone. Not thread-safe. Each line is one write; a line torn by a stop is dropped when the file is opened again.
+// For rank 0 alone. Not thread-safe. Each line is one write; a line torn by a stop is dropped when the file is opened again. What cannot be
+// written (the disk is full) ends no run: it is missing, the first time with a warning, and what comes later is written where it can be.
 class Telemetry {
  public:
   // Errors: the file system's; FailedPrecondition where metrics.jsonl is not ours.
   static absl::StatusOr<std::unique_ptr<Telemetry>> Open(const TelemetryOptions& options);
-  absl::Status Record(const StepRecord& record);
-  absl::Status UpdateStatus(const RunStatus& status, bool force = false);
+  void Record(const StepRecord& record);
+  void UpdateStatus(const RunStatus& status, bool force = false);
   // Makes the lines so far durable; call before a checkpoint that refers to them, and at the end.
-  absl::Status Sync();
+  void Sync();
+  // Steps whose lines could not be written since Open.
+  int64_t missing() const { return missing_; }
+  // What is missing, and why; empty: nothing.
+  std::string Missing() const;
 
  private:
   explicit Telemetry(const TelemetryOptions& options);
   absl::Status OpenMetrics();
+  absl::Status WriteLine();
+  absl::Status WriteStatus(const std::string& text);
+  void Warn(const absl::Status& failed);
 
   const FileSystem& files_;
   const Clock& clock_;
   const TelemetryOptions options_;
   const std::string metrics_path_, status_path_;
   std::unique_ptr<WritableFile> metrics_;
-  int64_t metrics_bytes_ = 0;  // of whole lines
-  bool torn_ = false;          // the last write failed half-way
+  int64_t metrics_bytes_ = 0;                                   // of whole lines
+  bool torn_ = false;                                           // the last write failed half-way
+  int64_t missing_ = 0, first_missing_ = 0, last_missing_ = 0;  // lines, and their steps
+  absl::Status first_failure_;                                  // of anything
   double last_status_ = 0;
   bool has_status_ = false;
   std::string line_;  // kept for its memory
@@ -95,9 +105,6 @@ class Telemetry {
 
 // A line of metrics.jsonl, ending in a newline. Numbers as %.17g, which gives every double back; NaN and infinities are strings.
 void AppendMetricsLine(const StepRecord& record, int64_t wall_ms, std::string* out);
-
-// The part of a line that is a function of the train state, for comparing runs bit by bit.
-std::string_view StateFields(std::string_view line);
 
 }  // namespace conclave
 

@@ -180,13 +180,14 @@ absl::StatusOr<StopReason> Trainer::Run() {
   if (cursor_.step > first) ReportMemory();
   if (telemetry_ != nullptr) {
     progress_->Finish();
-    RETURN_IF_ERROR(telemetry_->Sync());
-    RETURN_IF_ERROR(telemetry_->UpdateStatus({.phase = reason == StopReason::kNone ? "finished" : "stopped",
-                                              .step = cursor_.step,
-                                              .steps = total_steps(),
-                                              .ranks = control_.size(),
-                                              .last_checkpoint = last_saved_},
-                                             true));
+    telemetry_->Sync();
+    telemetry_->UpdateStatus({.phase = reason == StopReason::kNone ? "finished" : "stopped",
+                              .step = cursor_.step,
+                              .steps = total_steps(),
+                              .ranks = control_.size(),
+                              .last_checkpoint = last_saved_},
+                             true);
+    if (const std::string missing = telemetry_->Missing(); !missing.empty()) LOG_WARNING << missing;
   }
   return reason;
 }
@@ -204,7 +205,7 @@ absl::StatusOr<StepReport> Trainer::Step() {
   RETURN_IF_ERROR(report.status());
   absl::Status written = options_.files->CreateDirs(ParentPath(path));
   if (written.ok()) written = options_.files->WriteAtomically(path, tracer.ToJson());
-  RETURN_IF_ERROR(AgreeOn(control_, written, "writing the trace"));
+  if (!written.ok()) LOG_WARNING << "the run goes on without a trace of this step: " << written.message();
   return report;
 }
 
@@ -229,7 +230,7 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   if (assembly_.data.evaluation.size() > 0 && (last || (every > 0 && cursor_.step % every == 0))) RETURN_IF_ERROR(Evaluate(&record));
   RETURN_IF_ERROR(rebalancer_->AfterStep(cursor_.step, wire ? &*wire : nullptr, &record));
   if (control_.ledger() != nullptr) control_.ledger()->Take();  // routing records and migrations are no part of the next step
-  RETURN_IF_ERROR(AgreeOn(control_, Record(report, std::move(record)), "writing the metrics"));
+  Record(report, std::move(record));
   const int64_t save_every = assembly_.config.checkpoint().every();
   if (save_every > 0 && cursor_.step % save_every == 0 && !last) RETURN_IF_ERROR(Save());
   return report;
@@ -307,7 +308,7 @@ absl::Status Trainer::Save() {
   if (assembly_.data.tokenizer != nullptr) request.identity.set_tokenizer_fingerprint(assembly_.data.tokenizer->fingerprint());
   request.identity.set_program_version(kProgramVersion);
   if (last_evaluation_ && best_step_ == cursor_.step) request.metric = last_evaluation_;
-  if (telemetry_ != nullptr) RETURN_IF_ERROR(telemetry_->Sync());
+  if (telemetry_ != nullptr) telemetry_->Sync();
   const absl::Status saved = store_->Save(request);
   if (assembly_.expert_memory) assembly_.expert_memory->Trim();
   if (control_.ledger() != nullptr) control_.ledger()->Take();
@@ -323,8 +324,8 @@ absl::Status Trainer::Save() {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::Record(const StepReport& report, StepRecord record) {
-  if (telemetry_ == nullptr) return absl::OkStatus();
+void Trainer::Record(const StepReport& report, StepRecord record) {
+  if (telemetry_ == nullptr) return;
   record.step = cursor_.step;
   record.objective = report.evaluation.objective;
   for (const Term& term : report.evaluation.terms) record.terms.push_back({term.name, term.value});
@@ -336,21 +337,22 @@ absl::Status Trainer::Record(const StepReport& report, StepRecord record) {
   record.reason = report.reason;
   if (report.skipped) LOG_WARNING << "step " << cursor_.step << " refused: " << report.reason;
   AddLoads(report.evaluation, assembly_.model->experts(), &record);
-  RETURN_IF_ERROR(telemetry_->Record(record));
+  telemetry_->Record(record);
   const bool named = !report.evaluation.terms.empty();
-  std::string text = absl::StrFormat("%s %.4f  norm %.3f  lr %.2e", named ? report.evaluation.terms[0].name : "objective",
-                                     named ? report.evaluation.terms[0].value : record.objective, record.gradient_norm, record.learning_rate);
+  std::string text =
+      absl::StrFormat("%s %.4f  norm %.3f  lr %.2e", named ? report.evaluation.terms[0].name : "objective",
+                      named ? report.evaluation.terms[0].value : record.objective, record.gradient_norm, record.learning_rate);
   if (record.tokens > 0 && record.seconds.step > 0) {  // games have none
     const double rate = static_cast<double>(record.tokens) / record.seconds.step;
     text += absl::StrFormat("  %s %s/s", HumanCount(static_cast<int64_t>(rate)), assembly_.model->sample_shape().unit());
   }
   progress_->Update(cursor_.step, text);
-  return telemetry_->UpdateStatus({.phase = "train",
-                                   .step = cursor_.step,
-                                   .steps = total_steps(),
-                                   .steps_per_second = progress_->rate(),
-                                   .ranks = control_.size(),
-                                   .last_checkpoint = last_saved_});
+  telemetry_->UpdateStatus({.phase = "train",
+                            .step = cursor_.step,
+                            .steps = total_steps(),
+                            .steps_per_second = progress_->rate(),
+                            .ranks = control_.size(),
+                            .last_checkpoint = last_saved_});
 }
 
 }  // namespace conclave

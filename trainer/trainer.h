@@ -56,7 +56,7 @@ class Trainer {
   StateDict MakeState();
   absl::Status Evaluate(StepRecord* record);
   absl::Status Save();
-  absl::Status Record(const StepReport& report, StepRecord record);
+  void Record(const StepReport& report, StepRecord record);
   absl::Status AverageWeights();
   void SetPhase(Phase phase);
   int64_t total_steps() const { return assembly_.config.trainer().steps(); }

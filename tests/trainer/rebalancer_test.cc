@@ -12,6 +12,7 @@
 #include "parallel/trace_files.h"
 #include "tests/trainer/config_fixture.h"
 #include "tests/trainer/forwarding_communicator.h"
+#include "tests/trainer/state_fields.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/trainer.h"
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "gtest/gtest.h"
+#include "tests/trainer/state_fields.h"
 #include "trainer/json.h"
 #include "trainer/progress.h"
 
@@ -87,15 +88,15 @@ TEST(TelemetryTest, ResumingGivesTheFileOfAStraightRun) {
   FakeClock clock;
   FaultFileSystem straight, stopped;
   const auto run = OpenIn(straight, clock, 0);
-  for (int64_t s = 1; s <= 9; ++s) ASSERT_TRUE(run->Record(RecordOf(s)).ok());
+  for (int64_t s = 1; s <= 9; ++s) run->Record(RecordOf(s));
   {
     const auto first = OpenIn(stopped, clock, 0);
-    for (int64_t s = 1; s <= 7; ++s) ASSERT_TRUE(first->Record(RecordOf(s)).ok());
+    for (int64_t s = 1; s <= 7; ++s) first->Record(RecordOf(s));
   }
   {
     const auto second = OpenIn(stopped, clock, 4);  // the checkpoint is of step 4
     EXPECT_EQ(Lines(stopped).size(), 5u);
-    for (int64_t s = 5; s <= 9; ++s) ASSERT_TRUE(second->Record(RecordOf(s)).ok());
+    for (int64_t s = 5; s <= 9; ++s) second->Record(RecordOf(s));
   }
   EXPECT_EQ(Lines(stopped), Lines(straight));
   EXPECT_EQ(Lines(straight)[0], "{\"schema\":\"conclave.metrics\",\"version\":1}");
@@ -107,7 +108,7 @@ TEST(TelemetryTest, ATornLastLineIsDroppedWhereverItIsTorn) {
   FakeClock clock;
   FaultFileSystem fs;
   const auto run = OpenIn(fs, clock, 0);
-  for (int64_t s = 1; s <= 3; ++s) ASSERT_TRUE(run->Record(RecordOf(s)).ok());
+  for (int64_t s = 1; s <= 3; ++s) run->Record(RecordOf(s));
   const std::string whole = *fs.ReadAll("metrics.jsonl");
   for (size_t size = 0; size <= whole.size(); ++size) {
     FaultFileSystem torn;
@@ -119,17 +120,38 @@ TEST(TelemetryTest, ATornLastLineIsDroppedWhereverItIsTorn) {
   }
 }
 
-TEST(TelemetryTest, AWriteThatFailsHalfWayLeavesNoHalfLine) {
+// What a full disk costs is said once when it begins, and in the end.
+TEST(TelemetryTest, AFullDiskCostsLinesAndNoHalfLineStays) {
   FakeClock clock;
   FaultFileSystem fs;
   const auto run = OpenIn(fs, clock, 0);
-  ASSERT_TRUE(run->Record(RecordOf(1)).ok());
-  fs.FailOperations(fs.operations(), 1, ENOSPC);
-  EXPECT_EQ(run->Record(RecordOf(2)).code(), absl::StatusCode::kResourceExhausted);
-  ASSERT_TRUE(run->Record(RecordOf(3)).ok());
+  run->Record(RecordOf(1));
+  EXPECT_EQ(run->Missing(), "");
+  testing::internal::CaptureStderr();
+  fs.FailOperations(fs.operations(), 3, ENOSPC);  // a line is torn, then what is torn cannot be cut off, then the status has no room
+  run->Record(RecordOf(2));
+  run->Record(RecordOf(3));
+  run->UpdateStatus({.step = 3});
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::ranges::count(told, '\n'), 1) << told;
+  EXPECT_NE(told.find("cannot write 'metrics.jsonl'"), std::string::npos) << told;
+  run->Record(RecordOf(4));
   const auto lines = Lines(fs);
   ASSERT_EQ(lines.size(), 3u);
-  EXPECT_EQ(*ParseJson(lines[2])->Find("step")->AsInt64(), 3);
+  EXPECT_EQ(*ParseJson(lines[2])->Find("step")->AsInt64(), 4);
+  EXPECT_EQ(run->missing(), 2);
+  EXPECT_TRUE(run->Missing().starts_with("'metrics.jsonl' lacks 2 lines, of steps between 2 and 3: cannot write")) << run->Missing();
+}
+
+TEST(TelemetryTest, AFailedSyncIsTold) {
+  FakeClock clock;
+  FaultFileSystem fs;
+  const auto run = OpenIn(fs, clock, 0);
+  run->Record(RecordOf(1));
+  fs.FailOperations(fs.operations(), 1, EIO);
+  run->Sync();
+  EXPECT_EQ(run->missing(), 0);
+  EXPECT_NE(run->Missing().find("cannot fsync 'metrics.jsonl'"), std::string::npos) << run->Missing();
 }
 
 TEST(TelemetryTest, AFileOfSomeoneElseIsLeftAlone) {
@@ -146,18 +168,18 @@ TEST(TelemetryTest, StatusIsWrittenNowAndThen) {
   const auto run = OpenIn(fs, clock, 0);
   const auto step_of = [&] { return *ParseJson(*fs.ReadAll("status.json"))->Find("step")->AsInt64(); };
   RunStatus status{.run_id = "r", .phase = "train", .step = 1, .steps = 10};
-  ASSERT_TRUE(run->UpdateStatus(status).ok());
+  run->UpdateStatus(status);
   EXPECT_EQ(step_of(), 1);
   EXPECT_EQ(*ParseJson(*fs.ReadAll("status.json"))->Find("heartbeat_unix_ms")->AsInt64(), 5000);
   status.step = 2;
   clock.Advance(kSecond);
-  ASSERT_TRUE(run->UpdateStatus(status).ok());
+  run->UpdateStatus(status);
   EXPECT_EQ(step_of(), 1);
   clock.Advance(2 * kSecond);
-  ASSERT_TRUE(run->UpdateStatus(status).ok());
+  run->UpdateStatus(status);
   EXPECT_EQ(step_of(), 2);
   status.step = 3;
-  ASSERT_TRUE(run->UpdateStatus(status, /*force=*/true).ok());
+  run->UpdateStatus(status, /*force=*/true);
   EXPECT_EQ(step_of(), 3);
 }
 

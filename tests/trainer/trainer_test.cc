@@ -117,6 +117,34 @@ TEST(Trainer, StartsFromAnotherRunsWeights) {
   EXPECT_EQ(started->x, source->x);
 }
 
+// Whatever operation on files fails once: a checkpoint or the config end the run and say so, and what a run tells of itself never does.
+TEST(Trainer, GoesOnWhereItsMetricsCannotBeWritten) {
+  const FaultFileSystem sound;
+  const std::vector<std::string> overrides{"observe.trace_every=4"};
+  const absl::StatusOr<Outcome> straight = Train({.files = &sound, .overrides = overrides});
+  ASSERT_TRUE(straight.ok()) << straight.status();
+  testing::internal::CaptureStderr();
+  int survived = 0;
+  for (int64_t n = 0; n < sound.operations(); ++n) {
+    FaultFileSystem files;
+    files.FailOperations(n, 1, ENOSPC);
+    const absl::StatusOr<Outcome> outcome = Train({.files = &files, .overrides = overrides});
+    if (!outcome.ok()) {
+      EXPECT_EQ(outcome.status().message().find("status.json"), std::string::npos) << outcome.status();
+      EXPECT_EQ(outcome.status().message().find("/trace"), std::string::npos) << outcome.status();
+      continue;
+    }
+    EXPECT_EQ(outcome->x, straight->x) << "operation " << n;
+    ++survived;
+  }
+  const std::string told = testing::internal::GetCapturedStderr();
+  // Six lines and the sync before the last checkpoint and at the end.
+  EXPECT_GE(survived, 8);
+  size_t lines = 0;
+  for (size_t at = 0; (at = told.find("lacks 1 lines, of steps between", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_EQ(lines, 6u);
+}
+
 TEST(Trainer, TracesOneStepInSoMany) {
   const FaultFileSystem files;
   ASSERT_TRUE(Train({.files = &files, .overrides = {"observe.trace_every=4"}}, 2).ok());
