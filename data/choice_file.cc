@@ -1,6 +1,5 @@
 #include "data/choice_file.h"
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 #include <optional>
@@ -75,31 +74,6 @@ absl::StatusOr<std::vector<ChoiceQuestion>> ReadChoiceFile(const FileSystem& fil
   }
   if (at != content.size()) return DataLoss("'%s' has %d bytes after its last question", path, content.size() - at);
   return questions;
-}
-
-absl::StatusOr<std::string> WriteChoices(const std::vector<ChoiceQuestion>& questions) {
-  std::string body;
-  size_t longest = 0;
-  for (size_t i = 0; i < questions.size(); ++i) {
-    const ChoiceQuestion& q = questions[i];
-    std::vector<int64_t> words = {kQuestionMark, 0, static_cast<uint16_t>(i), q.label, static_cast<int64_t>(q.completions.size())};
-    const auto append = [&](const std::vector<int32_t>& tokens) {
-      words.push_back(static_cast<int64_t>(tokens.size()));
-      words.insert(words.end(), tokens.begin(), tokens.end());
-    };
-    append(q.context);
-    for (const auto& completion : q.completions) append(completion);
-    words[1] = static_cast<int64_t>(words.size()) * 2;
-    for (const int64_t word : words) {
-      if (word < 0 || word > 65535) return InvalidArgument("question %d: %d does not fit into 16 bits", static_cast<int64_t>(i), word);
-      const uint16_t w = static_cast<uint16_t>(word);
-      body.append(reinterpret_cast<const char*>(&w), sizeof(w));
-    }
-    longest = std::max(longest, words.size() * 2);
-  }
-  std::array<int32_t, kChoiceHeaderInts> header{kChoiceMagic, kChoiceVersion, static_cast<int32_t>(questions.size()),
-                                                static_cast<int32_t>(longest)};
-  return std::string(reinterpret_cast<const char*>(header.data()), sizeof(header)) + body;
 }
 
 }  // namespace conclave

@@ -20,9 +20,6 @@ struct ChoiceQuestion {
 // DataLoss with the question that is damaged.
 absl::StatusOr<std::vector<ChoiceQuestion>> ReadChoiceFile(const FileSystem& files, const std::string& path);
 
-// The content of such a file. Errors: InvalidArgument where something does not fit into 16 bits.
-absl::StatusOr<std::string> WriteChoices(const std::vector<ChoiceQuestion>& questions);
-
 }  // namespace conclave
 
 #endif  // CONCLAVE_DATA_CHOICE_FILE_H_

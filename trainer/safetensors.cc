@@ -201,12 +201,4 @@ absl::StatusOr<SafetensorsFile> ReadSafetensorsHeader(const ReadableFile& file, 
   return ParseHeader(json, path, std::move(out));
 }
 
-absl::StatusOr<SafetensorsFile> ParseSafetensors(std::string_view content, const std::string& path) {
-  uint64_t length = 0;
-  if (content.size() < sizeof(length)) return Broken(path, "it has %d bytes", content.size());
-  std::memcpy(&length, content.data(), sizeof(length));
-  ASSIGN_OR_RETURN(SafetensorsFile out, CheckLength(length, static_cast<int64_t>(content.size()), path));
-  return ParseHeader(content.substr(kLengthBytes, length), path, std::move(out));
-}
-
 }  // namespace conclave

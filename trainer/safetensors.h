@@ -45,8 +45,6 @@ std::string SafetensorsHeader(const SafetensorsFile& file);
 // header, UTF-8, JSON, repeated names, unknown types, shape * type != bytes, holes, overlaps, bytes of no tensor; also dims beyond 2^63
 // bytes.
 absl::StatusOr<SafetensorsFile> ReadSafetensorsHeader(const ReadableFile& file, const std::string& path);
-// The same, from the whole of a small file.
-absl::StatusOr<SafetensorsFile> ParseSafetensors(std::string_view content, const std::string& path);
 
 }  // namespace conclave
 

@@ -1,5 +1,8 @@
 #include "data/choice_file.h"
 
+#include <algorithm>
+#include <array>
+
 #include <gtest/gtest.h>
 
 #include "base/fault_file_system.h"
@@ -12,12 +15,32 @@ std::vector<ChoiceQuestion> TwoQuestions() {
           {.label = 0, .context = {}, .completions = {{9, 9}, {65534}, {4}, {1, 2, 3}}}};
 }
 
-TEST(ChoiceFile, ReadsWhatItWrites) {
+std::string FileOf(const std::vector<ChoiceQuestion>& questions) {
+  std::string body;
+  size_t longest = 0;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const ChoiceQuestion& q = questions[i];
+    std::vector<uint16_t> words = {65535, 0, static_cast<uint16_t>(i), static_cast<uint16_t>(q.label),
+                                   static_cast<uint16_t>(q.completions.size())};
+    const auto append = [&](const std::vector<int32_t>& tokens) {
+      words.push_back(static_cast<uint16_t>(tokens.size()));
+      words.insert(words.end(), tokens.begin(), tokens.end());
+    };
+    append(q.context);
+    for (const auto& completion : q.completions) append(completion);
+    words[1] = static_cast<uint16_t>(words.size() * 2);
+    body.append(reinterpret_cast<const char*>(words.data()), words.size() * 2);
+    longest = std::max(longest, words.size() * 2);
+  }
+  const std::array<int32_t, 256> header{20240522, 1, static_cast<int32_t>(questions.size()), static_cast<int32_t>(longest)};
+  return std::string(reinterpret_cast<const char*>(header.data()), sizeof(header)) + body;
+}
+
+TEST(ChoiceFile, ReadsEveryQuestion) {
   const FaultFileSystem files;
-  const auto content = WriteChoices(TwoQuestions());
-  ASSERT_TRUE(content.ok()) << content.status();
-  EXPECT_EQ(content->size(), 1024u + 2 * (5 + 4 + 2 + 3) + 2 * (5 + 1 + 3 + 2 + 2 + 4));
-  ASSERT_TRUE(files.WriteAtomically("q.bin", *content).ok());
+  const std::string content = FileOf(TwoQuestions());
+  EXPECT_EQ(content.size(), 1024u + 2 * (5 + 4 + 2 + 3) + 2 * (5 + 1 + 3 + 2 + 2 + 4));
+  ASSERT_TRUE(files.WriteAtomically("q.bin", content).ok());
   const auto read = ReadChoiceFile(files, "q.bin");
   ASSERT_TRUE(read.ok()) << read.status();
   ASSERT_EQ(read->size(), 2u);
@@ -32,7 +55,7 @@ TEST(ChoiceFile, ReadsWhatItWrites) {
 // Any file cut short, and any changed word of structure, is refused by the name of the question.
 TEST(ChoiceFile, DamageIsNamed) {
   const FaultFileSystem files;
-  const std::string sound = *WriteChoices(TwoQuestions());
+  const std::string sound = FileOf(TwoQuestions());
   const auto refused = [&](const std::string& content, const std::string& reason) {
     ASSERT_TRUE(files.WriteAtomically("q.bin", content).ok());
     const absl::Status status = ReadChoiceFile(files, "q.bin").status();
@@ -54,12 +77,6 @@ TEST(ChoiceFile, DamageIsNamed) {
   refused(with(3, 2), "question 0 of 2");                // a label beyond the completions
   refused(with(5, 40), "question 0 of 2");               // a context beyond the question
   refused(with(9, 0), "question 0 of 2");                // an empty completion
-}
-
-TEST(ChoiceFile, TokensHaveSixteenBits) {
-  std::vector<ChoiceQuestion> questions = TwoQuestions();
-  questions[1].context = {70000};
-  EXPECT_NE(std::string(WriteChoices(questions).status().message()).find("question 1: 70000"), std::string::npos);
 }
 
 }  // namespace

@@ -141,7 +141,7 @@ using Tensors = std::map<std::string, std::pair<std::vector<int64_t>, std::vecto
 void Rewrite(const HfLab& lab, const std::function<void(Tensors&)>& edit, const std::vector<std::string>& into = {"model.safetensors"}) {
   const FileSystem& files = lab.files;
   const std::string content = *files.ReadAll(lab.At("hf/model.safetensors"));
-  const auto header = ParseSafetensors(content, "hf");
+  const auto header = ReadSafetensorsHeader(**files.OpenForRead(lab.At("hf/model.safetensors")), "hf");
   ASSERT_TRUE(header.ok());
   Tensors tensors;
   for (const SafetensorsEntry& e : header->entries) {
