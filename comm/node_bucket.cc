@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "comm/region_exchange.h"
 #include "comm/sums.h"
 #include "comm/tree_bucket.h"
 
@@ -62,15 +63,15 @@ void NodeBucket::PlanHops() {
     back_in_.recv_bytes.push_back(self ? 0 : RegionBytes(l)), back_in_.recv_offsets.push_back(RegionBegin(l));
     most = std::max(most, (l + 1) * region);
   }
-  // The node's sum may lie among what was received inside, so what comes between nodes lies behind it.
-  const int64_t behind = most, mine = PartBytes(node_);
+  // What came from inside is added up before anything comes from other nodes, so both take the same memory.
+  const int64_t mine = PartBytes(node_);
   for (int n = 0; n < nodes_; ++n) {
     const bool self = n == node_;
-    out_.send_bytes.push_back(self ? 0 : PartBytes(n)), out_.send_offsets.push_back(PartBegin(local_, n) - RegionBegin(local_));
-    out_.recv_bytes.push_back(self ? 0 : mine), out_.recv_offsets.push_back(behind + n * mine);
+    out_.send_bytes.push_back(self ? 0 : PartBytes(n)), out_.send_offsets.push_back(PartBegin(local_, n));
+    out_.recv_bytes.push_back(self ? 0 : mine), out_.recv_offsets.push_back(n * mine);
     back_out_.send_bytes.push_back(self ? 0 : mine), back_out_.send_offsets.push_back(PartBegin(local_, node_));
     back_out_.recv_bytes.push_back(self ? 0 : PartBytes(n)), back_out_.recv_offsets.push_back(PartBegin(local_, n));
-    most = std::max(most, behind + (n + 1) * mine);
+    most = std::max(most, (n + 1) * mine);
   }
   received_ = Buffer(std::max(most, kLeastRegion));
 }
@@ -99,16 +100,11 @@ absl::Status NodeBucket::Put(WorkerId worker, int index, const Tensor& span, boo
   return absl::OkStatus();
 }
 
-absl::Status NodeBucket::Post(Communicator& group, Hop& hop, std::string_view label, int stream, std::byte* send, std::byte* recv) {
-  // Offsets reach to the end of either memory at most; how much lies behind `send` and `recv` does not matter to the transport.
-  const auto rest = [&](const std::byte* from) {
-    const bool own = from >= memory_.data() && from < memory_.data() + memory_.bytes();
-    return (own ? memory_.data() + memory_.bytes() : received_.data() + received_.bytes()) - from;
-  };
+absl::Status NodeBucket::Post(Communicator& group, Hop& hop, std::string_view label, int stream, Buffer* to) {
   ASSIGN_OR_RETURN(hop.request, group.Start({.kind = CollectiveKind::kAllToAllV,
                                              .label = label,
-                                             .send = Tensor(send, {rest(send)}, DType::kU8),
-                                             .recv = Tensor(recv, {rest(recv)}, DType::kU8),
+                                             .send = AllBytes(memory_),
+                                             .recv = AllBytes(*to),
                                              .send_bytes = hop.send_bytes,
                                              .send_offsets = hop.send_offsets,
                                              .recv_bytes = hop.recv_bytes,
@@ -123,7 +119,7 @@ absl::Status NodeBucket::Start() {
     if (block.puts == 0) std::memset(memory_.data() + block.offset * width_, 0, static_cast<size_t>(block.elements * width_));
   }
   if (ledger_ != nullptr) ledger_->BookLogical(logical_);
-  return Post(*inside_, in_, "exchange.pieces", 0, memory_.data(), received_.data());
+  return Post(*inside_, in_, "exchange.pieces", 0, &received_);
 }
 
 absl::Status NodeBucket::Poll() {
@@ -136,28 +132,24 @@ absl::Status NodeBucket::Poll() {
 absl::Status NodeBucket::AddInside() {
   partials_.clear();
   const int first = node_ * locals_, ranks = nodes_ * locals_;
+  std::byte* const own = memory_.data() + RegionBegin(local_);
   for (int l = 0; l < locals_; ++l) {
-    std::byte* const data = l == local_ ? memory_.data() + RegionBegin(local_) : received_.data() + in_.recv_offsets[l];
-    partials_.push_back({{first + l, first + l + 1}, data});
+    partials_.push_back({{first + l, first + l + 1}, l == local_ ? own : received_.data() + in_.recv_offsets[l]});
   }
-  CHECK_EQ(MergeSiblings(partials_, ranks, dtype_, RegionBytes(local_) / width_), 1);
-  node_sum_ = partials_[0].data;
+  CHECK_EQ(MergeSiblings(partials_, ranks, dtype_, RegionBytes(local_) / width_, own), 1);
   added_inside_ = true;
-  return Post(*between_, out_, "exchange.pieces", 0, node_sum_, received_.data());
+  return Post(*between_, out_, "exchange.pieces", 0, &received_);
 }
 
 absl::Status NodeBucket::AddBetween() {
   partials_.clear();
-  const int64_t bytes = PartBytes(node_);
-  std::byte* const own = node_sum_ + (PartBegin(local_, node_) - RegionBegin(local_));
+  std::byte* const own = memory_.data() + PartBegin(local_, node_);
   for (int n = 0; n < nodes_; ++n) {
     std::byte* const data = n == node_ ? own : received_.data() + out_.recv_offsets[n];
     partials_.push_back({{n * locals_, (n + 1) * locals_}, data});
   }
-  CHECK_EQ(MergeSiblings(partials_, nodes_ * locals_, dtype_, bytes / width_), 1);
-  std::byte* const sums = memory_.data() + PartBegin(local_, node_);
-  if (bytes > 0 && partials_[0].data != sums) std::memcpy(sums, partials_[0].data, static_cast<size_t>(bytes));
-  return Post(*between_, back_out_, "exchange.sums", 1, memory_.data(), memory_.data());
+  CHECK_EQ(MergeSiblings(partials_, nodes_ * locals_, dtype_, PartBytes(node_) / width_, own), 1);
+  return Post(*between_, back_out_, "exchange.sums", 1, &memory_);
 }
 
 absl::StatusOr<bool> NodeBucket::SumsArrived() {
@@ -178,7 +170,7 @@ absl::Status NodeBucket::FinishSums() {
 
 absl::Status NodeBucket::Deliver(const FlatVector& aggregate) {
   RETURN_IF_ERROR(between_->Wait(back_out_.request));
-  RETURN_IF_ERROR(Post(*inside_, back_in_, "exchange.sums", 1, memory_.data(), memory_.data()));
+  RETURN_IF_ERROR(Post(*inside_, back_in_, "exchange.sums", 1, &memory_));
   RETURN_IF_ERROR(inside_->Wait(back_in_.request));
   for (const Block& block : blocks_) {
     ScaleInto(dtype_, 1.0 / workers_.workers, memory_.data() + block.offset * width_, aggregate.block(block.id).raw(), block.elements);

@@ -49,7 +49,8 @@ class NodeBucket final : public VectorBucket {
   int64_t RegionBytes(int local) const { return RegionBegin(local + 1) - RegionBegin(local); }
   int64_t PartBytes(int node) const { return PartBegin(local_, node + 1) - PartBegin(local_, node); }
   void PlanHops();
-  absl::Status Post(Communicator& group, Hop& hop, std::string_view label, int stream, std::byte* send, std::byte* recv);
+  // From memory_.
+  absl::Status Post(Communicator& group, Hop& hop, std::string_view label, int stream, Buffer* to);
   absl::Status AddInside();   // what came from this node; then the sums go to the nodes that own them
   absl::Status AddBetween();  // what came from the others
 
@@ -65,7 +66,6 @@ class NodeBucket final : public VectorBucket {
   LogicalWire logical_;
   Ledger* ledger_;
   std::vector<Partial> partials_;
-  std::byte* node_sum_ = nullptr;  // of the own region
   int full_blocks_ = 0;
   bool added_inside_ = false;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/recycled_vector.h"
@@ -54,13 +55,15 @@ std::vector<TreeNode> Cover(int lo, int hi, int n) {
   return nodes;
 }
 
-int MergeSiblings(std::span<Partial> partials, int n, DType dtype, int64_t elements) {
+int MergeSiblings(std::span<Partial> partials, int n, DType dtype, int64_t elements, const std::byte* kept) {
   int top = 0;  // partials[0 .. top - 1] is the stack
   for (const Partial& next : partials) {
     partials[top++] = next;
     while (top >= 2 && AreSiblings(partials[top - 2].node, partials[top - 1].node, n)) {
-      AddInto(dtype, partials[top - 1].data, partials[top - 2].data, elements);
-      partials[top - 2].node.hi = partials[top - 1].node.hi;
+      Partial &left = partials[top - 2], &right = partials[top - 1];
+      if (right.data == kept) std::swap(left.data, right.data);  // a + b has the bits of b + a
+      AddInto(dtype, right.data, left.data, elements);
+      left.node.hi = right.node.hi;
       --top;
     }
   }

@@ -34,9 +34,9 @@ struct Partial {
   std::byte* data = nullptr;  // [elements], f32 or f64
 };
 
-// Adds siblings up, left += right in the left one's memory, until none are left. `partials`: in leaf order without gaps; returns how many
-// stay, in front.
-int MergeSiblings(std::span<Partial> partials, int n, DType dtype, int64_t elements);
+// Adds siblings up until none are left, left + right in the left one's memory, or in the right one's where that is `kept`: whatever the
+// vector at `kept` is part of ends up there. `partials`: in leaf order without gaps; returns how many stay, in front.
+int MergeSiblings(std::span<Partial> partials, int n, DType dtype, int64_t elements, const std::byte* kept = nullptr);
 
 // Adds leaf vectors that arrive in order, like a binary counter. The memory is the caller's: slot i at memory + i * slot_bytes. lo..hi-1 of
 // n leaves need SlotsNeeded vectors: floor(log2(hi - lo)) + 1 where lo is a multiple of a power of two no less than hi - lo, at most twice

@@ -294,8 +294,8 @@ absl::Status TreeBucket::FinishSums() {
     }
   }
   const int64_t bytes = ChunkBytes(me);
-  CHECK_EQ(MergeSiblings(pieces_, leaves_, dtype_, bytes / width_), 1);
   std::byte* const sums = Slot(0) + ChunkBegin(me);
+  CHECK_EQ(MergeSiblings(pieces_, leaves_, dtype_, bytes / width_, sums), 1);
   if (bytes > 0 && pieces_[0].data != sums) std::memcpy(sums, pieces_[0].data, static_cast<size_t>(bytes));
   return to_canonical_ ? absl::OkStatus() : StartWayBack(expert_ ? "experts.sums" : "exchange.sums");
 }

@@ -69,6 +69,24 @@ void EverySplitGivesTheSameBits(int n) {
   EXPECT_TRUE(SameBits(Distributed<T>(leaves, each, none), expected)) << n << " ranks";
 }
 
+// Whichever leaf's memory the sum is to stay in.
+TEST(ReductionTree, TheSumStaysInTheMemoryThatIsKept) {
+  constexpr int64_t kWidth = 9;
+  for (const int n : {1, 2, 3, 5, 8, 13}) {
+    const std::vector<std::vector<float>> leaves = Leaves<float>(n, kWidth);
+    const std::vector<float> expected = Recursive(leaves, 0, n);
+    for (int kept = 0; kept < n; ++kept) {
+      std::vector<std::vector<float>> memory = leaves;
+      std::vector<Partial> pieces;
+      for (int i = 0; i < n; ++i) pieces.push_back({{i, i + 1}, reinterpret_cast<std::byte*>(memory[i].data())});
+      const std::byte* const place = pieces[kept].data;
+      ASSERT_EQ(MergeSiblings(pieces, n, DType::kF32, kWidth, place), 1);
+      EXPECT_EQ(pieces[0].data, place) << n << " leaves, kept " << kept;
+      EXPECT_TRUE(SameBits(memory[kept], expected)) << n << " leaves, kept " << kept;
+    }
+  }
+}
+
 TEST(ReductionTree, EverySplitGivesTheSameBits) {
   for (const int n : {1, 2, 3, 5, 7, 8, 11, 13, 16}) {
     EverySplitGivesTheSameBits<float>(n);
