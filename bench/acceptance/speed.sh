@@ -40,8 +40,8 @@ fi
 bin_dir=$(realpath "$bin_dir")
 conclave=$bin_dir/conclave
 
-# fact NAME: of the first result of the bench's JSON in $scratch/bench.
-fact() { sed -n "s/^[^}]*\"$1\": \\([-0-9.e+]*\\).*/\\1/p" "$scratch/bench" | head -n 1; }
+# fact NAME [FILE]: of the first result of the bench's JSON in FILE, else in $scratch/bench.
+fact() { sed -n "s/^[^}]*\"$1\": \\([-0-9.e+]*\\).*/\\1/p" "${2:-$scratch/bench}" | head -n 1; }
 # step STEPS CONFIG [--set ...]: runs the bench of a training step.
 step() {
   local steps=$1 config=$2
@@ -129,13 +129,15 @@ memory_forecast() {
 # -- the wire ------------------------------------------------------------------------------------------------------------------------------
 # Needs root and network namespaces; elsewhere the lines fall short with the reason.
 hidden() {
-  local told data skipped
+  local told data expert skipped
   told=$(CONCLAVE_BIN_DIR=$bin_dir OVERLAP_RATE=1gbit OVERLAP_ROUNDS=2 tests/cluster/overlap_test.sh 2>&1)
-  data=$(sed -n 's/^data: 2, .* with a progress thread/with a progress thread/p' <<< "$told")
+  data=$(grep '^data: 2, ' <<< "$told") expert=$(grep '^expert: 2, ' <<< "$told")
   skipped=$(sed -n 's/^skipped: \(.*\)/ (skipped: \1)/p; s/^data: 2 \(left out.*\)/ (\1)/p' <<< "$told")
-  at_least "$(sed -n 's/.*: \([-0-9]*\) % hidden.*/\1/p' <<< "$data")" 90 % \
-    "of gradient communication hidden on a link of 1 Gbit/s, larger shape, data 2, 96 sequences a rank, by what a step gains; of what the link adds \
-$(sed -n 's/.*hidden, \([-0-9]* %\).*/\1/p' <<< "$data"); expert 2: $(sed -n 's/^expert: 2, .*: \([-0-9]* %\) hidden.*: \([-0-9]* %\) hidden.*/\1, with a progress thread \2/p' <<< "$told")$skipped"
+  at_least "$(sed -n 's/.* thread [0-9]* ms: \([-0-9]*\) % hidden.*/\1/p' <<< "$data")" 90 % \
+    "of gradient communication hidden on a link of 1 Gbit/s, larger shape, data 2, 96 sequences a rank, by what a step gains; where all cores \
+compute, at most $(sed -n 's/.*at most \([-0-9]* %\) can hide.*/\1/p' <<< "$data") can hide; expert 2: \
+$(sed -n 's/.*takes [0-9]* ms: \([-0-9]* %\) hidden.* thread [0-9]* ms: \([-0-9]* %\) hidden.*/\1, with a progress thread \2/p' <<< "$expert")$skipped"
+  at_least "$(sed -n 's/.*can hide, .* thread \([-0-9]*\) %.*/\1/p' <<< "$data")" 90 % "of what can hide of it (all but its processor time) hidden$skipped"
 }
 on_the_wire() {
   CONCLAVE_BIN_DIR=$bin_dir bash tests/cluster/all_reduce_test.sh > "$scratch/wire" 2>&1 || tail -n 5 "$scratch/wire" >&2
@@ -158,42 +160,78 @@ in_shared_memory() {
 beside_busy() {
   local with=() without=() busy
   for _ in 1 2 3; do
-    ranks_rate; without+=("$(fact rate)")
+    pair 6; without+=("$(fact rate)")
     busy=()
     for _ in 1 2; do (while :; do :; done) & busy+=($!); done
-    ranks_rate; with+=("$(fact rate)")
+    pair 6; with+=("$(fact rate)")
     kill "${busy[@]}"; wait "${busy[@]}" 2> /dev/null
   done
   at_least "$(awk -v a="${with[*]}" -v b="${without[*]}" 'BEGIN { n = split(a, x); m = split(b, y); for (i in x) s += x[i]; for (i in y) t += y[i]
     if (n == 3 && m == 3 && t > 0) printf "%.2f", s / t }')" 0.5 "" "of the rate of two ranks is left beside two busy processes (their share of two cores: half)"
 }
-ranks_rate() {
-  launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps 6 --set trainer.workers=2 \
-    --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
+# pair STEPS [--set ...]: as step, on two ranks with the experts of the reference shape between them.
+pair() {
+  local steps=$1
+  shift
+  : > "$scratch/bench"
+  launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps "$steps" --set trainer.workers=2 \
+    --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" "$@" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
 }
 
 # -- two ranks -----------------------------------------------------------------------------------------------------------------------------
-# Wall time, as it has to be: the other processes of the machine count. Beside it the processor time of one rank over that of rank 0 of two,
-# which says what is left when nobody waits.
-# two_ranks STEPS LIMIT WHAT [--set ...]
+# Wall time, as it has to be: the other processes of the machine count. One rank, two ranks and one rank follow each other, so that what the
+# machine itself does meanwhile falls on both: the figure is the median over rounds of two ranks' rate over the mean of the runs of one rank
+# beside it. Beside it the processor time of one rank over that of rank 0 of two, which says what is left when nobody waits, and what two runs of
+# one rank make together that have nothing to do with each other, which is what the machine gives.
+# two_ranks ROUNDS STEPS LIMIT WHAT [--set ...]
 two_ranks() {
-  local one one_cpu steps=$1 limit=$2 what=$3
-  shift 3
-  : > "$scratch/bench"
+  local rounds=$1 steps=$2 limit=$3 what=$4 one=() two=() beside=() one_cpu=() two_cpu=()
+  shift 4
   step "$steps" reference --set trainer.workers=2 "$@"
-  one=$(fact rate)
-  one_cpu=$(fact cpu_seconds)
-  launch/mpirun.sh -n 2 "$conclave" bench train configs/bench/reference.textproto --json --steps "$steps" --set trainer.workers=2 "$@" \
-    --set parallel.expert=2 --set "data.cache_dir=\"$scratch/cache\"" > "$scratch/bench" 2> "$scratch/log" || tail -n 5 "$scratch/log" >&2
-  at_least "$(awk -v a="$one" -v b="$(fact rate)" 'BEGIN { if (a > 0 && b != "") printf "%.2f", b / a }')" "$limit" "" \
-    "times one rank, two ranks with the experts between them, $what (by processor time of rank 0: $(awk -v a="$one_cpu" -v b="$(fact cpu_seconds)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b; else print "none" }'))"
+  one+=("$(fact rate)") one_cpu+=("$(fact cpu_seconds)")
+  for ((round = 0; round < rounds; ++round)); do
+    pair "$steps" "$@"
+    two+=("$(fact rate)") two_cpu+=("$(fact cpu_seconds)")
+    beside+=("$(side_by_side "$steps" "$@")")
+    step "$steps" reference --set trainer.workers=2 "$@"
+    one+=("$(fact rate)") one_cpu+=("$(fact cpu_seconds)")
+  done
+  at_least "$(of_neighbours "${two[*]}" "${one[*]}")" "$limit" "" \
+    "times one rank, two ranks with the experts between them, $what, median of $rounds rounds (by processor time of rank 0: \
+$(of_neighbours "${one_cpu[*]}" "${two_cpu[*]}"); two runs of one rank side by side: $(of_neighbours "${beside[*]}" "${one[*]}"))"
+}
+# of_neighbours A B: one of the lists has a number more; the median of each number of the shorter one and its two neighbours in the longer one,
+# in A over in B.
+of_neighbours() {
+  awk -v a="$1" -v b="$2" 'BEGIN {
+    n = split(a, x, " "); m = split(b, y, " "); rounds = n < m ? n : m
+    if (n == m || rounds == 0) { print "none"; exit }
+    for (i = 1; i <= rounds; ++i) {
+      top = n < m ? x[i] : (x[i] + x[i + 1]) / 2; bottom = m < n ? y[i] : (y[i] + y[i + 1]) / 2
+      if (bottom <= 0) { print "none"; exit }
+      r[i] = top / bottom
+      for (j = i; j > 1 && r[j] < r[j - 1]; --j) { t = r[j]; r[j] = r[j - 1]; r[j - 1] = t }
+    }
+    printf "%.2f", (r[int((rounds + 1) / 2)] + r[int((rounds + 2) / 2)]) / 2
+  }'
+}
+# side_by_side STEPS [--set ...]: the rate of two runs of one rank at the same time, together.
+side_by_side() {
+  local steps=$1 run
+  shift
+  for run in 1 2; do
+    "$conclave" bench train configs/bench/reference.textproto --json --steps "$steps" --set trainer.workers=2 \
+      --set "data.cache_dir=\"$scratch/cache\"" "$@" > "$scratch/side-$run" 2> "$scratch/log-$run" &
+  done
+  wait
+  awk -v a="$(fact rate "$scratch/side-1")" -v b="$(fact rate "$scratch/side-2")" 'BEGIN { if (a != "" && b != "") print a + b }'
 }
 
 balanced=(--set model.moe_lm.moe.selection=ROUND_ROBIN)
 if $quick; then
   share "reference shape" 15 reference
   bf16_speed 8
-  two_ranks 8 1.85 "routing forced to balance" "${balanced[@]}"
+  two_ranks 1 8 1.85 "routing forced to balance" "${balanced[@]}"
   no_allocations
   memory_forecast
 else
@@ -204,8 +242,8 @@ else
   all_peers
   bf16_speed 30
   bf16_loss
-  two_ranks 30 1.85 "routing forced to balance" "${balanced[@]}"
-  two_ranks 30 1 "real routing, reported"
+  two_ranks 5 12 1.85 "routing forced to balance" "${balanced[@]}"
+  two_ranks 3 12 1 "real routing, reported"
   hidden
   no_allocations
   memory_forecast

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Emulated hosts on one machine: network namespaces joined by a switch, each with its own address, host name and shaped link.
-# Bandwidth is real (token bucket); delay and loss are not offered, since many kernels lack the module for them.
+# Bandwidth is real (token bucket); delay and loss are not offered, since many kernels lack the module for them. TCP is Linux's usual, cubic,
+# whatever this machine's is: one that sets its own pace (bbr) wakes a processor for every few packets.
 set -euo pipefail
 
 prefix=cvxh        # unusual on purpose: `down` deletes namespaces of exactly this prefix and a number (or `sw`), nothing else
@@ -35,12 +36,18 @@ add_host() {
   ip -n "$name" addr add "$network.$((number + 1))/24" dev eth0
   ip -n "$name" link set lo up
   ip -n "$name" link set eth0 up
+  use_cubic "$number"
   mkdir -p "/etc/netns/$name"
   {
     echo "127.0.0.1 localhost"
     for ((other = 0; other < count; ++other)); do echo "$network.$((other + 1)) $prefix$other"; done
   } > "/etc/netns/$name/hosts"
   echo "$name" >> "$state/hosts"
+}
+
+# use_cubic NUMBER: where the kernel has it; a link that goes down forgets.
+use_cubic() {
+  ip -n "$prefix$1" route replace "$network.0/24" dev eth0 proto kernel scope link src "$network.$(($1 + 1))" congctl cubic 2> /dev/null || true
 }
 
 # The remote shell that mpirun calls as: agent HOST COMMAND...
@@ -91,6 +98,7 @@ link() {
   need_hosts
   [[ ${2:-} == up || ${2:-} == down ]] || fail "link HOST up|down"
   ip -n "$prefix$1" link set eth0 "$2"
+  [[ $2 == down ]] || use_cubic "$1"
 }
 
 on_host() {
