@@ -186,6 +186,8 @@ generation_bytes() {
   at_most "$(awk -v a="$(sent coherent all)" -v b="$(sent ordinary all)" 'BEGIN { if (a > 0 && b > 0) printf "%.3f", a / b }')" 0.999 "" \
     "$what ($(sent coherent all) of $(sent ordinary all); keys and values $(sent coherent 'context keys and values'))"
 }
+# fewer_hops BEFORE AFTER: by how much, in percent; nothing where either is missing.
+fewer_hops() { awk -v a="${1:-0}" -v b="${2:-0}" 'BEGIN { if (a > 0 && b > 0) printf "%.1f", 100 * (1 - b / a) }'; }
 # planned_hops NAME TRACE: hops of the same texts with experts placed for TRACE.
 planned_hops() {
   "$conclave" place "$2" --ranks 4 --out "$scratch/$1.json" > "$scratch/log" 2>&1 &&
@@ -193,7 +195,7 @@ planned_hops() {
 }
 # As ExFlow profiles: planned on what the model writes after one set of prompts, measured on what it writes after others.
 generation_hops() {
-  local what="fewer cross-rank hops in generation by an affinity placement, 64 experts, 24 layers, 4 ranks" contiguous planned trained
+  local what="fewer cross-rank hops in generation by an affinity placement, 64 experts, 24 layers, 4 ranks" contiguous planned trained="not measured"
   if [[ ! -d $e64_run ]]; then unmeasured ">= 30 %" "$what: $e64_run is missing"; return; fi
   printf '%s\n' "And it came to pass" "The LORD said unto" "In the beginning" "Blessed are they that" "And the king" "For the love of" \
     "Behold, I" "Now these are the" > "$scratch/prompts"
@@ -203,9 +205,12 @@ generation_hops() {
     write contiguous "$e64_run" --tokens 64 --coherent && planned_hops planned "$scratch/profile.npy" || { short failed ">= 30 %" "$what"; return; }
   equal "$(cmp "$scratch/contiguous.text" "$scratch/planned.text" 2>&1 && echo equal)" equal "texts do not depend on the placement"
   contiguous=$(rank_changes contiguous) planned=$(rank_changes planned)
-  if [[ -f $trace ]] && planned_hops trained "$trace"; then trained=$(rank_changes trained); fi
-  at_least "$(awk -v a="$contiguous" -v b="$planned" 'BEGIN { if (a > 0) printf "%.1f", 100 * (1 - b / a) }')" 30 % \
-    "$what: planned on texts after 48 prompts, measured after 8 others ($contiguous % to $planned %; planned on the training's trace $(awk -v a="$contiguous" -v b="${trained:-0}" 'BEGIN { if (a > 0 && b > 0) printf "%.1f %% fewer", 100 * (1 - b / a); else printf "not measured" }'))"
+  if [[ -f $trace ]] && planned_hops trained "$trace"; then trained="$(fewer_hops "$contiguous" "$(rank_changes trained)") % fewer"; fi
+  "$conclave" eval "$e64_run" --batches 10 --record-routing "$scratch/read.npy" > "$scratch/log" 2>&1 && planned_hops read "$scratch/read.npy" ||
+    tail -n 3 "$scratch/log" >&2
+  at_least "$(fewer_hops "$contiguous" "$(rank_changes read)")" 30 % "$what: planned on held-out text that the trained model read, measured on what it writes"
+  at_least "$(fewer_hops "$contiguous" "$planned")" 30 % \
+    "$what: planned on texts after 48 prompts, measured after 8 others ($contiguous % to $planned %; planned on the training's trace $trained)"
 }
 cases trainer_test 'CoherentGeneration*' "context-coherent generation: logits to the bit in double and float, one all-to-all a layer, memory refused with numbers"
 generation_bytes
