@@ -55,6 +55,7 @@ absl::Status ExpertDispatch::Plan(Arena& arena, const Question& question, Dispat
   const TraceSpan span("dispatch plan");
   if (recorder_ != nullptr) recorder_->Routed(question.layer, question.ids, question.width);
   RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {question.ids, question.layer, turn_}, plan));
+  if (limited_) state_->rows.Add(setup_->bounded ? std::min(plan->received, setup_->most_rows) : plan->received);
   plan->by_lane = question.by_lane;
   plan->pieces = alone() ? 0 : setup_->pieces;
   if (setup_->bounded) return AgreeOnPieces(plan);

@@ -73,6 +73,14 @@ class ExpertDispatch {
   // What follows is of held-out samples: all goes to the owners, and most_rows ends nothing.
   void BeginHeldOut() { BeginLeaf(-1), limited_ = false; }
 
+  // Rows that this rank was sent of a leaf, no held-out one: the most of any, in all its layers together and in one. Where they are bounded
+  // no more count than it takes at a time.
+  struct LeafRows {
+    int64_t layers = 0, layer = 0;
+  };
+  LeafRows most_rows() const;
+  void ForgetRows();
+
   const ExpertPlacement& placement() const { return *placement_; }
   bool cuts() const { return setup_->pieces > 0 || setup_->bounded; }  // plans may have pieces
   const Mesh& mesh() const { return *mesh_; }

@@ -85,7 +85,11 @@ void PieceState::Reserve(int pieces, int slots) {
 void ExpertDispatch::BeginLeaf(int64_t turn) {
   turn_ = turn, limited_ = true;
   state_->tapes_in_use = 0;
+  state_->rows.BeginLeaf();
 }
+
+ExpertDispatch::LeafRows ExpertDispatch::most_rows() const { return state_->rows.most; }
+void ExpertDispatch::ForgetRows() { state_->rows = {}; }
 
 int64_t ExpertDispatch::travel_bytes() const { return state_->travel.peak_bytes(); }
 int64_t ExpertDispatch::travel_reserved_bytes() const { return state_->travel.reserved_bytes(); }

@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_PARALLEL_EXPERT_PIECES_H_
 #define CONCLAVE_PARALLEL_EXPERT_PIECES_H_
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -31,6 +32,17 @@ struct PieceRun {
   size_t first_tape = 0;  // of PieceState::tapes
 };
 
+// What a rank was sent: see ExpertDispatch::most_rows.
+struct RowCounter {
+  void BeginLeaf() { leaf = 0; }
+  void Add(int64_t rows) {
+    leaf += rows;
+    most.layers = std::max(most.layers, leaf), most.layer = std::max(most.layer, rows);
+  }
+  int64_t leaf = 0;  // of the running one
+  ExpertDispatch::LeafRows most;
+};
+
 // One layer's rows are under way at a time, on their way to the experts and home.
 struct PieceState final : Tape::Companion {
   void Progress() override {
@@ -47,6 +59,7 @@ struct PieceState final : Tape::Companion {
   std::vector<std::unique_ptr<Tape>> tapes;
   size_t tapes_in_use = 0;
   std::unique_ptr<Tape> passing;
+  RowCounter rows;
 };
 
 }  // namespace conclave

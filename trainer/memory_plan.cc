@@ -3,6 +3,8 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "base/paged_memory.h"
 #include "base/strings.h"
@@ -13,14 +15,55 @@ namespace {
 // Rows of the larger cut of a leaf: enough for rounding to 64 bytes not to count where a sample is a few numbers.
 int64_t CutRows(const Assembly& a) { return a.model->sample_shape().kind == SampleShape::Kind::kTokens ? 2 : 64; }
 
-absl::StatusOr<int64_t> ForetellActivations(Assembly& a) {
+// What every rank took of memory for a cut of a leaf, and the rows that it was sent.
+struct CutSample {
+  int64_t bytes = 0, rows = 0;
+};
+
+absl::StatusOr<std::vector<CutSample>> MeasureCut(Assembly& a, int64_t samples) {
+  CutSample mine;
+  ASSIGN_OR_RETURN(mine.bytes, a.field->MeasureLeaf(a.scheme->point(), samples, a.scheme->exchange()));
+  mine.rows = a.field->expert_rows();
+  std::vector<CutSample> all(static_cast<size_t>(a.mesh->ranks()));
+  RETURN_IF_ERROR(a.mesh->control().AllGather("memory", Tensor(&mine, {2}, DType::kI64),
+                                              Tensor(all.data(), {int64_t{2} * a.mesh->ranks()}, DType::kI64)));
+  return all;
+}
+
+// bytes = at_no_rows + bytes_of_row * rows within one cut.
+struct CutMoments {
+  double bytes = 0, rows = 0;  // means
+  double with_rows = 0, of_rows = 0;
+};
+
+CutMoments MomentsOf(const std::vector<CutSample>& all) {
+  CutMoments m;
+  for (const CutSample& s : all) m.bytes += static_cast<double>(s.bytes), m.rows += static_cast<double>(s.rows);
+  m.bytes /= static_cast<double>(all.size()), m.rows /= static_cast<double>(all.size());
+  for (const CutSample& s : all) {
+    const double rows = static_cast<double>(s.rows) - m.rows;
+    m.with_rows += rows * (static_cast<double>(s.bytes) - m.bytes), m.of_rows += rows * rows;
+  }
+  return m;
+}
+
+// Ranks are sent as many rows together whatever the routing is: means over ranks are those of an even share.
+absl::Status ForetellActivations(Assembly& a, MemoryPlan* plan) {
   const int64_t rows = a.field->leaf_rows(), large = CutRows(a), small = large / 2;
-  Exchange* const exchange = a.scheme->exchange();
-  const FlatVector& point = a.scheme->point();
-  if (rows <= large) return a.field->MeasureLeaf(point, rows, exchange);
-  ASSIGN_OR_RETURN(const int64_t at_small, a.field->MeasureLeaf(point, small, exchange));
-  ASSIGN_OR_RETURN(const int64_t at_large, a.field->MeasureLeaf(point, large, exchange));
-  return at_small + (at_large - at_small) * (rows - small) / (large - small);
+  ASSIGN_OR_RETURN(const std::vector<CutSample> at_large, MeasureCut(a, std::min(rows, large)));
+  const CutMoments most = MomentsOf(at_large);
+  CutMoments least = most;
+  if (rows > large) {
+    ASSIGN_OR_RETURN(const std::vector<CutSample> at_small, MeasureCut(a, small));
+    least = MomentsOf(at_small);
+  }
+  const double of_rows = most.of_rows + (rows > large ? least.of_rows : 0),
+               with_rows = most.with_rows + (rows > large ? least.with_rows : 0);
+  plan->bytes_of_row = of_rows > 0 ? with_rows / of_rows : 0;
+  const double cuts = rows > large ? static_cast<double>(rows - large) / static_cast<double>(large - small) : 0;
+  plan->activations = std::llround(most.bytes + cuts * (most.bytes - least.bytes));
+  plan->even_rows = std::llround(most.rows + cuts * (most.rows - least.rows));
+  return absl::OkStatus();
 }
 
 // Experts' states that are on disk alone.
@@ -62,10 +105,8 @@ int64_t PeakResidentBytes() {
 
 absl::StatusOr<MemoryPlan> PlanMemory(Assembly& a) {
   MemoryPlan plan;
-  ASSIGN_OR_RETURN(plan.activations, ForetellActivations(a));
-  int64_t most = plan.activations;
-  RETURN_IF_ERROR(a.mesh->control().AllReduce("memory", Tensor(&most, {1}, DType::kI64), ReduceOp::kMax));
-  plan.activation_bound = static_cast<int64_t>(static_cast<double>(most) * MostOverShare(a)) + PlansBeyondBound(a);
+  RETURN_IF_ERROR(ForetellActivations(a, &plan));
+  plan.activation_bound = static_cast<int64_t>(static_cast<double>(plan.activations) * MostOverShare(a)) + PlansBeyondBound(a);
   a.field->ReserveActivations(plan.activation_bound + plan.activation_bound / 16 + (int64_t{64} << 10));
   StateDict state;
   a.scheme->Register(state);
@@ -94,16 +135,27 @@ std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
   const char* bound = !limited                    ? "activations, all tokens on one rank"
                       : a.dispatch_setup->bounded ? "activations, most_rows at a time"
                                                   : "activations, most_rows on one rank";
+  if (plan.bytes_of_row > 0) {
+    text += line(absl::StrFormat("a row beyond a leaf's share of %d", plan.even_rows).c_str(), std::llround(plan.bytes_of_row));
+  }
   if (plan.activation_bound > plan.activations) {
     text += line(bound, plan.activation_bound);
   }
   return text;
 }
 
-std::string MemoryLine(const MemoryPlan& plan, int64_t measured) {
-  const double off = 100.0 * static_cast<double>(measured - plan.total()) / static_cast<double>(std::max<int64_t>(plan.total(), 1));
-  return absl::StrFormat("memory: %s at the peak of a step, %+.1f %% off the plan's %s; the process holds %s, at most %s so far",
-                         HumanBytes(measured), off, HumanBytes(plan.total()), HumanBytes(ResidentBytes()), HumanBytes(PeakResidentBytes()));
+int64_t MemoryPlan::TotalFor(int64_t rows) const { return total() + std::llround(bytes_of_row * static_cast<double>(rows - even_rows)); }
+
+std::string MemoryLine(const Assembly& a, const MemoryPlan& plan) {
+  const int64_t measured = MeasuredMemory(a), rows = a.field->expert_rows(), planned = plan.TotalFor(rows);
+  const double off = 100.0 * static_cast<double>(measured - planned) / static_cast<double>(std::max<int64_t>(planned, 1));
+  const std::string share = plan.bytes_of_row == 0 || plan.even_rows == 0
+                                ? ""
+                                : absl::StrFormat(" for the %.2f of an even share of rows that came",
+                                                  static_cast<double>(rows) / static_cast<double>(plan.even_rows));
+  return absl::StrFormat("memory: %s at the peak of a step, %+.1f %% off the plan's %s%s; the process holds %s, at most %s so far",
+                         HumanBytes(measured), off, HumanBytes(planned), share, HumanBytes(ResidentBytes()),
+                         HumanBytes(PeakResidentBytes()));
 }
 
 }  // namespace conclave

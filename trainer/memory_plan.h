@@ -10,30 +10,38 @@
 
 namespace conclave {
 
-// Bytes of this rank. Not in it: the program, its libraries and what they allocate, the corpus (mapped files).
+// Bytes of this rank. Not in it: the program, its libraries and what they allocate, the corpus (mapped files), and over MPI the memory that
+// ranks of a node share for short messages (comm/node_window.h): what is used of at most 1 MiB a rank, stream and communicator.
 struct MemoryPlan {
   int64_t parameters = 0;
   int64_t scheme_state = 0;  // train state of the scheme beside the parameters: moments, reference points, compression memories
   int64_t exchange = 0;      // sums on their way, aggregates, scratch, averaged weights: whatever else stands in tensor memory
   int64_t gradients = 0;     // of the running leaf, and the sums of earlier ones
   int64_t samples = 0;
-  int64_t activations = 0;       // at the peak of a leaf, scratch of its backward pass included; routing as at the start
+  int64_t activations = 0;       // at the peak of a leaf, scratch of its backward pass included; experts' rows dealt out evenly
   int64_t activation_bound = 0;  // where every token of a data column goes to this rank's experts; reserved, but touched only if it happens
   int64_t on_disk = 0;           // of the parameters and the state: experts that are on disk alone, see ExpertMemory
+  // What activations depend on and nobody knows beforehand: rows that experts of this rank are sent of a leaf (ModelOperator::expert_rows),
+  // an even share of them, and the bytes of one more.
+  int64_t even_rows = 0;
+  double bytes_of_row = 0;
   int64_t total() const { return parameters + scheme_state + exchange + gradients + samples + activations - on_disk; }
+  // With so many rows instead of an even share.
+  int64_t TotalFor(int64_t rows) const;
 };
 
 // Builds up the plan and reserves the activations' memory. Everything but the activations is already there once a run is assembled, and is
-// counted; activations are measured on two small cuts of a leaf and continued along a line to its size. Changes no train state. Collective;
-// call it before the first step. Cost: the work of a few samples.
+// counted; activations are measured on two small cuts of a leaf and continued along a line to its size. What ranks were sent by chance
+// differs, and so tells the bytes of a row. Changes no train state. Collective; call it before the first step. Cost: the work of a few
+// samples.
 absl::StatusOr<MemoryPlan> PlanMemory(Assembly& assembly);
 
 // The same sum while the run goes on: tensor memory of this rank as it stands, with the largest use of activations so far.
 int64_t MeasuredMemory(const Assembly& assembly);
 
-// A table of the plan, and a line that compares it with what was measured, as text.
+// A table of the plan, and a line that compares MeasuredMemory with it, for the rows that came, as text.
 std::string MemoryTable(const Assembly& assembly, const MemoryPlan& plan);
-std::string MemoryLine(const MemoryPlan& plan, int64_t measured);
+std::string MemoryLine(const Assembly& assembly, const MemoryPlan& plan);
 
 }  // namespace conclave
 

@@ -250,6 +250,15 @@ int64_t ModelOperator::sample_bytes() const {
   return total;
 }
 
+int64_t ModelOperator::PeakOfArenas() const {
+  return arena_.peak_bytes() + segments_.peak_bytes() + (options_.dispatch == nullptr ? 0 : options_.dispatch->travel_bytes());
+}
+
+int64_t ModelOperator::RowsOfALeaf() const {
+  if (options_.dispatch == nullptr) return 0;
+  return options_.recompute ? options_.dispatch->most_rows().layer : options_.dispatch->most_rows().layers;
+}
+
 absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int64_t rows, Exchange* exchange) {
   RETURN_IF_ERROR(LoadLeaf({}, 0));
   const Batch batch = FirstRows(batches_[0].batch(), rows);
@@ -259,7 +268,7 @@ absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int6
   gradients_.Begin(each_worker, exchange);
   arena_.Reserve(0);
   segments_.Reserve(0);
-  if (options_.dispatch != nullptr) options_.dispatch->ReserveTravel(0);
+  if (options_.dispatch != nullptr) options_.dispatch->ReserveTravel(0), options_.dispatch->ForgetRows(), options_.dispatch->BeginLeaf(-1);
   const auto forget = [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); };
   RETURN_IF_ERROR(Differentiate(point, batch, {.last = true, .each_worker = each_worker}, forget));
   return activation_bytes();
@@ -268,6 +277,7 @@ absl::StatusOr<int64_t> ModelOperator::MeasureLeaf(const FlatVector& point, int6
 void ModelOperator::Continue(const ModelOperator& before) {
   for (int i = 0; i < buffers_.size(); ++i) std::ranges::copy(before.buffers_.values(i), buffers_.values(i).begin());
   evaluations_ = before.evaluations_;
+  before_ = {.bytes = before.activation_bytes(), .rows = before.expert_rows()};
   arena_.Reserve(before.arena_.reserved_bytes());
   if (options_.recompute) segments_.Reserve(before.segments_.reserved_bytes());
   if (options_.dispatch != nullptr) options_.dispatch->ReserveTravel(before.options_.dispatch->travel_reserved_bytes());
@@ -277,6 +287,7 @@ void ModelOperator::ReserveActivations(int64_t bytes) {
   arena_.Reserve(bytes);
   if (options_.recompute) segments_.Reserve(bytes);
   if (options_.dispatch != nullptr && options_.dispatch->cuts()) options_.dispatch->ReserveTravel(bytes);
+  if (options_.dispatch != nullptr) options_.dispatch->ForgetRows();
 }
 
 absl::Status ModelOperator::ReadWeights(std::function<Tensor(BlockId)> value_of) {

@@ -3,6 +3,7 @@
 #ifndef CONCLAVE_TRAINER_MODEL_OPERATOR_H_
 #define CONCLAVE_TRAINER_MODEL_OPERATOR_H_
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -64,10 +65,11 @@ class ModelOperator : public Operator {
   ModelBuffers& buffers() { return buffers_; }
 
   int64_t evaluations() const { return evaluations_; }  // of every worker, by Evaluate
-  // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved.
-  int64_t activation_bytes() const {
-    return arena_.peak_bytes() + segments_.peak_bytes() + (options_.dispatch == nullptr ? 0 : options_.dispatch->travel_bytes());
-  }
+  // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved; and expert_rows the most
+  // rows that experts of this rank were sent of a leaf since then, as they count in memory: of all layers, or of one where blocks are
+  // recorded again.
+  int64_t activation_bytes() const { return std::max(before_.bytes, PeakOfArenas()); }
+  int64_t expert_rows() const { return std::max(before_.rows, RowsOfALeaf()); }
   int64_t reserved_bytes() const {
     return arena_.reserved_bytes() + segments_.reserved_bytes() +
            (options_.dispatch == nullptr ? 0 : options_.dispatch->travel_reserved_bytes());
@@ -79,7 +81,8 @@ class ModelOperator : public Operator {
   // the arena. Takes the gradients' memory of evaluations that go through `exchange` (null: of each worker's own), and writes into its
   // places. Collective.
   absl::StatusOr<int64_t> MeasureLeaf(const FlatVector& point, int64_t rows, Exchange* exchange);
-  // Takes over what belongs to the run, not to the placement that `before` was built for: buffers, counts, reserved memory.
+  // Takes over what belongs to the run, not to the placement that `before` was built for: buffers, counts, reserved memory and what was
+  // used of it.
   void Continue(const ModelOperator& before);
   // Up to `bytes` of activations nothing will be allocated.
   void ReserveActivations(int64_t bytes);
@@ -106,6 +109,8 @@ class ModelOperator : public Operator {
   absl::Status Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block);
   absl::Status HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded);
   Recorder::Options WithArrivals(Recorder::Options options);
+  int64_t PeakOfArenas() const;
+  int64_t RowsOfALeaf() const;
   double ScaleOf(TermScale scale, int64_t leaf_samples) const;
 
   Options options_;
@@ -126,6 +131,9 @@ class ModelOperator : public Operator {
   std::vector<char> final_;            // by block: handed over in the running micro-step
   int64_t step_samples_ = 0;           // T_step
   int64_t evaluations_ = 0;
+  struct {
+    int64_t bytes = 0, rows = 0;
+  } before_;  // what the operators used that this one goes on from
   Exchange* attached_ = nullptr;
 };
 

@@ -119,7 +119,7 @@ absl::Status Trainer::FixMemory() {
 
 void Trainer::ReportMemory() const {
   if (control_.rank() != 0) return;
-  LOG_INFO << MemoryLine(memory_plan_, MeasuredMemory(assembly_));
+  LOG_INFO << MemoryLine(assembly_, memory_plan_);
   if (assembly_.expert_memory == nullptr) return;
   const ExpertMemory::Counts counts = assembly_.expert_memory->TakeCounts();
   LOG_INFO << "experts in memory when asked for: " << counts.hits << "; fetched: " << counts.fetched

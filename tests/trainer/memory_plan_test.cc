@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "tests/trainer/labelled_points.h"
 #include "tests/trainer/laws.h"
 
@@ -10,7 +12,7 @@ namespace {
 
 struct Told {
   MemoryPlan plan;
-  int64_t measured = 0, parameter_elements = 0;
+  int64_t measured = 0, rows = 0, parameter_elements = 0;
   double objective = 0;  // of the last step
 };
 
@@ -29,7 +31,7 @@ std::vector<Told> PlanAndTrain(const ModelRun& run, bool plan = true) {
       ASSIGN_OR_RETURN(const StepReport report, a.scheme->Step(*a.field, cursor, *a.guard));
       mine.objective = report.evaluation.objective;
     }
-    mine.measured = MeasuredMemory(a);
+    mine.measured = MeasuredMemory(a), mine.rows = a.field->expert_rows();
     for (const BlockId id : a.layout->local_blocks()) mine.parameter_elements += a.model->parameters()[id].shape.elements();
     return absl::OkStatus();
   });
@@ -40,7 +42,8 @@ std::vector<Told> PlanAndTrain(const ModelRun& run, bool plan = true) {
 // tolerance: of what is measured.
 void ExpectForetold(const ModelRun& run, double tolerance = 0.1) {
   for (const Told& told : PlanAndTrain(run)) {
-    EXPECT_NEAR(static_cast<double>(told.plan.total()), static_cast<double>(told.measured), tolerance * static_cast<double>(told.measured));
+    EXPECT_NEAR(static_cast<double>(told.plan.TotalFor(told.rows)), static_cast<double>(told.measured),
+                tolerance * static_cast<double>(told.measured));
     EXPECT_GE(told.plan.parameters, told.parameter_elements * 4);
     EXPECT_LE(told.measured, told.plan.total() - told.plan.activations + told.plan.activation_bound * 17 / 16 + (64 << 10));
   }
@@ -64,6 +67,48 @@ TEST(MemoryPlan, ForetellsMixturesOnEveryMesh) {
       ExpectForetold(run);
     }
   }
+}
+
+// Twelve workers on five ranks: some do two leaves and some three, and ranks are sent very different numbers of rows.
+TEST(MemoryPlan, ForetellsUnevenRanksFromTheRowsThatCame) {
+  for (const char* more : {"", " parallel { numerics: WORLD_SIZE_INVARIANT }", " parallel { dispatch { route: DEDUPLICATED } }",
+                           " model { recompute: BLOCKS }"}) {
+    SCOPED_TRACE(more);
+    ModelRun run =
+        MediumMixture(std::string(" trainer { workers: 12 global_batch: 48 } model { moe_lm { moe { experts: 10 hidden: 200 } } }") + more);
+    run.expert = 5;
+    ExpectForetold(run);
+    std::set<int64_t> rows;
+    for (const Told& told : PlanAndTrain(run)) rows.insert(told.rows);
+    EXPECT_GT(*rows.rbegin(), *rows.begin() * 5 / 4) << "nothing to tell apart";
+  }
+}
+
+// What a step took before experts moved counts after it.
+TEST(MemoryPlan, KeepsThePeakWhereExpertsMove) {
+  ModelRun run = MediumMixture("");
+  run.expert = 2;
+  const absl::Status status = RunRanks(run.ranks(), [&](Communicator& world) -> absl::Status {
+    Assembly a;
+    RETURN_IF_ERROR(BuildRun(run, world, &a));
+    ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(a));
+    RETURN_IF_ERROR(a.scheme->Start(*a.field));
+    RETURN_IF_ERROR(a.scheme->Step(*a.field, Cursor{}, *a.guard).status());
+    const int64_t measured = MeasuredMemory(a), rows = a.field->expert_rows();
+    EXPECT_GT(rows, 0);
+    std::vector<std::vector<int>> table = a.placement->tables().owners;
+    for (std::vector<int>& layer : table) std::ranges::reverse(layer);
+    ASSIGN_OR_RETURN(ExpertPlacement moved, ExpertPlacement::FromTable(table, 2));
+    {
+      ExpertHomes old;
+      RETURN_IF_ERROR(Rehome(std::move(moved), &a, &old));
+    }
+    EXPECT_EQ(a.field->expert_rows(), rows);
+    EXPECT_NEAR(static_cast<double>(MeasuredMemory(a)), static_cast<double>(measured), 0.02 * static_cast<double>(measured));
+    EXPECT_NEAR(static_cast<double>(measured), static_cast<double>(plan.TotalFor(rows)), 0.1 * static_cast<double>(measured));
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST(MemoryPlan, ForetellsVaesGamesAndPerturbedSamples) {
