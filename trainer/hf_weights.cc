@@ -12,6 +12,7 @@
 namespace conclave {
 namespace {
 
+constexpr char kHfHead[] = "lm_head.weight";
 constexpr char kHfConfig[] = "config.json", kHfWeights[] = "model.safetensors", kHfIndex[] = "model.safetensors.index.json";
 
 // Where a tensor of theirs is.
@@ -149,6 +150,25 @@ absl::Status ReadHfValues(const FileSystem& files, const HfTensor& tensor, std::
                             tensor.entry.dtype);
 }
 
+// True where the files write the embedding again as the head.
+absl::StatusOr<bool> HeadIsEmbedding(const FileSystem& files, HfFamily family, HfTensors& tensors) {
+  const HfTensor* head = FindHfTensor(tensors, kHfHead);
+  const HfTensor* embedding = FindHfTensor(tensors, family == HfFamily::kGpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight");
+  if (head == nullptr || embedding == nullptr) return false;
+  if (head->entry.dtype != embedding->entry.dtype || head->entry.shape != embedding->entry.shape) return false;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> head_file, files.OpenForRead(head->path));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> embedding_file, files.OpenForRead(embedding->path));
+  const int64_t bytes = head->entry.end - head->entry.begin, most = std::min<int64_t>(bytes, 1 << 20);
+  std::vector<std::byte> a(most), b(most);
+  for (int64_t at = 0; at < bytes; at += most) {
+    const size_t count = static_cast<size_t>(std::min(most, bytes - at));
+    RETURN_IF_ERROR(head_file->Read(head->at + at, std::span(a).first(count)));
+    RETURN_IF_ERROR(embedding_file->Read(embedding->at + at, std::span(b).first(count)));
+    if (std::memcmp(a.data(), b.data(), count) != 0) return false;
+  }
+  return true;
+}
+
 absl::Status FillBlock(const FileSystem& files, const FoundPiece& found, const Tensor& block) {
   const HfPiece& piece = found.piece;
   const int64_t in = block.shape().dims() == 1 ? 1 : block.dim(1);
@@ -173,7 +193,13 @@ absl::StatusOr<HfModel> ReadHfModel(const FileSystem& files, const std::string& 
   auto model = ParseHfConfig(text);
   if (!model.ok()) return Annotate(model.status(), folder);
   ASSIGN_OR_RETURN(HfTensors tensors, ListHfTensors(files, folder));
-  if (text.find("\"tie_word_embeddings\"") == std::string::npos) model->config.set_tied_head(!tensors.contains("lm_head.weight"));
+  if (text.find("\"tie_word_embeddings\"") == std::string::npos) {
+    bool tied = !tensors.contains(kHfHead);
+    if (!tied && model->config.tied_head()) {
+      ASSIGN_OR_RETURN(tied, HeadIsEmbedding(files, model->family, tensors));
+    }
+    model->config.set_tied_head(tied);
+  }
   return model;
 }
 
@@ -188,10 +214,15 @@ absl::Status LoadHfWeights(const FileSystem& files, const std::string& folder, c
     if (pieces.empty()) accounts.missing.push_back(absl::StrFormat("%s (%s has no such tensor)", spec.name, NameOf(model.family)));
     FindPieces(spec, std::move(pieces), tensors, &found[b], &accounts);
   }
-  const bool tied = parameters.Find("head.weight").value < 0;
+  bool repeated = false;  // some files write a tied head again
+  if (parameters.Find("head.weight").value < 0) {
+    ASSIGN_OR_RETURN(const bool same, HeadIsEmbedding(files, model.family, tensors));
+    repeated = same || model.config.tied_head();
+    if (!repeated && !tensors.contains(kHfHead)) accounts.missing.push_back(kHfHead);
+  }
   for (const auto& [name, tensor] : tensors) {
-    const bool repeated = tied && name == "lm_head.weight";  // some files write a tied head again
-    if (tensor.used != tensor.elements() && !tensor.misshapen && !repeated) accounts.unused.push_back(name);
+    if (tensor.used == tensor.elements() || tensor.misshapen || (repeated && name == kHfHead)) continue;
+    accounts.unused.push_back(name == kHfHead ? name + " (it is not the embedding, and model.moe_lm.tied_head is true)" : name);
   }
   if (!accounts.missing.empty() || !accounts.unused.empty() || !accounts.misshapen.empty()) {
     return FailedPrecondition("'%s' does not fit the model%s%s%s", folder, SomeOf("missing", accounts.missing),

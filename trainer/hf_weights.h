@@ -28,13 +28,14 @@ std::vector<HfPiece> HfPiecesOf(const MoeLmConfig& config, HfFamily family, cons
 // True where the folder holds a config.json, so that it is a Hugging Face model and no checkpoint of ours.
 bool IsHfFolder(const FileSystem& files, const std::string& folder);
 
-// Reads `folder`'s config.json and the headers of its weights. A head that the config does not mention is tied if the files have none.
+// Reads `folder`'s config.json and the headers of its weights. A head that the config does not mention is tied if the files have none,
+// or where that is the family's default, the embedding again.
 // Errors: those of ParseHfConfig; NotFound without weights; DataLoss for damaged files.
 absl::StatusOr<HfModel> ReadHfModel(const FileSystem& files, const std::string& folder);
 
 // Fills the local blocks of `point` from model.safetensors, or from the files of model.safetensors.index.json; f32, f64, f16 and bf16.
 // Every tensor of the files must be used and every block filled, whoever holds it; buffers that carry no weights (attention masks) are
-// skipped. Not collective; every rank finds the same errors in the names. Errors: FailedPrecondition with up to five names of each kind:
+// skipped, and so is a head where ours is the embedding, if theirs is too, by their config or byte for byte. Not collective; every rank finds the same errors in the names. Errors: FailedPrecondition with up to five names of each kind:
 // missing, unused, misshapen; DataLoss.
 absl::Status LoadHfWeights(const FileSystem& files, const std::string& folder, const HfModel& model, FlatVector* point);
 

@@ -28,9 +28,14 @@ absl::Status CheckSameModel(const MoeLmConfig& theirs, const MoeLmConfig& config
   compare("activation", MoeLmConfig::Activation_Name(theirs.activation()), MoeLmConfig::Activation_Name(config.activation()));
   compare("qk_norm", MoeLmConfig::QkNorm_Name(theirs.qk_norm()), MoeLmConfig::QkNorm_Name(config.qk_norm()));
   if (theirs.position() == MoeLmConfig::ROTARY) number("rope_theta", theirs.rope_theta(), config.rope_theta());
+  // The other way round the files may still have one matrix twice, which only their bytes tell.
+  if (theirs.tied_head()) compare("tied_head", "true", config.tied_head() ? "true" : "false");
   if (theirs.has_moe() && config.has_moe()) {
     number("moe.top_k", static_cast<double>(theirs.moe().top_k()), static_cast<double>(config.moe().top_k()));
     number("moe.routed_scale", 1, config.moe().routed_scale());
+    number("moe.groups", 1, static_cast<double>(config.moe().groups()));
+    compare("moe.capacity", "none", config.moe().has_capacity() ? "set" : "none");
+    compare("moe.selection", "BY_SCORE", MoeConfig::Selection_Name(config.moe().selection()));
     const auto router = [](const MoeConfig& moe) {
       // Softmax over the selected is the same as normalising what is selected of all.
       const bool post = moe.router() == MoeConfig::SOFTMAX_POST || (moe.router() == MoeConfig::SOFTMAX_PRE && moe.renormalize());

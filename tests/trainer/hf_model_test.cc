@@ -218,6 +218,45 @@ TEST(HfModel, EveryTensorIsAccountedFor) {
   }
 }
 
+// A model whose head is the embedding takes the files of one with a head of its own only where that head is the embedding again.
+TEST(HfModel, AHeadIsNeverLost) {
+  HfLab lab;
+  ExportMixtral(lab);
+  const std::vector<std::string> tied = {"model.moe_lm.tied_head=true"};
+  const std::string lost = ImportError(lab, tied);
+  EXPECT_NE(lost.find("1 unused: lm_head.weight (it is not the embedding"), std::string::npos) << lost;
+  Rewrite(lab, [](Tensors& t) { t["lm_head.weight"] = t["model.embed_tokens.weight"]; });
+  EXPECT_EQ(ImportError(lab, tied), "");
+  Rewrite(lab, [](Tensors& t) { t.erase("lm_head.weight"); });
+  EXPECT_NE(ImportError(lab, tied).find("1 missing: lm_head.weight"), std::string::npos) << ImportError(lab, tied);
+  // Theirs is the embedding: that is no start for a head of its own.
+  std::string config = *lab.files.ReadAll(lab.At("hf/config.json"));
+  const std::string untied = "\"tie_word_embeddings\": false";
+  config.replace(config.find(untied), untied.size(), "\"tie_word_embeddings\": true");
+  ASSERT_TRUE(lab.files.WriteAtomically(lab.At("hf/config.json"), config).ok());
+  EXPECT_EQ(ImportError(lab, tied), "");
+  EXPECT_NE(ImportError(lab).find("tied_head is false, there true"), std::string::npos) << ImportError(lab);
+}
+
+// Of GPT-2 files that say nothing: tied, unless the head they have is another matrix.
+TEST(HfModel, AHeadOfWhichTheConfigSaysNothing) {
+  HfLab lab;
+  ASSERT_EQ(lab.Run(Families()[0].second, {},
+                    [&](Assembly& a) { return SaveHfModel(lab.files, lab.At("hf"), a.config.model().moe_lm(), a.scheme->point()); }),
+            absl::OkStatus());
+  std::string config = *lab.files.ReadAll(lab.At("hf/config.json"));
+  const std::string line = "  \"tie_word_embeddings\": true,\n";
+  ASSERT_NE(config.find(line), std::string::npos) << config;
+  config.erase(config.find(line), line.size());
+  ASSERT_TRUE(lab.files.WriteAtomically(lab.At("hf/config.json"), config).ok());
+  const auto tied = [&] { return ReadHfModel(lab.files, lab.At("hf"))->config.tied_head(); };
+  EXPECT_TRUE(tied());
+  Rewrite(lab, [](Tensors& t) { t["lm_head.weight"] = t["transformer.wte.weight"]; });
+  EXPECT_TRUE(tied());
+  Rewrite(lab, [](Tensors& t) { t["lm_head.weight"].second[3] += 1; });
+  EXPECT_FALSE(tied());
+}
+
 TEST(HfModel, OtherLayoutsOfTheSameWeights) {
   HfLab lab;
   const std::vector<double> want = ExportMixtral(lab);
@@ -261,6 +300,10 @@ TEST(HfModel, OtherModelsAreRefused) {
   ExportMixtral(lab);
   EXPECT_NE(ImportError(lab, {"model.moe_lm.rope_theta=500"}).find("rope_theta is 500, there 1000000"), std::string::npos);
   EXPECT_NE(ImportError(lab, {"model.moe_lm.moe.top_k=1"}).find("moe.top_k is 1, there 2"), std::string::npos);
+  EXPECT_NE(ImportError(lab, {"model.moe_lm.moe.groups=2"}).find("moe.groups is 2, there 1"), std::string::npos);
+  EXPECT_NE(ImportError(lab, {"model.moe_lm.moe.capacity.factor=1"}).find("moe.capacity is set, there none"), std::string::npos);
+  EXPECT_NE(ImportError(lab, {"model.moe_lm.moe.selection=ROUND_ROBIN"}).find("moe.selection is ROUND_ROBIN, there BY_SCORE"),
+            std::string::npos);
   const auto refused = [](const std::string& json, const std::string& reason) {
     const absl::Status status = ParseHfConfig(json).status();
     EXPECT_FALSE(status.ok());
