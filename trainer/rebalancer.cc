@@ -276,7 +276,8 @@ absl::StatusOr<bool> Rebalancer::Pays(const PlacementProblem& problem, const Can
   const double saved = (by_load ? SavedByLoad(problem, placement, record) : SavedByRows(problem, next.table, record)) *
                        static_cast<double>(rebalance.horizon());
   const double experts_here = static_cast<double>(problem.counts->layers()) * problem.counts->experts() / problem.topology.ranks;
-  const double moved = moves / experts_here * static_cast<double>(ExpertBytes(assembly().model->parameters(), run_.state()));
+  const double moved = moves * assembly().mesh->shape().data / experts_here *  // every replica
+                       static_cast<double>(ExpertBytes(assembly().model->parameters(), run_.state()));
   record->placement.push_back({"predicted_saved_bytes", saved});
   record->placement.push_back({"predicted_moved_bytes", moved});
   const bool differs = placement.tables() != assembly().placement->tables();

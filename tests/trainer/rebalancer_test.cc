@@ -341,6 +341,19 @@ TEST(Rebalancer, TracesThatCannotBeWrittenEndNoRun) {
 }
 
 // Loads of real routing are uneven at first: the greedy plan lowers the busiest rank's share. With an impossible price nothing moves.
+// Every replica of an expert moves.
+TEST(Rebalancer, PredictsTheBytesThatMove) {
+  const MovingFolder files;
+  const auto run = TrainMoving(
+      {.files = &files, .overrides = Joined(kMoves, {"parallel.data=2", "parallel.expert=2", "trainer.steps=4"}), .ranks = 4});
+  ASSERT_TRUE(run.ok()) << run.status();
+  const std::string metrics = files.Read("run/metrics.jsonl");
+  for (const int step : {2, 4}) {
+    EXPECT_GT(MetricOf(metrics, step, "moved_bytes"), 0);
+    EXPECT_EQ(MetricOf(metrics, step, "predicted_moved_bytes"), MetricOf(metrics, step, "moved_bytes"));
+  }
+}
+
 TEST(Rebalancer, MovesOnlyWhatPays) {
   const std::vector<std::string> greedy = {"parallel.expert=2", "observe.routing_window=2", "parallel.rebalance.every=4",
                                            "parallel.rebalance.after_step=1", "parallel.rebalance.placement.load_greedy={}"};
