@@ -88,7 +88,11 @@ std::vector<HfPiece> RotaryPieces(const MoeLmConfig& c, HfFamily family, const B
   if (block.part == "attention.out.weight") return whole(attention + "o_proj.weight");
   if (block.part == "mlp.up.weight") return MlpPieces(layer + "mlp.", true, rows, kProjections);
   if (block.part == "mlp.down.weight") return MlpPieces(layer + "mlp.", false, rows, kProjections);
-  if (block.part == "moe.router.weight") return whole(layer + (family == HfFamily::kMixtral ? "block_sparse_moe" : "mlp") + ".gate.weight");
+  if (block.part == "moe.router.weight") {
+    const std::string gate = layer + "mlp.gate.weight";  // Mixtral's beside fused experts only
+    if (family != HfFamily::kMixtral) return whole(gate);
+    return {{.name = layer + "block_sparse_moe.gate.weight", .rows = rows, .other = gate}};
+  }
   if (block.part == "moe.shared.up.weight") return MlpPieces(layer + "mlp.shared_expert.", true, rows, kProjections);
   if (block.part == "moe.shared.down.weight") return MlpPieces(layer + "mlp.shared_expert.", false, rows, kProjections);
   if (block.part == "moe.shared_gate.weight") return whole(layer + "mlp.shared_expert_gate.weight");

@@ -97,6 +97,7 @@ void FindPieces(const BlockSpec& spec, std::vector<HfPiece> pieces, HfTensors& t
   for (HfPiece& piece : pieces) {
     FoundPiece& f = found->emplace_back();
     f.tensor = FindHfTensor(tensors, piece.name);
+    if (f.tensor == nullptr && !piece.other.empty()) f.tensor = FindHfTensor(tensors, piece.other);
     std::vector<int64_t> want = vector ? std::vector<int64_t>{piece.rows} : std::vector<int64_t>{piece.rows, in};
     if (piece.transposed) std::swap(want[0], want[1]);
     if (f.tensor == nullptr && !piece.fused.empty()) {

@@ -16,6 +16,7 @@ struct HfPiece {
   std::string name;           // as written on export
   int64_t row = 0, rows = 0;  // of the block
   bool transposed = false;    // theirs is [in, rows]
+  std::string other;          // the same tensor's name in files of some versions; empty: none
   // Other places where files of some versions have it: tensors that hold all experts, of which this is the part of `expert`, `skip` rows
   // into it. Their shape: [experts, fused_rows, in].
   std::string fused;

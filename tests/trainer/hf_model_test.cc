@@ -270,12 +270,14 @@ TEST(HfModel, OtherLayoutsOfTheSameWeights) {
           {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"});
   EXPECT_EQ(imported(), want);
 
-  // All experts of a layer in one tensor.
+  // All experts of a layer in one tensor, and the router beside them: the names that models of transformers 5 have in memory.
   HfLab fused;
   ExportMixtral(fused);
   Rewrite(fused, [](Tensors& t) {
     for (int layer = 0; layer < 2; ++layer) {
-      const std::string prefix = absl::StrFormat("model.layers.%d.", layer);
+      const std::string prefix = absl::StrFormat("model.layers.%d.", layer), gate = prefix + "block_sparse_moe.gate.weight";
+      t[prefix + "mlp.gate.weight"] = t[gate];
+      t.erase(gate);
       auto& up = t[prefix + "mlp.experts.gate_up_proj"];
       auto& down = t[prefix + "mlp.experts.down_proj"];
       up.first = {4, 12, 8}, down.first = {4, 8, 6};
