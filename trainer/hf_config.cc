@@ -19,6 +19,26 @@ constexpr std::array kFamilies = {
     FamilyName{HfFamily::kQwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"},
 };
 
+// What a key that is missing means: the defaults of the family's config class in transformers.
+struct RotaryDefaults {
+  int64_t kv_heads;  // 0: as many as heads
+  double rope_theta, norm_eps, balance_loss;
+  int64_t dense_hidden;  // where some layers are dense; 0: none are
+};
+
+RotaryDefaults DefaultsOf(HfFamily family) {
+  switch (family) {
+    case HfFamily::kMixtral:
+      return {8, 1e6, 1e-5, 0.001, 0};
+    case HfFamily::kOlmoe:
+      return {0, 1e4, 1e-5, 0.01, 0};
+    case HfFamily::kQwen2Moe:
+      return {16, 1e4, 1e-6, 0.001, 5632};
+    default:
+      return {4, 1e4, 1e-6, 0.001, 6144};
+  }
+}
+
 // The keys of one object, with the first error kept.
 class HfKeys {
  public:
@@ -86,55 +106,58 @@ MoeLmConfig Gpt2Config(HfKeys& keys) {
   return c;
 }
 
-double RopeTheta(HfKeys& keys) {
+double RopeTheta(HfKeys& keys, double fallback) {
   const JsonValue* scaling = keys.Find("rope_scaling");
   keys.Refuse(scaling != nullptr && scaling->kind != JsonValue::Kind::kNull, "rope_scaling", "scaled rotary positions");
   const JsonValue* parameters = keys.Find("rope_parameters");
-  if (parameters == nullptr || parameters->kind != JsonValue::Kind::kObject) return keys.Real("rope_theta", 10000);
+  if (parameters == nullptr || parameters->kind != JsonValue::Kind::kObject) return keys.Real("rope_theta", fallback);
   const JsonValue* type = parameters->Find("rope_type");
   keys.Refuse(type != nullptr && type->text != "default", "rope_parameters", "scaled rotary positions");
   const JsonValue* theta = parameters->Find("rope_theta");
-  const auto value = theta == nullptr ? absl::StatusOr<double>(10000.0) : theta->AsDouble();
+  const auto value = theta == nullptr ? absl::StatusOr<double>(fallback) : theta->AsDouble();
   if (!value.ok()) keys.Fail("rope_parameters", "has a rope_theta that is no number");
   return value.ok() ? *value : 1;
 }
 
 // What Llama-like models share.
-MoeLmConfig RotaryConfig(HfKeys& keys) {
+MoeLmConfig RotaryConfig(HfFamily family, HfKeys& keys) {
+  const RotaryDefaults defaults = DefaultsOf(family);
   MoeLmConfig c;
   c.set_width(keys.Integer("hidden_size"));
   c.set_layers(keys.Integer("num_hidden_layers"));
   c.set_heads(keys.Integer("num_attention_heads"));
-  c.set_kv_heads(keys.Integer("num_key_value_heads", c.heads()));
+  c.set_kv_heads(keys.Integer("num_key_value_heads",
+                              keys.Find("num_key_value_heads") != nullptr || defaults.kv_heads == 0 ? c.heads() : defaults.kv_heads));
   c.set_head_dim(keys.Integer("head_dim", 0));
   c.set_context(keys.Integer("max_position_embeddings"));
   c.set_position(MoeLmConfig::ROTARY);
-  c.set_rope_theta(RopeTheta(keys));
+  c.set_rope_theta(RopeTheta(keys, defaults.rope_theta));
   c.set_norm(MoeLmConfig::RMS_NORM);
-  c.set_norm_eps(keys.Real("rms_norm_eps", 1e-6));
+  c.set_norm_eps(keys.Real("rms_norm_eps", defaults.norm_eps));
   c.set_activation(MoeLmConfig::SWIGLU);
   c.set_tied_head(keys.Flag("tie_word_embeddings", false));
   keys.Refuse(keys.Text("hidden_act", "silu") != "silu", "hidden_act", "another activation than silu");
-  const bool sliding = keys.Has("sliding_window") && keys.Flag("use_sliding_window", true);
+  const bool switched = family == HfFamily::kQwen2Moe || family == HfFamily::kQwen3Moe;  // by a key of its own
+  const bool sliding = keys.Has("sliding_window") && (!switched || keys.Flag("use_sliding_window", false));
   keys.Refuse(sliding, "sliding_window", "attention to a sliding window");
   c.mutable_moe()->set_top_k(keys.Integer("num_experts_per_tok"));
-  c.mutable_moe()->set_balance_loss(keys.Real("router_aux_loss_coef", 0.001));
+  c.mutable_moe()->set_balance_loss(keys.Real("router_aux_loss_coef", defaults.balance_loss));
   c.mutable_moe()->set_z_loss(0);
   return c;
 }
 
-void AddQwenLayers(HfKeys& keys, MoeLmConfig* c) {
+void AddQwenLayers(HfFamily family, HfKeys& keys, MoeLmConfig* c) {
   MoeConfig& moe = *c->mutable_moe();
   moe.set_hidden(keys.Integer("moe_intermediate_size"));
   moe.set_renormalize(keys.Flag("norm_topk_prob", false));
   moe.set_every(keys.Integer("decoder_sparse_step", 1));
-  c->set_dense_hidden(keys.Integer("intermediate_size", 4 * c->width()));
+  c->set_dense_hidden(keys.Integer("intermediate_size", DefaultsOf(family).dense_hidden));
   const JsonValue* dense = keys.Find("mlp_only_layers");
   keys.Refuse(dense != nullptr && !dense->items.empty(), "mlp_only_layers", "dense layers by number");
 }
 
 absl::StatusOr<MoeLmConfig> ParseFamily(HfFamily family, HfKeys& keys) {
-  MoeLmConfig c = family == HfFamily::kGpt2 ? Gpt2Config(keys) : RotaryConfig(keys);
+  MoeLmConfig c = family == HfFamily::kGpt2 ? Gpt2Config(keys) : RotaryConfig(family, keys);
   c.set_vocab_size(keys.Integer("vocab_size"));
   MoeConfig* moe = family == HfFamily::kGpt2 ? nullptr : c.mutable_moe();
   switch (family) {
@@ -158,13 +181,13 @@ absl::StatusOr<MoeLmConfig> ParseFamily(HfFamily family, HfKeys& keys) {
       moe->set_shared_hidden(keys.Integer("shared_expert_intermediate_size"));
       moe->set_shared_gate(true);
       c.set_qkv_bias(keys.Flag("qkv_bias", true));
-      AddQwenLayers(keys, &c);
+      AddQwenLayers(family, keys, &c);
       break;
     case HfFamily::kQwen3Moe:
       moe->set_experts(keys.Experts());
       c.set_qk_norm(MoeLmConfig::QK_NORM_PER_HEAD);
       keys.Refuse(keys.Flag("attention_bias", false), "attention_bias", "biases in this attention");
-      AddQwenLayers(keys, &c);
+      AddQwenLayers(family, keys, &c);
       break;
   }
   RETURN_IF_ERROR(keys.status());

@@ -323,6 +323,45 @@ TEST(HfModel, OtherModelsAreRefused) {
   refused(mixtral + R"("hidden_act": "gelu"})", "another activation than silu");
 }
 
+// Config files leave out what is the default of the family's class in transformers (5.23 says the same as 4.x).
+TEST(HfModel, MissingKeysAreTheFamilysDefaults) {
+  struct Want {
+    const char* type;
+    int64_t kv_heads;
+    double rope_theta, norm_eps, balance_loss;
+    int64_t dense_hidden;
+  };
+  const std::vector<Want> wants = {{"mixtral", 8, 1e6, 1e-5, 0.001, 0},
+                                   {"olmoe", 16, 1e4, 1e-5, 0.01, 0},
+                                   {"qwen2_moe", 16, 1e4, 1e-6, 0.001, 5632},
+                                   {"qwen3_moe", 4, 1e4, 1e-6, 0.001, 6144}};
+  const auto json = [](const std::string& type, const std::string& more) {
+    return "{\"model_type\": \"" + type +
+           R"(", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 16, "max_position_embeddings": 6,
+               "num_experts_per_tok": 2, "num_experts": 4, "vocab_size": 300, "moe_intermediate_size": 6,
+               "shared_expert_intermediate_size": 6)" +
+           more + "}";
+  };
+  for (const Want& want : wants) {
+    SCOPED_TRACE(want.type);
+    const bool qwen = want.dense_hidden > 0;
+    const std::string width = qwen ? "" : ", \"intermediate_size\": 6";
+    const auto model = ParseHfConfig(json(want.type, width));
+    ASSERT_TRUE(model.ok()) << model.status();
+    const MoeLmConfig& c = model->config;
+    EXPECT_EQ(c.kv_heads(), want.kv_heads);
+    EXPECT_EQ(c.rope_theta(), want.rope_theta);
+    EXPECT_EQ(c.norm_eps(), want.norm_eps);
+    EXPECT_EQ(c.moe().balance_loss(), want.balance_loss);
+    EXPECT_EQ(c.dense_hidden(), want.dense_hidden);
+    // A null is no missing key; a window counts for Qwen only where it is switched on.
+    EXPECT_EQ(ParseHfConfig(json(want.type, width + ", \"num_key_value_heads\": null"))->config.kv_heads(), 16);
+    EXPECT_EQ(ParseHfConfig(json(want.type, width + ", \"rope_parameters\": {\"rope_type\": \"default\"}"))->config.rope_theta(),
+              want.rope_theta);
+    EXPECT_EQ(ParseHfConfig(json(want.type, width + ", \"sliding_window\": 8")).ok(), qwen);
+  }
+}
+
 // The disk is full while a newer model is written where one stands: that one stays whole.
 TEST(HfModel, AnExportThatFailsLeavesTheOldOne) {
   HfLab lab;
