@@ -131,8 +131,8 @@ forecast() {
 memory_forecast() {
   local dims=model.moe_lm uneven moved
   forecast "reference shape"
-  uneven=(--ranks 5 --set parallel.expert=5 --set trainer.workers=12 --set trainer.global_batch=48 --set $dims.moe.experts=10 --set $dims.layers=2 --set $dims.width=64
-    --set $dims.heads=4 --set $dims.context=64 --set $dims.moe.hidden=96)
+  uneven=(--ranks 5 --set parallel.expert=5 --set trainer.workers=12 --set trainer.global_batch=48 --set "$dims.moe.experts=10" --set "$dims.layers=2" --set "$dims.width=64"
+    --set "$dims.heads=4" --set "$dims.context=64" --set "$dims.moe.hidden=96")
   forecast "12 workers on 5 ranks, for the rows that came" "${uneven[@]}"
   moved=(--set observe.routing_window=4 --set parallel.rebalance.every=4 --set parallel.rebalance.after_step=0
     --set parallel.rebalance.hysteresis=0)
