@@ -1,5 +1,6 @@
 #include "parallel/row_exchange.h"
 
+#include "comm/ledger.h"
 #include "comm/part_table.h"
 
 namespace conclave {
@@ -13,6 +14,13 @@ absl::StatusOr<Request> StartRows(Arena& arena, const RowExchange& x, int stream
   }
   Collective op = parts.Exchange(x.label, send, recv);
   op.stream = stream;
+  if (const int me = x.group->rank(); x.own_stay && parts.send_bytes[me] > 0) {
+    if (Ledger* const ledger = x.group->ledger(); ledger != nullptr) {
+      ledger->BookSend(x.label, op.kind, LinkClass::kSelf, parts.send_bytes[me]);
+      ledger->BookReceive(x.label, op.kind, LinkClass::kSelf, parts.recv_bytes[me]);
+    }
+    parts.send_bytes[me] = parts.recv_bytes[me] = 0;
+  }
   return x.group->Start(op);
 }
 

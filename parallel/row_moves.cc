@@ -114,6 +114,26 @@ void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Te
   for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + i * row, source + (index[i] - first) * row, row);
 }
 
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own) {
+  const int64_t row = RowBytes(to);
+  const std::byte* source = static_cast<const std::byte*>(from.raw());
+  std::byte *const out = static_cast<std::byte*>(to.raw()), *const there = static_cast<std::byte*>(own.memory.raw());
+  for (const int64_t place : index) {
+    std::memcpy(own.Has(place) ? there + own.RowOf(place) * row : out + place * row, source, row);
+    source += row;
+  }
+}
+
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own) {
+  const int64_t row = RowBytes(to);
+  const std::byte *const source = static_cast<const std::byte*>(from.raw()), *const there = static_cast<const std::byte*>(own.memory.raw());
+  std::byte* out = static_cast<std::byte*>(to.raw());
+  for (const int64_t place : index) {
+    std::memcpy(out, own.Has(place) ? there + own.RowOf(place) * row : source + place * row, row);
+    out += row;
+  }
+}
+
 void AddRows(const Tensor& from, const Tensor& to) {
   DispatchFloat(to.dtype(), [&](auto t) {
     using T = decltype(t);

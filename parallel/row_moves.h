@@ -15,10 +15,24 @@ struct CopyRows {
   int64_t top_k = 1;
 };
 
+// A run of places that stand for rows of another tensor: place begin + i is memory[first + i], or memory[index[first + i]] with an index.
+struct RowsElsewhere {
+  int64_t begin = 0, rows = 0;
+  Tensor memory;
+  int64_t first = 0;
+  std::span<const int64_t> index = {};
+
+  bool Has(int64_t place) const { return place >= begin && place < begin + rows; }
+  int64_t RowOf(int64_t place) const { return index.empty() ? first + place - begin : index[first + place - begin]; }
+};
+
 // to[index[i] - first] = from[i] (any dtype). Ranges may not overlap.
 void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first = 0);
 // to[i] = from[index[i] - first].
 void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first = 0);
+// The same where some places of `to`, or of `from`, are elsewhere.
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own);
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own);
 // to += from, same shape.
 void AddRows(const Tensor& from, const Tensor& to);
 // to[i] = w[i] * rows[i], or +=. w: [m, 1].

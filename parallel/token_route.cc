@@ -11,6 +11,13 @@ namespace {
 
 int64_t Total(std::span<const int64_t> counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
 
+// What this rank sends itself in an exchange, which needs no copy on the way: its places among what is received stand for as many among
+// what is sent. The memory is still to be named.
+RowsElsewhere OwnRows(const Communicator& group, std::span<const int64_t> sent, std::span<const int64_t> received) {
+  const auto me = static_cast<size_t>(group.rank());
+  return {.begin = Total(received.first(me)), .rows = sent[me], .first = Total(sent.first(me))};
+}
+
 // What a copy is called on the wire where rows are shared: its row in the member's block, and its slot above.
 constexpr int kRowBits = 25;
 static_assert(kMostFoldedSlots == 1 << (31 - kRowBits));
@@ -289,14 +296,25 @@ absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const 
     wire.codec->Encode(x, current);
     last = arena.New({plan.received, wire.codec->row_bytes()}, DType::kU8);
   }
+  RowsElsewhere own;
   for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
+    const bool ends = &hop + 1 == plan.hops + plan.hop_count;
     const Tensor send = arena.New({static_cast<int64_t>(hop.row_source.size()), current.dim(1)}, current.dtype());
     const Tensor recv = arena.New({hop.rows_received, current.dim(1)}, current.dtype());
-    GatherRowsInto(current, hop.row_source, send);
-    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.send_rows, hop.recv_rows, BytesOfRow(current)}, send, recv));
+    if (ends) {
+      own = OwnRows(*hop.group, hop.send_rows, hop.recv_rows);
+      own.memory = current, own.index = hop.row_source;
+      const int64_t after = own.first + own.rows;
+      GatherRowsInto(current, hop.row_source.first(own.first), send);
+      GatherRowsInto(current, hop.row_source.subspan(after), send.Slice(after, send.dim(0) - after));
+    } else {
+      GatherRowsInto(current, hop.row_source, send);
+    }
+    const RowExchange exchange{hop.group, wire.label, hop.send_rows, hop.recv_rows, BytesOfRow(current), ends};
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
     current = recv;
   }
-  GatherRowsInto(current, plan.row_of, last);
+  GatherRowsInto(current, plan.row_of, last, own);
   if (wire.codec != nullptr) RETURN_IF_ERROR(wire.codec->Decode(last, rows));
   arena.Rewind(mark);
   return absl::OkStatus();
@@ -306,7 +324,9 @@ absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, cons
   CHECK(wire.codec == nullptr);
   const Arena::Mark mark = arena.Here();
   Tensor current = x;
+  RowsElsewhere own;
   for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
+    const bool ends = &hop + 1 == plan.hops + plan.hop_count;
     const int64_t sent = static_cast<int64_t>(hop.copy_source.size());
     const Tensor recv = arena.New({hop.copies_received, current.dim(1)}, current.dtype());
     Tensor send = x.Slice(0, std::min(sent, x.dim(0)));
@@ -314,10 +334,15 @@ absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, cons
       send = arena.New({sent, current.dim(1)}, current.dtype());
       GatherRowsInto(current, hop.copy_source, send);
     }
-    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.send_copies, hop.recv_copies, BytesOfRow(current)}, send, recv));
+    if (ends) {
+      own = OwnRows(*hop.group, hop.send_copies, hop.recv_copies);
+      own.memory = send;
+    }
+    const RowExchange exchange{hop.group, wire.label, hop.send_copies, hop.recv_copies, BytesOfRow(current), ends};
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
     current = recv;
   }
-  GatherRowsInto(current, plan.wire_of, rows);
+  GatherRowsInto(current, plan.wire_of, rows, own);
   arena.Rewind(mark);
   return absl::OkStatus();
 }
@@ -337,8 +362,11 @@ absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, co
     const Tensor send = arena.New({hop.copies_received, current.dim(1)}, current.dtype());
     const int64_t sent = static_cast<int64_t>(hop.copy_source.size());
     const Tensor recv = h == 0 ? last.Slice(0, sent) : arena.New({sent, current.dim(1)}, current.dtype());
-    ScatterRows(current, place, send);
-    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_copies, hop.send_copies, BytesOfRow(current)}, send, recv));
+    RowsElsewhere own = OwnRows(*hop.group, hop.send_copies, hop.recv_copies);
+    own.memory = recv;
+    ScatterRows(current, place, send, own);
+    const RowExchange exchange{hop.group, wire.label, hop.recv_copies, hop.send_copies, BytesOfRow(current), /*own_stay=*/true};
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
     current = recv;
     place = hop.copy_source;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -40,6 +41,17 @@ int64_t SentBytes(const WireReport& report, const std::string& label) {
   return bytes;
 }
 
+// Bytes under a label that the rank sent itself, and received.
+std::pair<int64_t, int64_t> OwnBytes(const WireReport& report, const std::string& label) {
+  std::pair<int64_t, int64_t> bytes;
+  for (const WireLine& line : report.lines) {
+    if (line.label != label) continue;
+    const WireCount& self = line.links[static_cast<int>(LinkClass::kSelf)];
+    bytes.first += self.sent_bytes, bytes.second += self.received_bytes;
+  }
+  return bytes;
+}
+
 class DispatchAgainstOracle : public ::testing::TestWithParam<DispatchCase> {};
 
 TEST_P(DispatchAgainstOracle, ValuesAndGradients) {
@@ -58,18 +70,20 @@ TEST_P(DispatchAgainstOracle, ValuesAndGradients) {
   }
 }
 
-// Flat exchange: a slot whose expert lives elsewhere costs one row each way, forward and backward; the counts are P x S integers.
+// Flat exchange: a slot whose expert lives elsewhere costs one row each way, forward and backward; the counts are P x S integers. Rows that
+// a rank sends itself are counted apart, unless it is alone.
 TEST_P(DispatchAgainstOracle, BytesAreTheCountFromTheIds) {
   const DispatchCase& c = GetParam();
   const auto got = RunDispatch(c, DType::kF32);
   ASSERT_TRUE(got.ok()) << got.status();
   const int64_t row = c.width * int64_t{sizeof(float)};
-  std::vector<int64_t> leaving(c.ranks(), 0), arriving(c.ranks(), 0);
+  std::vector<int64_t> leaving(c.ranks(), 0), arriving(c.ranks(), 0), staying(c.ranks(), 0);
   for (int r = 0; r < c.ranks(); ++r) {
     for (const int32_t e : c.Ids(r)) {
       if (e < 0) continue;
       const int owner = r / c.expert * c.expert + c.Home(e);
       if (owner != r) ++leaving[r], ++arriving[owner];
+      if (owner == r && c.expert > 1) ++staying[r];
     }
   }
   for (int r = 0; r < c.ranks(); ++r) {
@@ -80,6 +94,11 @@ TEST_P(DispatchAgainstOracle, BytesAreTheCountFromTheIds) {
     EXPECT_EQ(SentBytes(mine.backward, "combine rows"), arriving[r] * row) << "rank " << r;
     EXPECT_EQ(SentBytes(mine.forward, "dispatch counts"), int64_t{c.expert - 1} * (c.experts / c.expert) * 8) << "rank " << r;
     EXPECT_EQ(SentBytes(mine.backward, "dispatch counts"), 0) << "rank " << r;
+    for (const WireReport& report : {mine.forward, mine.backward}) {
+      const std::pair<int64_t, int64_t> own{staying[r] * row, staying[r] * row};
+      EXPECT_EQ(OwnBytes(report, "dispatch rows"), own) << "rank " << r;
+      EXPECT_EQ(OwnBytes(report, "combine rows"), own) << "rank " << r;
+    }
   }
 }
 
