@@ -3,6 +3,7 @@
 #define CONCLAVE_PARALLEL_CHAIN_DEALS_H_
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -14,59 +15,51 @@ struct RankPair {
   int p, q;
 };
 
-// For ranks of two experts a layer. All that ranks p and q hold is dealt out anew: four experts a layer, three ways to put them into two
-// pairs, and either pair may be p's. The best deal of all layers together comes from dynamic programming over the three ways; which pair
-// is whose follows, because only what two layers have on one rank counts. At a temperature the ways get Gumbel's noise, and whether the
-// pairs change over between two layers is drawn from Boltzmann's distribution: two whole columns in one step, where a column move changes
-// at most one expert of a rank and layer. What a pair of ranks keeps depends on its own experts alone, so disjoint pairs are dealt out
-// side by side, one a vector lane. Cost: a layer of up to 16 pairs takes about 0.35 microseconds. Sources: Hamze, de Freitas, "From
-// fields to trees", UAI 2004; the noise is that of ColumnMoves.
+// For ranks of two or four experts a layer, where nodes do not count. All that ranks p and q hold is dealt out anew, in every layer into
+// two hands of equal size, either of which may be p's. What two layers keep on p and q is half of all their transitions and s W s', s and
+// s' being the hands, +1 and -1. So the best deal of all layers together comes from dynamic programming over the ways to part the experts;
+// which hand is whose follows, because only what two layers have on one rank counts. At a temperature the ways get Gumbel's noise, and
+// whether the hands change over between two layers is drawn from Boltzmann's distribution: two whole columns in one step, where a column
+// move changes at most one expert of a rank and layer. Of the two names that the hands can have as a whole, they get those under which
+// fewer experts move. All in whole numbers, the same on every machine. Sources: Hamze, de Freitas, "From fields to trees", UAI 2004; the
+// noise is that of ColumnMoves.
 class ColumnDeals {
  public:
-  static constexpr int kSlots = 2, kWays = 3, kLanes = 16;
-
-  // Whether the search of `state` has ranks of two experts and no nodes.
+  // Whether ranks of `slots` experts can be served; `nodes` as in ChainState.
+  static bool Serves(int slots, int nodes) { return (slots == 2 || slots == 4) && nodes == 1; }
   static bool Serves(const ChainState& state);
-  // Starts from the table of `state`, which must be served and is left as it is; its counts are read in every deal.
-  explicit ColumnDeals(const ChainState* state);
+  virtual ~ColumnDeals() = default;
 
-  // pairs: 1..kLanes, no rank in two of them. words: one random word a layer. Temperature 0 takes the best deal.
-  void Deal(std::span<const RankPair> pairs, float temperature, std::span<const uint32_t> words);
+  // Disjoint pairs that one call takes, dealt out side by side.
+  virtual int most_pairs() const = 0;
+  // pairs: 1..most_pairs(), no rank in two of them. words: one random word a layer. Temperature 0 takes the best deal.
+  virtual void Deal(std::span<const RankPair> pairs, float temperature, std::span<const uint32_t> words) = 0;
 
-  // Counted anew: 4 ranks layers reads.
+  // Counted anew: ranks * slots^2 * layers reads.
   int64_t cost() const;
   PlacementTable table() const;
+  void SetTable(const PlacementTable& table);
 
- private:
-  // The deal of one layer, a pair of ranks in every lane.
-  struct Layer {
-    int32_t experts[2 * kSlots][kLanes];
-    int32_t join[kWays][kWays][kLanes];  // with the layer before
-    int32_t value[kWays][kLanes];
-  };
-  void Gather(std::span<const RankPair> pairs, int layer);
-  void Settle(std::span<const RankPair> pairs, int layer, const int* way, const bool* over);
+ protected:
+  // Starts from the table of `state`, which is left as it is; its counts are read in every deal.
+  explicit ColumnDeals(const ChainState* state);
+
+  int* HeldBy(int layer, int rank) { return held_.data() + static_cast<size_t>(layer) * state_->experts() + rank * slots_; }
 
   const ChainState* state_;
-  int64_t ceiling_ = 0;      // the cost if nothing were kept
-  std::vector<int> held_;    // [layers, ranks, kSlots]: experts
-  std::vector<Layer> deal_;  // [layers]
+  int slots_;
+
+ private:
+  std::vector<int> held_;  // [layers, ranks, slots]: experts
+  int64_t ceiling_;        // the cost if nothing were kept
 };
 
-// Dynamic programming from one layer to the next, a pair of ranks in every lane.
-struct DealStep {
-  const int32_t* counts;  // transitions, [experts, experts]
-  int experts;
-  const int32_t *from, *to;  // [4, kLanes]: experts of p, of p, of q and of q, of either layer
-  float scale;               // units a token that stays
-  const int32_t* before;     // [kWays, kLanes]: value of the ways of the layer before
-  const int16_t* noise;      // [kWays, kLanes]
-};
-
-// Way k puts the first expert together with expert k + 1. join[k, k', lane] becomes what ways k and k' gain over half of all transitions
-// (lose where one of the layers changes over), in units, at most 2^27; value[k', lane] the most that layers up to this one gain and end
-// with k', less that of way 0.
-void AdvanceDeals(const DealStep& in, int32_t* join, int32_t* value);
+// For a state that is served.
+std::unique_ptr<ColumnDeals> MakeColumnDeals(const ChainState* state);
+// Of two experts a rank: up to 16 pairs at once, one a vector lane; a layer of them takes about 0.35 microseconds.
+std::unique_ptr<ColumnDeals> MakeDealsOfTwo(const ChainState* state);
+// Of four: 32 of the 35 ways to part eight experts, by turns, in the lanes; a layer of a pair takes about 0.2 microseconds.
+std::unique_ptr<ColumnDeals> MakeDealsOfFour(const ChainState* state);
 
 }  // namespace conclave
 

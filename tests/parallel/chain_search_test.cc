@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <span>
 
@@ -11,6 +13,7 @@
 #include "parallel/assignment.h"
 #include "parallel/chain_annealing.h"
 #include "parallel/chain_columns.h"
+#include "parallel/chain_crossover.h"
 #include "parallel/chain_deals.h"
 #include "parallel/chain_search.h"
 #include "parallel/markov_trace.h"
@@ -164,36 +167,112 @@ TEST(ColumnDeals, EqualBruteForce) {
     const PlacementTable before = RandomTable(3, 12, 6, 3, start);
     const PlacementProblem problem{.counts = &counts, .topology = {.ranks = 6}, .current = {}};
     const ChainState state(problem, before);
-    ColumnDeals alone(&state), together(&state);
-    EXPECT_EQ(alone.cost(), state.cost());
+    const std::unique_ptr<ColumnDeals> alone = MakeColumnDeals(&state), together = MakeColumnDeals(&state);
+    EXPECT_EQ(alone->cost(), state.cost());
     const RankPair pairs[] = {{1, 2}, {0, 4}, {5, 3}};
-    alone.Deal(std::span(pairs).first(1), 0, words);
-    ASSERT_EQ(alone.cost(), LeastOfDeals(problem, before)) << start;
-    ASSERT_EQ(alone.cost(), ChainState(problem, alone.table()).cost());
-    alone.Deal(std::span(pairs).subspan(1), 0, words);
-    together.Deal(pairs, 0, words);
-    EXPECT_EQ(together.table(), alone.table());
-    EXPECT_TRUE(IsBalanced(together.table(), 6));
+    alone->Deal(std::span(pairs).first(1), 0, words);
+    ASSERT_EQ(alone->cost(), LeastOfDeals(problem, before)) << start;
+    ASSERT_EQ(alone->cost(), ChainState(problem, alone->table()).cost());
+    alone->Deal(std::span(pairs).subspan(1), 0, words);
+    together->Deal(pairs, 0, words);
+    EXPECT_EQ(together->table(), alone->table());
+    EXPECT_TRUE(IsBalanced(together->table(), 6));
+  }
+}
+
+// Of two layers with four experts a rank, all 70 * 70 deals tried out. One deal leaves three ways of a layer out, others at every word: it
+// never loses, and deals with several words come to the best.
+TEST(ColumnDeals, OfFourEqualBruteForce) {
+  for (uint32_t start = 0; start < 10; ++start) {
+    const RoutingCounts counts = RoutingCounts::Of(UniformTrace(2, 12, 300, start));
+    const PlacementTable before = RandomTable(2, 12, 3, 3, start);
+    const PlacementProblem problem{.counts = &counts, .topology = {.ranks = 3}, .current = {}};
+    const ChainState state(problem, before);
+    int64_t best = state.cost();
+    PlacementTable table = before;
+    const auto deal = [&](int layer, unsigned hand) {  // bit i: rank 1 gets the i-th expert of ranks 1 and 2
+      for (int x = 0, i = 0; x < 12; ++x) {
+        if (before[layer][x] != 0) table[layer][x] = (hand >> i++ & 1) != 0 ? 1 : 2;
+      }
+    };
+    for (unsigned first = 0; first < 256; ++first) {
+      if (std::popcount(first) != 4) continue;
+      deal(0, first);
+      for (unsigned second = 0; second < 256; ++second) {
+        if (std::popcount(second) != 4) continue;
+        deal(1, second);
+        best = std::min(best, CountCrossings(counts, table, problem.topology).rank);
+      }
+    }
+    const std::unique_ptr<ColumnDeals> deals = MakeColumnDeals(&state);
+    const RankPair pair{1, 2};
+    std::vector<uint32_t> words(2);
+    int64_t cost = state.cost();
+    for (uint64_t i = 0; i < 16; ++i) {
+      RngKey{.seed = start}.FillBits(2 * i, words);
+      deals->Deal(std::span(&pair, 1), 0, words);
+      ASSERT_LE(deals->cost(), cost);
+      cost = deals->cost();
+      ASSERT_EQ(cost, ChainState(problem, deals->table()).cost());
+    }
+    EXPECT_EQ(cost, best) << start;
+    for (int layer = 0; layer < 2; ++layer) {
+      for (int x = 0; x < 12; ++x) EXPECT_EQ(deals->table()[layer][x] == 0, before[layer][x] == 0);  // rank 0 keeps what it held
+    }
   }
 }
 
 // Two layers whose experts come in the same pairs keep all tokens or none: drawn again and again, in Boltzmann's shares.
 TEST(ColumnDeals, ChangeOverInBoltzmannsShares) {
-  RoutingCounts counts(2, 4);
-  for (int x = 0; x < 4; ++x) counts.transitions(0)[x * 4 + x] = 10;
-  const ChainState state({.counts = &counts, .topology = {.ranks = 2}, .current = {}}, ContiguousTable(2, 4, 2));
-  ColumnDeals deals(&state);
-  const RankPair pair{0, 1};
-  const RngKey key{.seed = 5};
-  std::vector<uint32_t> words(2);
-  std::vector<int> seen(3);  // deals that lose 0, 20 and 40 tokens
-  for (int i = 0; i < 40'000; ++i) {
-    key.FillBits(2 * i, words);
-    deals.Deal(std::span(&pair, 1), 20, words);
-    ++seen[deals.cost() / 20];
+  for (const int slots : {2, 4}) {
+    const int experts = 2 * slots, tokens = 20 / slots;
+    RoutingCounts counts(2, experts);
+    for (int x = 0; x < experts; ++x) counts.transitions(0)[x * experts + x] = tokens;
+    const ChainState state({.counts = &counts, .topology = {.ranks = 2}, .current = {}}, ContiguousTable(2, experts, 2));
+    const std::unique_ptr<ColumnDeals> deals = MakeColumnDeals(&state);
+    const RankPair pair{0, 1};
+    const RngKey key{.seed = 5};
+    std::vector<uint32_t> words(2);
+    int kept = 0, lost = 0, between = 0;
+    for (int i = 0; i < 40'000; ++i) {
+      key.FillBits(2 * i, words);
+      deals->Deal(std::span(&pair, 1), 20, words);
+      ++(deals->cost() == 0 ? kept : deals->cost() == 40 ? lost : between);
+    }
+    EXPECT_GT(between, 1000);
+    EXPECT_NEAR(static_cast<double>(kept) / (kept + lost), 1 / (1 + std::exp(-40.0 / 20)), 0.02) << slots;
   }
-  EXPECT_GT(seen[1], 1000);
-  EXPECT_NEAR(static_cast<double>(seen[0]) / (seen[0] + seen[2]), 1 / (1 + std::exp(-40.0 / 20)), 0.01);
+}
+
+// Three changes that do not touch (two in one layer, one further on): the best of all eight choices, whatever the other two are worth.
+TEST(ChainCrossover, TakesTheBestOfAllParts) {
+  int taken = 0;
+  for (uint32_t start = 0; start < 20; ++start) {
+    const RoutingCounts counts = RoutingCounts::Of(UniformTrace(5, 12, 300, start));
+    const PlacementTable from = RandomTable(5, 12, 4, 3, start);
+    const PlacementProblem problem{.counts = &counts, .topology = {.ranks = 4, .intra_cost = 3, .inter_cost = 3}, .current = {}};
+    const auto changed = [&](unsigned parts) {
+      PlacementTable table = from;
+      const auto exchange = [&](int layer, int p, int q) {  // the first expert of either rank
+        const auto x = std::find(from[layer].begin(), from[layer].end(), p), y = std::find(from[layer].begin(), from[layer].end(), q);
+        table[layer][x - from[layer].begin()] = q;
+        table[layer][y - from[layer].begin()] = p;
+      };
+      if ((parts & 1) != 0) exchange(1, 0, 1);
+      if ((parts & 2) != 0) exchange(1, 2, 3);
+      if ((parts & 4) != 0) exchange(3, 0, 2);
+      return table;
+    };
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (unsigned parts = 0; parts < 8; ++parts) least = std::min(least, ChainState(problem, changed(parts)).cost());
+    PlacementTable best = from;
+    const ChainState state(problem, from);
+    const int64_t fell = TakeBetterParts(state, changed(7), &best);
+    EXPECT_EQ(ChainState(problem, best).cost(), least) << start;
+    EXPECT_EQ(state.cost() - fell, least) << start;
+    taken += best != from && best != changed(7) ? 1 : 0;
+  }
+  EXPECT_GT(taken, 5);  // often neither all nor nothing
 }
 
 // Of ranks with more experts than take part in a move, all come to take part: from the worst start annealing finds planted columns of 24.
@@ -203,6 +282,27 @@ TEST(ColumnMoves, RotateThroughManyExperts) {
   ChainState state({.counts = &counts, .topology = {.ranks = 2}, .current = {}}, RandomTable(4, 48, 2, 2));
   Anneal(state, {.passes = 300});
   EXPECT_EQ(state.cost(), 0);
+}
+
+// Changes that touch are one part: what is said to have fallen did, and neither table is cheaper.
+TEST(ChainCrossover, CountsTouchingChangesTogether) {
+  for (uint32_t start = 0; start < 30; ++start) {
+    const RoutingCounts counts = RoutingCounts::Of(UniformTrace(6, 12, 300, start));
+    const PlacementTable from = RandomTable(6, 12, 6, 3, start);
+    const PlacementProblem problem{.counts = &counts, .topology = {.ranks = 6}, .current = {}};
+    const ChainState state(problem, from);
+    ChainState other(problem, from);
+    const RngKey key{.seed = start};
+    for (uint64_t i = 0; i < 8; ++i) {
+      const int layer = static_cast<int>(key.Below(6, 3 * i));
+      other.Swap(layer, static_cast<int>(key.Below(12, 3 * i + 1)), static_cast<int>(key.Below(12, 3 * i + 2)));
+    }
+    PlacementTable best = from;
+    const int64_t fell = TakeBetterParts(state, other.table(), &best);
+    EXPECT_TRUE(IsBalanced(best, 6));
+    EXPECT_EQ(ChainState(problem, best).cost(), state.cost() - fell);
+    EXPECT_LE(state.cost() - fell, std::min(state.cost(), other.cost()));
+  }
 }
 
 // Behind a cut the ranks have other names: swaps would have to pass through worse placements, a renaming repairs it at once.
