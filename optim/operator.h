@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct Evaluation {
   double objective = 0;              // sum of coefficient * value over the objective terms
   int64_t samples = 0;               // T_step: tokens or samples, summed over all workers
   RecycledVector<int64_t> counters;  // the model's counters (expert loads), summed over all workers
+  RecycledVector<double> by_worker;  // [M, terms]: what each adds to the terms' values; rows of other ranks' workers may be missing (+0)
 };
 
 // Problem constants where they are known in closed form.
@@ -50,6 +52,10 @@ class Operator {
   // (pass the exchange's wants_each_worker()): one call per worker and block; otherwise blocks may come folded, once. One evaluation per
   // worker.
   virtual absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) = 0;
+  // From now on only these workers count, a byte each, the same on all ranks; empty: all of them. The others' vectors are not handed over
+  // and their terms and counters are left out; they still have their share in T_step. Whoever can be left out without others waiting is
+  // not evaluated. workers: read until the next call.
+  virtual void Select(std::span<const char> workers) = 0;
   // The exchange that the next evaluations are for: Evaluate awaits each block of its point there (Exchange::AwaitShared) before it reads
   // it, and may form folded vectors in its places (Exchange::Place). Null: all have arrived, and vectors go to `on_block` alone.
   virtual void Attach(Exchange*) {}

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "comm/reduction_tree.h"
 #include "tensor/reduce.h"
 
 namespace conclave {
@@ -13,7 +14,8 @@ WorkerPoints::WorkerPoints(const ExchangeContext& context)
       layout_(context.layout),
       world_(context.world),
       point_(context.layout, context.dtype),
-      squares_({map_.workers, context.layout->parameters().size()}, DType::kF64) {
+      squares_({map_.workers, context.layout->parameters().size()}, DType::kF64),
+      chosen_(static_cast<size_t>(map_.workers)) {
   const int column = layout_->rank() / map_.expert_axis;
   first_ = map_.ColumnFirst(column);
   count_ = map_.ColumnCount(column);
@@ -23,6 +25,14 @@ WorkerPoints::WorkerPoints(const ExchangeContext& context)
 bool WorkerPoints::Holds(int worker, BlockId id) const {
   const int own = worker - map_.First(layout_->rank());
   return layout_->is_local(id) && ((own >= 0 && own < map_.Count(layout_->rank())) || layout_->parameters()[id].kind == BlockKind::kExpert);
+}
+
+std::span<const char> WorkerPoints::Choose(int i) {
+  std::ranges::fill(chosen_, 0);
+  for (int j = 0; j < map_.ranks / map_.expert_axis; ++j) {
+    if (i < map_.ColumnCount(j)) chosen_[map_.ColumnFirst(j) + i] = 1;
+  }
+  return chosen_;
 }
 
 absl::StatusOr<Evaluation> WorkerPoints::Evaluate(Operator& field, const WorkerVectors& x_m, const FlatVector& z, const SampleKey& key,
@@ -35,26 +45,40 @@ absl::StatusOr<Evaluation> WorkerPoints::Evaluate(Operator& field, const WorkerV
       point_.block(id).CopyFrom(Holds(mine, id) ? x_m.At({mine}, id).Reshape(point_.block(id).shape()) : z.block(id));
     }
     const OnBlock keep = [&](WorkerId worker, BlockId block, const Tensor& span, bool) {
-      if (i < count_ && worker.value == mine) f_m.At(worker, block).Flat().CopyFrom(span.Flat());
+      f_m.At(worker, block).Flat().CopyFrom(span.Flat());
       return absl::OkStatus();
     };
-    ASSIGN_OR_RETURN(Evaluation evaluation, field.Evaluate(point_, key, /*each_worker=*/true, keep));
-    if (i == 0) result = std::move(evaluation);
+    field.Select(Choose(i));
+    absl::StatusOr<Evaluation> evaluation = field.Evaluate(point_, key, /*each_worker=*/true, keep);
+    field.Select({});
+    RETURN_IF_ERROR(evaluation.status());
+    if (i == 0) terms_.assign(evaluation->by_worker.size(), 0);
+    for (int m = map_.First(layout_->rank()); m < map_.First(layout_->rank() + 1); ++m) {
+      const size_t columns = evaluation->terms.size(), row = static_cast<size_t>(m) * columns;
+      if (chosen_[m]) std::copy_n(evaluation->by_worker.begin() + row, columns, terms_.begin() + row);
+    }
+    if (i == 0) {
+      result = *std::move(evaluation);
+    } else {
+      for (size_t c = 0; c < result.counters.size(); ++c) result.counters[c] += evaluation->counters[c];
+    }
   }
-  RETURN_IF_ERROR(Agree(result));
+  RETURN_IF_ERROR(AddTerms(result));
   return result;
 }
 
-// An operator that derives its terms from the point, and not from what the workers found, sees another point on each rank. Collective: one
-// all-reduce of 8 bytes a term.
-absl::Status WorkerPoints::Agree(Evaluation& evaluation) {
-  values_.clear();
-  for (const Term& term : evaluation.terms) values_.push_back(term.value);
-  values_.push_back(evaluation.objective);
-  const Tensor all(values_.data(), {static_cast<int64_t>(values_.size())}, DType::kF64);
-  RETURN_IF_ERROR(world_->AllReduce("local losses", all, ReduceOp::kMax));
-  for (size_t t = 0; t < evaluation.terms.size(); ++t) evaluation.terms[t].value = values_[t];
-  evaluation.objective = values_.back();
+// By the tree over workers, whichever repetitions they came from.
+absl::Status WorkerPoints::AddTerms(Evaluation& evaluation) {
+  const Tensor all(terms_.data(), {static_cast<int64_t>(terms_.size())}, DType::kF64);
+  RETURN_IF_ERROR(world_->AllReduce("local losses", all, ReduceOp::kSum));
+  evaluation.by_worker.assign(terms_.begin(), terms_.end());
+  SumLeaves(terms_, map_.workers);
+  evaluation.objective = 0;
+  for (size_t t = 0; t < evaluation.terms.size(); ++t) {
+    Term& term = evaluation.terms[t];
+    term.value = terms_[t];
+    if (term.objective) evaluation.objective += term.coefficient * term.value;
+  }
   return absl::OkStatus();
 }
 

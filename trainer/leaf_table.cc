@@ -18,7 +18,7 @@ void LeafTable::Count(std::span<const int64_t> counts) {
   for (size_t i = 0; i < counts.size(); ++i) totals[i] += static_cast<double>(counts[i]);
 }
 
-absl::Status LeafTable::Gather(Communicator& control, int64_t leaves_per_worker) {
+absl::Status LeafTable::Gather(Communicator& control, int64_t leaves_per_worker, std::span<double> by_worker) {
   RETURN_IF_ERROR(control.AllReduce("leaf table", data_->Slice(0, leaves_ * columns_ + counters_), ReduceOp::kSum));
   if (leaves_ == 0) return absl::OkStatus();
   const std::span<double> rows = data_->span<double>();
@@ -27,6 +27,7 @@ absl::Status LeafTable::Gather(Communicator& control, int64_t leaves_per_worker)
     SumLeaves(rows.subspan(m * share, share), static_cast<int>(leaves_per_worker));
     std::copy_n(rows.begin() + m * share, columns_, rows.begin() + m * columns_);
   }
+  std::copy_n(rows.begin(), by_worker.size(), by_worker.begin());
   SumLeaves(rows.first(workers * columns_), static_cast<int>(workers));
   return absl::OkStatus();
 }

@@ -20,8 +20,8 @@ class LeafTable {
   // Adds to the counters.
   void Count(std::span<const int64_t> counts);
   // Collective. Afterwards the sums are there: workers' leaves by the tree first, then workers by the tree (leaves = workers *
-  // leaves_per_worker).
-  absl::Status Gather(Communicator& control, int64_t leaves_per_worker);
+  // leaves_per_worker). by_worker: where not empty, receives the sums of each worker's leaves: [workers, columns].
+  absl::Status Gather(Communicator& control, int64_t leaves_per_worker, std::span<double> by_worker = {});
   double Sum(int64_t column) const { return data_->data<double>()[column]; }
   int64_t Counter(int64_t i) const { return static_cast<int64_t>(data_->data<double>()[leaves_ * columns_ + i]); }
   int64_t counters() const { return counters_; }

@@ -128,6 +128,8 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   gradients_.Begin(each_worker, attached_);
   for (int64_t i = 0; i < micro_steps; ++i) {
     const int64_t leaf = LeafOf(options_.mesh->rank(), i), turn = int64_t{key.step} + i;
+    const bool counts = leaf >= 0 && Counts(leaf / options_.micro_batches);
+    if (!counts && !selected_.empty() && options_.workers.expert_axis == 1) continue;
     const Batch& batch = batches_[leaf >= 0 ? i : batches_.size() - 1].batch();
     if (each_worker && i > 0) gradients_.ClearRunning();
     if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(leaf < 0 ? -1 : turn);
@@ -135,14 +137,15 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
     RETURN_IF_ERROR(Differentiate(
         point, batch, {.index = i, .turn = turn, .last = i + 1 == micro_steps, .each_worker = each_worker, .present = leaf >= 0},
         on_block));
-    if (leaf < 0) continue;
+    if (!counts) continue;
     for (size_t t = 0; t < terms.size(); ++t) table_.At(leaf, t) = recorder_.values()[t] * ScaleOf(terms[t].scale, batch.count);
     table_.Count(recorder_.counters());
   }
   if (options_.routing != nullptr) options_.routing->EndEvaluation();
-  RETURN_IF_ERROR(table_.Gather(options_.mesh->control(), options_.micro_batches));
-  ++evaluations_;
   Evaluation evaluation{.samples = step_samples_};
+  evaluation.by_worker.resize(options_.workers.workers * terms.size());
+  RETURN_IF_ERROR(table_.Gather(options_.mesh->control(), options_.micro_batches, evaluation.by_worker));
+  evaluations_ += selected_.empty() ? options_.workers.workers : std::ranges::count_if(selected_, [](char c) { return c != 0; });
   for (size_t t = 0; t < terms.size(); ++t) {
     const double value = table_.Sum(t);
     evaluation.terms.push_back({terms[t].name, value, terms[t].objective, terms[t].coefficient});
@@ -239,7 +242,7 @@ absl::Status ModelOperator::Deliver(const MicroStep& step, BlockId block, const 
     if (leaf < 0) continue;
     const Tensor sum = gradients_.Merge(block, lane, leaf % options_.micro_batches);
     const WorkerId worker{static_cast<int>(leaf / options_.micro_batches)};
-    if (sum.defined()) RETURN_IF_ERROR(HandOver(on_block, worker, block, sum, false));
+    if (sum.defined() && Counts(worker.value)) RETURN_IF_ERROR(HandOver(on_block, worker, block, sum, false));
   }
   return absl::OkStatus();
 }

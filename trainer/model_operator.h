@@ -47,6 +47,8 @@ class ModelOperator : public Operator {
   const Layout& layout() const override { return *options_.layout; }
   DType dtype() const override { return options_.dtype; }
   absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) override;
+  // With an expert axis every worker of a column is evaluated all the same: its experts are the others' too.
+  void Select(std::span<const char> workers) override { selected_ = workers; }
   void Attach(Exchange* exchange) override { attached_ = exchange; }
   OperatorConstants constants() const override;
 
@@ -64,7 +66,8 @@ class ModelOperator : public Operator {
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }
   ModelBuffers& buffers() { return buffers_; }
 
-  int64_t evaluations() const { return evaluations_; }  // of every worker, by Evaluate
+  // By Evaluate, in the mean over workers.
+  double evaluations() const { return static_cast<double>(evaluations_) / options_.workers.workers; }
   // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved; and expert_rows the most
   // rows that experts of this rank were sent of a leaf since then, as they count in memory: of all layers, or of one where blocks are
   // recorded again.
@@ -97,6 +100,7 @@ class ModelOperator : public Operator {
   };
   // The leaf (worker * micro_batches + b) that `rank` runs in micro-step i, or -1.
   int64_t LeafOf(int rank, int64_t micro_step) const;
+  bool Counts(int64_t worker) const { return selected_.empty() || selected_[worker] != 0; }
   absl::Status LoadLeaf(const SampleKey& key, int64_t index);
   absl::Status LoadLeaves(const SampleKey& key);
   std::span<const Seed> PlantSeeds(Recorder& recorder);
@@ -130,7 +134,8 @@ class ModelOperator : public Operator {
   std::vector<int64_t> column_turns_;  // by coordinate of the expert axis: the running micro-step's, -1 where no leaf is run
   std::vector<char> final_;            // by block: handed over in the running micro-step
   int64_t step_samples_ = 0;           // T_step
-  int64_t evaluations_ = 0;
+  int64_t evaluations_ = 0;            // of single workers
+  std::span<const char> selected_;     // by worker; empty: all
   struct {
     int64_t bytes = 0, rows = 0;
   } before_;  // what the operators used that this one goes on from

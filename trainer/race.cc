@@ -133,10 +133,10 @@ absl::StatusOr<RaceResult> Race(const Assembly& a, Communicator& world, const Ra
   ASSIGN_OR_RETURN(const double start, yardstick.Measure());
   books.Skip();
   if (!(start > 0)) return FailedPrecondition("the starting point is a solution already: its measure is %g", start);
-  const int64_t evaluated = a.field->evaluations();
+  const double evaluated = a.field->evaluations();
   int64_t stride = 1;
   RETURN_IF_ERROR(a.scheme->Start(*a.field));
-  result.costs.evaluations = static_cast<double>(a.field->evaluations() - evaluated);
+  result.costs.evaluations = a.field->evaluations() - evaluated;
   RETURN_IF_ERROR(books.Book(&result));
   Keep(result, &result.curve, &stride, 0);
   Cursor cursor;
@@ -152,7 +152,7 @@ absl::StatusOr<RaceResult> Race(const Assembly& a, Communicator& world, const Ra
     if (!report->skipped) a.field->FinishStep(report->evaluation);
     ++cursor.step;
     result.costs.seconds += RealClock().Seconds() - began;
-    result.costs.evaluations += report->evaluations;  // where workers have points of their own the field repeats some
+    result.costs.evaluations += report->evaluations;
     RETURN_IF_ERROR(books.Book(&result));
     if (cursor.step % options.measure_every != 0) continue;
     RETURN_IF_ERROR(a.scheme->Settle());

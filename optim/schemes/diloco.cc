@@ -4,7 +4,7 @@
 //   v <- mu v + mean_m (x - x_m);   x <- x - outer_lr (mean_m (x - x_m) + mu v);   x_m <- x
 // Where a copy itself is no longer finite, the refused step ends the round: what the copies walked since the last meeting is lost, and they
 // start again from x. M = 1, H = 1, outer_lr 1 and mu 0 is the inner rule, to rounding.
-// A local step costs as many evaluations as a data column has workers (optim/worker_points.h): meant for one.
+// Where tokens travel to experts, a local step costs as many evaluations as a data column has workers (optim/worker_points.h).
 // Memory: four vectors for each worker with AdamW (x_m, F_m and the rule's two).
 #include <algorithm>
 #include <cmath>
@@ -79,8 +79,7 @@ class Diloco final : public Scheme {
     ASSIGN_OR_RETURN(report.evaluation, copies_.Evaluate(field, copies_.x_m(), cursor.Key()));
     report.evaluations = 1;
     RETURN_IF_ERROR(MeasureNorms(report));
-    // The losses of several workers' points are mixed where they share a replica, so the norm alone is judged.
-    if (const absl::Status verdict = guard.Accept(0, report.gradient_norm); !verdict.ok()) {
+    if (const absl::Status verdict = guard.Accept(report.evaluation.objective, report.gradient_norm); !verdict.ok()) {
       return copies_.Refuse(std::move(report), verdict, guard, false);
     }
     ++accepted_;

@@ -49,9 +49,8 @@ class ProxSkip final : public Scheme {
     if (meet) {
       ASSIGN_OR_RETURN(moved, copies_.MeanMove(half_m_, cursor.Key().step));
     }
-    // Nothing of the train state was written so far. The losses of several workers' points are mixed where they share a replica, so the
-    // norm alone is judged.
-    if (const absl::Status verdict = guard.Accept(0, report.gradient_norm); !verdict.ok()) {
+    // Nothing of the train state was written so far.
+    if (const absl::Status verdict = guard.Accept(report.evaluation.objective, report.gradient_norm); !verdict.ok()) {
       return copies_.Refuse(std::move(report), verdict, guard, meet);
     }
     if (!meet) {

@@ -177,6 +177,7 @@ absl::StatusOr<Evaluation> AffineGame::Evaluate(const FlatVector& point, const S
     const int first = expert ? workers_.ColumnFirst(column) : workers_.First(rank);
     const int count = expert ? workers_.ColumnCount(column) : workers_.Count(rank);
     for (int m = first; m < first + count; ++m) {
+      if (!selected_.empty() && !selected_[m]) continue;
       EvaluateBlock({m}, block, point, key, &values);
       const Tensor out = out_->Slice(0, spec.shape.elements()).Reshape(spec.shape);
       DispatchFloat(options_.dtype, [&](auto t) {
@@ -198,6 +199,7 @@ absl::StatusOr<Evaluation> AffineGame::Evaluate(const FlatVector& point, const S
     return value;
   });
   evaluation.terms.push_back({.name = "saddle", .value = evaluation.objective});
+  evaluation.by_worker.assign(options_.workers, evaluation.objective / options_.workers);  // of equal weight
   return evaluation;
 }
 

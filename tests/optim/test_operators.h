@@ -46,6 +46,7 @@ class AffineGame : public Operator {
   const Layout& layout() const override { return *layout_; }
   DType dtype() const override { return options_.dtype; }
   absl::StatusOr<Evaluation> Evaluate(const FlatVector& point, const SampleKey& key, bool each_worker, const OnBlock& on_block) override;
+  void Select(std::span<const char> workers) override { selected_ = workers; }
 
   void Solution(const FlatVector& z) const;
   double Sigma(int i) const;  // singular value of mode i of A
@@ -64,6 +65,7 @@ class AffineGame : public Operator {
   const Layout* layout_;
   std::vector<double> matrices_, offsets_;  // [M, n, n], [M, 2n]
   OwnedTensor out_;
+  std::span<const char> selected_;  // by worker; empty: all
   int evaluations_ = 0;
 };
 
