@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace conclave {
 namespace {
@@ -21,10 +22,17 @@ class DivergenceGuard final : public Guard {
                                   zscore, mean, config_.window(), config_.spike_zscore());
       }
     }
-    norms_->data<double>()[accepted_ % config_.window()] = norm;
+    double& oldest = norms_->data<double>()[accepted_ % config_.window()];
+    replaced_ = std::exchange(oldest, norm);
     ++accepted_;
-    refused_in_a_row_ = 0;
+    refused_before_ = std::exchange(refused_in_a_row_, 0);
     return absl::OkStatus();
+  }
+
+  void Withdraw() override {
+    --accepted_;
+    norms_->data<double>()[accepted_ % config_.window()] = replaced_;
+    refused_in_a_row_ = refused_before_;
   }
 
   absl::Status Refused(const absl::Status& reason) override {
@@ -63,6 +71,8 @@ class DivergenceGuard final : public Guard {
   OwnedTensor norms_;  // [window] f64, a ring
   int64_t accepted_ = 0;
   int64_t refused_in_a_row_ = 0;
+  double replaced_ = 0;  // what the step accepted last replaced: that norm, and how many were refused in a row before it
+  int64_t refused_before_ = 0;
 };
 
 }  // namespace

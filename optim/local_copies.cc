@@ -52,6 +52,7 @@ absl::StatusOr<StepReport> LocalCopies::Refuse(StepReport report, const absl::St
 }
 
 absl::StatusOr<StepReport> LocalCopies::RefuseMeeting(StepReport report, Guard& guard) {
+  guard.Withdraw();
   return RefuseStep(std::move(report), LoseRound(FailedPrecondition("the mean of what the workers moved by is not finite")), guard,
                     {exchange_.get()});
 }

@@ -39,7 +39,8 @@ class LocalCopies {
   }
 
   // Refuses a step that wrote nothing. Copies that are not finite would never come back: then, and where the meeting itself failed, workers
-  // start again from z. met: what MeanMove gave is waiting for Commit or Discard. Collective.
+  // start again from z. met: what MeanMove gave is waiting for Commit or Discard. RefuseMeeting: of a step that the guard had accepted.
+  // Collective.
   absl::StatusOr<StepReport> Refuse(StepReport report, const absl::Status& reason, Guard& guard, bool met);
   absl::StatusOr<StepReport> RefuseMeeting(StepReport report, Guard& guard);
 

@@ -36,6 +36,8 @@ class Guard {
   virtual ~Guard() = default;
   // OK: accept. Non-OK: refuse this update, with the reason.
   virtual absl::Status Accept(double loss, double norm) = 0;
+  // The step that was accepted last came to nothing after all, and is refused now: as if Accept had refused it.
+  virtual void Withdraw() = 0;
   // After a refusal: OK to go on with the next step, otherwise the error that ends the run.
   virtual absl::Status Refused(const absl::Status& reason) = 0;
   virtual void Register(StateDict& state) = 0;

@@ -62,7 +62,7 @@ class ProxSkip final : public Scheme {
     copies_.exchange().Commit();
     copies_.z().Axpy(-1, *moved);
     copies_.StartFromZ();
-    if (config_.proxskip().control()) {
+    if (config_.proxskip().control() && gamma > 0) {  // a step of length 0, at the end of a schedule, teaches nothing
       half_m_.Combine(p / gamma, copies_.x_m(), -p / gamma, half_m_);
       h_m_.Combine(1, h_m_, 1, half_m_);
     }

@@ -86,6 +86,32 @@ TEST(LocalStepsTest, CopiesThatOverflowStartAgainFromTheMeeting) {
   ExpectRoundLost("proxskip { gamma: 100 p: 0.5 meetings: PERIODIC }", 1, 1);
 }
 
+// Every evaluation is fine, and no meeting ever is.
+TEST(LocalStepsTest, MeetingsThatFailInARowEndTheRun) {
+  for (const char* scheme : {"proxskip { gamma: 1e200 p: 1 }", "local_extragradient { gamma: 1e100 local_steps: 1 }",
+                             "diloco { lr: 1e200 local_steps: 1 outer_lr: 1e-3 outer_momentum: 0 rule { sgd {} } }"}) {
+    Play play = LocalPlay(std::string(scheme) + " guard { max_consecutive_skips: 4 }", 0.3, 3);
+    const auto three = PlayGame(play);
+    ASSERT_TRUE(three.ok()) << scheme << three.status();
+    for (const StepReport& report : three->reports) EXPECT_TRUE(report.skipped) << scheme << report.step;
+    play.steps = 10;
+    const auto all = PlayGame(play);
+    EXPECT_EQ(all.status().code(), absl::StatusCode::kFailedPrecondition) << scheme;
+    EXPECT_NE(std::string(all.status().message()).find("4 steps refused in a row"), std::string::npos) << scheme << all.status();
+  }
+}
+
+// The last step of a schedule may have length 0: its meeting says nothing about what sets workers apart.
+TEST(ProxSkipTest, AStepOfLengthZeroTeachesNothing) {
+  Play play = LocalPlay("proxskip { gamma: 0.2 p: 1 } schedule { cosine { min_ratio: 0 } }", 0.5, 5);
+  play.first = 995;  // of a thousand
+  const auto outcome = PlayGame(play);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_EQ(outcome->reports.back().learning_rate, 0);
+  for (const double h : outcome->state.All("proxskip.h")) ASSERT_TRUE(std::isfinite(h));
+  EXPECT_FALSE(outcome->state.All("proxskip.h").empty());
+}
+
 TEST(LocalStepsTest, SettingsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(PlayGame(LocalPlay("proxskip { gamma: 0.1 p: 0.5 } prox { l1 { weight: 0.1 } }", 0.3, 1)).status().code(),
             absl::StatusCode::kInvalidArgument);
