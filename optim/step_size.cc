@@ -66,7 +66,29 @@ absl::StatusOr<double> CompressedLipschitz(const Masha1Config& config, const Ope
   return std::sqrt(factor.q_s * (own + (absent + (factor.q - 1) / b) * spread));
 }
 
+namespace {
+
+// The proofs of uncompressed methods have exact means.
+absl::Status ExpectExactMeans(const OptimConfig& config) {
+  const google::protobuf::Reflection& reflection = *config.GetReflection();
+  const auto* member = reflection.GetOneofFieldDescriptor(config, OptimConfig::descriptor()->FindOneofByName("scheme"));
+  const google::protobuf::Message& scheme = reflection.GetMessage(config, member);
+  const auto& exchange =
+      dynamic_cast<const ExchangeConfig&>(scheme.GetReflection()->GetMessage(scheme, scheme.GetDescriptor()->FindFieldByName("exchange")));
+  const bool exact = exchange.kind_case() == ExchangeConfig::kExact || exchange.kind_case() == ExchangeConfig::KIND_NOT_SET;
+  const bool identity = exchange.has_quantized() && exchange.quantized().codec().has_identity() && !exchange.has_downlink();
+  if (exact || identity) return absl::OkStatus();
+  const auto* kind = exchange.GetReflection()->GetOneofFieldDescriptor(exchange, ExchangeConfig::descriptor()->FindOneofByName("kind"));
+  return InvalidArgument(
+      "optim.step: PROVABLE: the proof of %s has exact means, and optim.%s.exchange is %s; make it exact, take masha1 (proven for unbiased "
+      "codecs), give gamma, or let AUTO_TUNE find one",
+      std::string(member->name()), std::string(member->name()), std::string(kind->name()));
+}
+
+}  // namespace
+
 absl::StatusOr<double> ProvableStep(const OptimConfig& config, const OperatorConstants& constants, const ExchangeContext& context) {
+  if (config.scheme_case() == OptimConfig::kMasha1) return ProvableMasha1(config.masha1(), constants, context);
   double share = 0;  // of 1 / L
   switch (config.scheme_case()) {
     case OptimConfig::kExtragradient:
@@ -86,15 +108,15 @@ absl::StatusOr<double> ProvableStep(const OptimConfig& config, const OperatorCon
       share = 0.12;
       break;
     case OptimConfig::kGda: {
+      RETURN_IF_ERROR(ExpectExactMeans(config));
       ASSIGN_OR_RETURN(const double lipschitz, Known(constants.lipschitz, "its Lipschitz constant"));
       ASSIGN_OR_RETURN(const double mu, Known(constants.strong_monotonicity, "a positive strong monotonicity, without which gda diverges"));
       return mu / (lipschitz * lipschitz);
     }
-    case OptimConfig::kMasha1:
-      return ProvableMasha1(config.masha1(), constants, context);
     default:
       return InvalidArgument("optim.step: PROVABLE: no step of this scheme is proven; give its gamma, or use AUTO_TUNE");
   }
+  RETURN_IF_ERROR(ExpectExactMeans(config));
   ASSIGN_OR_RETURN(const double lipschitz, Known(constants.lipschitz, "its Lipschitz constant"));
   return share / lipschitz;
 }

@@ -17,8 +17,8 @@ absl::StatusOr<double> CompressedLipschitz(const Masha1Config& config, const Ope
 
 // The step that is proven to converge on a problem with these constants: for extragradient and fbf 0.9 / L, ogda 0.45 / L,
 // past_extragradient 0.3 / L, reflected_gradient 0.37 / L, anchored 0.12 / L, gda mu / L^2; masha1: min(sqrt(p / 2) / Cq, p / (2 mu)) where
-// mu > 0 and p <= 1/2, else sqrt(p) / Cq. Errors: InvalidArgument for schemes without a proven step; FailedPrecondition where a constant
-// is not known.
+// mu > 0 and p <= 1/2, else sqrt(p) / Cq. Errors: InvalidArgument for schemes without a proven step, and for a lossy exchange under any but
+// masha1; FailedPrecondition where a constant is not known.
 absl::StatusOr<double> ProvableStep(const OptimConfig& config, const OperatorConstants& constants, const ExchangeContext& context);
 
 // Writes the chosen scheme's gamma. False: it has none.

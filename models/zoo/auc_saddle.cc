@@ -6,6 +6,7 @@
 // Quadratic, so the solution is one linear solve. Rows: normal, the positive ones shifted; a sample of them or all an evaluation.
 
 #include <cmath>
+#include <span>
 
 #include "models/model.h"
 #include "models/problem_rows.h"
@@ -56,7 +57,7 @@ class AucSaddle : public Model {
 
   std::vector<double> Solution(BlockId block) const override {
     const int64_t d = config_.dim();
-    const std::vector<double> z = SolveDense(Field(), Offset());
+    const std::vector<double> z = SolveDense(Field(workers_), Offset());
     if (z.empty()) return {};
     const int64_t begin = block == w_ ? 0 : block == centres_ ? d : d + 2;
     const int64_t count = block == w_ ? d : block == centres_ ? 2 : 1;
@@ -65,15 +66,18 @@ class AucSaddle : public Model {
 
   std::optional<ProblemConstants> constants() const override {
     const int64_t n = config_.dim() + 3;
-    const Matrix field = Field();
+    const Matrix field = Field(workers_);
     Matrix symmetric(n * n);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) symmetric[i * n + j] = 0.5 * (field[i * n + j] + field[j * n + i]);
     }
-    // Rows of workers are alike but for sampling, so L stands for every L_m too.
-    const double lipschitz = SpectralNorm(field, n);
-    return ProblemConstants{.lipschitz = lipschitz,
-                            .mean_square_lipschitz = lipschitz,
+    double squares = 0;
+    for (const ProblemRows& own : workers_) {
+      const double l = SpectralNorm(Field({&own, 1}), n);
+      squares += l * l;
+    }
+    return ProblemConstants{.lipschitz = SpectralNorm(field, n),
+                            .mean_square_lipschitz = std::sqrt(squares / static_cast<double>(workers_.size())),
                             .strong_monotonicity = std::max(0.0, SymmetricEigenvalues(std::move(symmetric), n).front())};
   }
 
@@ -93,11 +97,11 @@ class AucSaddle : public Model {
     return {std::move(features), std::move(targets)};
   }
 
-  // Calls f(weight, x, positive) for every row; the weights are (1 - p) / N and p / N.
+  // Calls f(weight, x, positive) for every row of these workers, N together; the weights are (1 - p) / N and p / N.
   template <typename F>
-  void ForEachRow(F f) const {
-    const double each = 1 / static_cast<double>(config_.rows() * static_cast<int64_t>(workers_.size()));
-    for (const ProblemRows& rows : workers_) {
+  void ForEachRow(std::span<const ProblemRows> workers, F f) const {
+    const double each = 1 / static_cast<double>(config_.rows() * static_cast<int64_t>(workers.size()));
+    for (const ProblemRows& rows : workers) {
       for (int64_t i = 0; i < rows.rows(); ++i) {
         const bool positive = rows.target(i) > 0;
         f(
@@ -106,11 +110,11 @@ class AucSaddle : public Model {
     }
   }
 
-  // F(z) = B z - c, z = (w, a, b, alpha): B.
-  Matrix Field() const {
+  // F(z) = B z - c, z = (w, a, b, alpha): B of the mean of these workers' F_m.
+  Matrix Field(std::span<const ProblemRows> workers) const {
     const int64_t d = config_.dim(), n = d + 3;
     Matrix field(n * n, 0.0);
-    ForEachRow([&](double weight, const auto& x, bool positive) {
+    ForEachRow(workers, [&](double weight, const auto& x, bool positive) {
       const int64_t centre = positive ? d : d + 1;
       const double side = positive ? -1 : 1;
       for (int64_t i = 0; i < d; ++i) {
@@ -130,7 +134,7 @@ class AucSaddle : public Model {
   std::vector<double> Offset() const {
     const int64_t d = config_.dim();
     std::vector<double> offset(d + 3, 0.0);
-    ForEachRow([&](double weight, const auto& x, bool positive) {
+    ForEachRow(workers_, [&](double weight, const auto& x, bool positive) {
       for (int64_t i = 0; i < d; ++i) offset[i] += (positive ? 2 : -2) * weight * x(i);
     });
     return offset;

@@ -86,6 +86,48 @@ TEST(Games, WhatWorkersDifferBySumsToZero) {
   }
 }
 
+// |B| of worker m's affine field B z + c. With the signs of the players taken back B is symmetric, so the power method finds it.
+double WorkerLipschitz(const Model& model, int m) {
+  const ParameterSet& parameters = model.parameters();
+  const auto field = [&](const Values& flat) {
+    const Point z = [&](BlockId id) {
+      size_t first = 0;
+      for (int b = 0; b < id.value; ++b) first += parameters[{b}].shape.elements();
+      return Values(flat.begin() + first, flat.begin() + first + parameters[id].shape.elements());
+    };
+    Values own = MeanFieldAt(model, m + 1, z);
+    const Values before = m == 0 ? Values(own.size(), 0.0) : MeanFieldAt(model, m, z);
+    size_t next = 0;
+    for (int b = 0; b < parameters.size(); ++b) {
+      for (int64_t i = 0; i < parameters[{b}].shape.elements(); ++i, ++next) {
+        own[next] = ((m + 1) * own[next] - m * before[next]) * (parameters[{b}].player == Player::kMax ? -1 : 1);
+      }
+    }
+    return own;
+  };
+  const Values at_zero = field(Values(parameters.elements(), 0.0));
+  Values v(at_zero.size(), 1.0);
+  double norm = 0;
+  for (int iteration = 0; iteration < 60; ++iteration) {
+    Values next = field(v);
+    for (size_t i = 0; i < v.size(); ++i) next[i] -= at_zero[i];
+    norm = NormOf(next) / NormOf(v);
+    const double length = NormOf(next);
+    for (size_t i = 0; i < v.size(); ++i) v[i] = next[i] / length;
+  }
+  return norm;
+}
+
+TEST(Games, MeanSquareConstantsAreOfSingleWorkers) {
+  for (const char* text : {"quadratic_game { dim: 3 heterogeneity: 0.5 }", "auc_saddle { dim: 6 rows: 4 }"}) {
+    const auto model = ModelFromText(text, {.seed = 4, .workers = 3});
+    ASSERT_NE(model, nullptr);
+    double squares = 0;
+    for (int m = 0; m < 3; ++m) squares += std::pow(WorkerLipschitz(*model, m), 2);
+    EXPECT_NEAR(model->constants()->mean_square_lipschitz, std::sqrt(squares / 3), 1e-3 * std::sqrt(squares / 3)) << text;
+  }
+}
+
 // <F(z) - F(w), z - w> >= mu |z - w|^2 and |F(z) - F(w)| <= L |z - w|, and both are attained up to what 200 random directions miss.
 TEST(Games, DeclaredConstantsBoundTheField) {
   for (const char* text : {"quadratic_game { dim: 3 heterogeneity: 0.5 }", "auc_saddle { dim: 2 rows: 40 }"}) {

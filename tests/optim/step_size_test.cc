@@ -76,6 +76,17 @@ TEST(StepSizeTest, MissingConstantsAndProofsAreErrors) {
   EXPECT_EQ(StepOf("gda {}", {.lipschitz = 1, .strong_monotonicity = 0}).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(StepOf("optimistic_masha { p: 0.5 }", kAll).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(StepOf("first_order { lr: 0.1 rule { sgd {} } }", kAll).status().code(), absl::StatusCode::kInvalidArgument);
+  // Exact means are part of these proofs.
+  for (const char* scheme : {"extragradient", "fbf", "ogda", "past_extragradient", "reflected_gradient", "anchored", "gda"}) {
+    for (const char* exchange : {"quantized { codec { rand_k { fraction: 0.5 } } }", "ef21 { codec { top_k { fraction: 0.5 } } }",
+                                 "quantized { codec { identity {} } } downlink { codec { natural {} } }"}) {
+      const auto step = StepOf(absl::StrFormat("%s { exchange { %s } }", scheme, exchange), kAll);
+      EXPECT_EQ(step.status().code(), absl::StatusCode::kInvalidArgument) << scheme << ' ' << exchange << ": " << step.status();
+      EXPECT_NE(std::string(step.status().message()).find(absl::StrFormat("optim.%s.exchange", scheme)), std::string::npos)
+          << step.status();
+    }
+  }
+  ExpectStep("extragradient { exchange { quantized { codec { identity {} } } } }", 0.9 / kLipschitz);
   EXPECT_EQ(StepOf("masha1 { p: 0.5 exchange { quantized { codec { top_k { fraction: 0.5 } } } } }", kAll).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
