@@ -158,7 +158,7 @@ absl::Status CodedMean::CheckWork() {
   RETURN_IF_ERROR(context_.world->AllReduce("exchange.work", Tensor(all, {3}, DType::kI64), ReduceOp::kSum));
   encoded_ = all[0], dense_ = all[1];
   if (all[2] > 0 && (dense_ == 0 || encoded_ < dense_)) return absl::OkStatus();
-  return FailedPrecondition(
+  return InvalidArgument(
       "exchange: a codec was configured but did nothing: in %d exchanges it took %d bytes for vectors of %d; choose a codec that shrinks "
       "these blocks (rand_k with a fraction below 1, block_int, natural), blockwise rules that name some of them, or identity",
       taken_, encoded_, dense_);
