@@ -236,6 +236,9 @@ void CheckOptim(const Experiment& config, ConfigRules* rules) {
                  "a prox goes with schemes that step by gamma; with first_order use weight_decay");
   rules->Require(!optim.has_masha2() || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim.masha2", "optim"},
                  "masha2 knows no constraints and no regulariser: error feedback would carry what a prox cuts off; use masha1");
+  const int64_t participants = optim.masha1().participants(), workers = config.trainer().workers();
+  rules->Require(participants >= 0 && participants <= workers, {"optim.masha1.participants", "trainer.workers", "optim.masha1"},
+                 absl::StrFormat("%d participants of %d workers; 0 stands for all", participants, workers));
   rules->Require(!optim.has_proxskip() || !optim.has_prox() || optim.prox().has_zero(), {"optim.prox", "optim.proxskip", "optim"},
                  "proxskip skips the prox of consensus and takes no other; use local_extragradient");
   rules->Require(!optim.prox().has_box() || optim.prox().box().lower() <= optim.prox().box().upper(),

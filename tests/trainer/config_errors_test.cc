@@ -251,6 +251,8 @@ INSTANTIATE_TEST_SUITE_P(
                   {"5:35: error: a mesh of 4 x 1 ranks needs as many workers, trainer.workers is 2"}},
         BadConfig{Without("trainer", "trainer { workers: 1 } parallel { expert: 2 }"),
                   {"5:35: error: an expert axis of 2 ranks needs as many workers, trainer.workers is 1"}},
+        BadConfig{Without("optim", "optim { masha1 { gamma: 0.1 p: 0.5 participants: 5 } }"),
+                  {"5:36: error: 5 participants of 4 workers; 0 stands for all"}},
         BadConfig{Without("trainer", "trainer { workers: 2 global_batch: 0 }"),
                   {"5:22: error: global_batch 0 must be a positive multiple of 2 = 2 workers * 1 micro_batches"}},
         BadConfig{Without("trainer", "trainer { workers: 2 micro_batches: 3 }"),
