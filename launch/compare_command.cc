@@ -131,8 +131,10 @@ const EntrantResult& BaselineOf(const std::vector<EntrantResult>& results, doubl
 }
 
 // Mbit/s of a link below which the entrant arrives before the baseline: where the bytes it saves take as long as its work takes longer, by
-// the seconds of this run plus bytes / rate. Infinite where it is faster without a link too, 0 where it saves no bytes or does not arrive.
+// the seconds of this run plus bytes / rate. Infinite where it is faster without a link too, 0 where it saves no bytes or does not arrive,
+// and where ranks hosted several workers: seconds are then of all of them, and bytes of one.
 double Crossover(const EntrantResult& baseline, const EntrantResult& entrant) {
+  if (!baseline.alone || !entrant.alone) return 0;
   const double bytes = baseline.Median(&RaceCosts::two_way_bytes) - entrant.Median(&RaceCosts::two_way_bytes);
   const double seconds = entrant.MedianTime() - baseline.MedianTime();
   if (!(bytes > 0) || !std::isfinite(seconds)) return 0;
@@ -145,8 +147,10 @@ void PrintTable(const std::vector<EntrantResult>& results) {
   size_t width = 8;
   for (const EntrantResult& result : results) width = std::max(width, result.name.size());
   const EntrantResult &up = BaselineOf(results, &RaceCosts::uplink_bytes), &both = BaselineOf(results, &RaceCosts::two_way_bytes);
-  std::printf("medians over %zu seeds, of one worker; gains are against the best exact method of this run (uplink: %s; two-way: %s)\n",
-              results[0].races.size(), up.name.c_str(), both.name.c_str());
+  std::printf(
+      "medians over %zu seeds, of one worker (seconds: of this process); gains are against the best exact method of this run (uplink: %s; "
+      "two-way: %s)\n",
+      results[0].races.size(), up.name.c_str(), both.name.c_str());
   std::printf("%-*s %8s %9s %6s %9s %6s %8s %11s %9s %8s  %s\n", static_cast<int>(width), "entrant", "reached", "uplink B", "gain",
               "two-way B", "gain", "frames B", "evaluations", "rounds", "seconds", "settings (* at the edge of their grid)");
   for (const EntrantResult& r : results) {
@@ -155,6 +159,9 @@ void PrintTable(const std::vector<EntrantResult>& results) {
                 Amount(r.Median(&RaceCosts::two_way_bytes)).c_str(), MedianGain(both, r, &RaceCosts::two_way_bytes),
                 Amount(r.Median(&RaceCosts::header_bytes)).c_str(), Amount(r.Median(&RaceCosts::evaluations)).c_str(),
                 Amount(r.Median(&RaceCosts::rounds)).c_str(), r.MedianTime(), JoinStrings(r.settings, " ").c_str(), r.at_edge ? " *" : "");
+  }
+  if (!std::ranges::all_of(results, &EntrantResult::alone)) {
+    std::printf("bandwidths below which fewer bytes pay are modelled with one worker a rank only (--ranks)\n");
   }
   for (const EntrantResult& r : results) {
     const double below = Crossover(both, r);

@@ -166,7 +166,7 @@ double EntrantResult::MedianTime() const { return Median(&RaceCosts::seconds); }
 
 absl::StatusOr<EntrantResult> RunEntrant(const Entrant& entrant, const ContestOptions& options) {
   ASSIGN_OR_RETURN(const Experiment first, LoadEntrant(entrant, {}, 1));
-  EntrantResult result{.name = entrant.name, .exact = TravelsExactly(first.optim())};
+  EntrantResult result{.name = entrant.name, .exact = TravelsExactly(first.optim()), .alone = first.trainer().workers() == options.ranks};
   std::vector<GridAxis> axes;
   for (const GridAxis& axis : options.tuned) {
     const std::string path = ResolvePath(first, axis.path);

@@ -43,6 +43,7 @@ struct EntrantResult {
   int candidates = 1;                 // grid points tried
   std::vector<RaceResult> races;      // by seed
   bool exact = false;                 // nothing lossy travels: a baseline
+  bool alone = false;                 // every worker had a rank of its own, so that seconds and bytes are of the same one
   int reached() const;
   // Median over seeds; infinite where fewer than half of them reached the target.
   double Median(double RaceCosts::*cost) const;
