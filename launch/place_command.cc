@@ -217,8 +217,24 @@ absl::Status RunTraffic(const Arguments& arguments, const RoutingTrace& trace, c
   return absl::OkStatus();
 }
 
+// Options that the objective would not read.
+absl::Status CheckObjective(const Arguments& arguments, const std::string& objective) {
+  if (objective != "chain" && objective != "coactivation")
+    return InvalidArgument("--objective '%s'; known: chain, coactivation", objective);
+  const bool chain = objective == "chain";
+  for (const char* option : {"--write-lp", "--replicas"}) {
+    if (!chain && arguments.Has(option)) return InvalidArgument("%s: only --objective chain has it; leave one of the two out", option);
+  }
+  for (const char* option : {"--sequence", "--homes-in-order"}) {
+    if (chain && arguments.Has(option)) return InvalidArgument("%s: only --objective coactivation has it; add that", option);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RunPlan(const Arguments& arguments) {
   const FileSystem& files = RealFileSystem();
+  const std::string objective = arguments.Get("--objective", "chain");
+  RETURN_IF_ERROR(CheckObjective(arguments, objective));
   Report report;
   ASSIGN_OR_RETURN(report.topology, TopologyOf(arguments));
   ASSIGN_OR_RETURN(const int experts, Size(arguments, "--experts", 0));
@@ -226,9 +242,7 @@ absl::Status RunPlan(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const RoutingTrace trace, ReadTrace(files, arguments.positional(), experts));
   const bool half = arguments.Has("--half");
   if (half && trace.tokens() < 2) return InvalidArgument("--half: the trace holds one token");
-  const std::string objective = arguments.Get("--objective", "chain");
   if (objective == "coactivation") return RunTraffic(arguments, trace, report.topology);
-  if (objective != "chain") return InvalidArgument("--objective '%s'; known: chain, coactivation", objective);
   const RoutingCounts counts = RoutingCounts::Of(half ? trace.Every(2, 0) : trace);
   PlacementProblem problem{.counts = &counts, .topology = report.topology, .current = {}};
   if (arguments.Has("--current")) {
@@ -296,7 +310,7 @@ Command PlaceCommand() {
                        {"--write-lp", "FILE", "chain: write the problem as a mixed-integer program (LP format), for an outside solver"},
                        {"--half", "", "plan on every other token and report on the rest too"},
                        {"--evaluate", "TRACE", "report the plan on another trace too"},
-                       {"--replicas", "SLOTS", "report the load balance with so many physical experts a layer"},
+                       {"--replicas", "SLOTS", "chain: report the load balance with so many physical experts a layer"},
                        {"--experts", "E", "experts of a layer, for traces without a header"},
                        {"--json", "", "print one JSON object"}}},
           RunPlace};

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "models/model_rules.h"
+#include "parallel/dispatch_route.h"
 
 namespace conclave {
 namespace {
@@ -292,6 +293,12 @@ void CheckRebalance(const Experiment& config, ConfigRules* rules) {
   rules->Require(
       config.parallel().updates() != ParallelConfig::SHARDED, {"parallel.rebalance.every", "parallel.updates"},
       "experts take their state along inside a data column, and parallel.updates: SHARDED keeps it anywhere; choose one of the two");
+  const DispatchConfig::Route route = config.parallel().dispatch().route();
+  rules->Require(!placement.has_coactivation() || route == DispatchConfig::AUTO || SendsOnce(route),
+                 {"parallel.rebalance.placement.coactivation", "parallel.dispatch.route"},
+                 absl::StrFormat("coactivation brings a token's experts together so that one row serves them all, and route %s sends a row "
+                                 "for each; use DEDUPLICATED, DEDUPLICATED_HIERARCHICAL or AUTO",
+                                 DispatchConfig::Route_Name(route)));
   CheckReplicas(config, rules);
   rules->Require(placement.has_contiguous() || placement.has_random() || config.observe().routing_window() > 0,
                  {"parallel.rebalance.placement.load_greedy", "parallel.rebalance.placement.coactivation", "parallel.rebalance.every",

@@ -51,6 +51,17 @@ run "the chain as a program" 0 place "$trace" --ranks 4 --effort 0 --write-lp "$
 grep -q '^Binary' "$scratch/chain.lp" || fail "no binaries in the program"
 run "unknown objective" 2 place "$trace" --ranks 4 --objective chains
 says "unknown objective" 'known: chain, coactivation'
+for option in "--sequence 125" --homes-in-order; do
+  # shellcheck disable=SC2086  # an option and its value
+  run "$option without the objective" 2 place "$trace" --ranks 4 --effort 0 $option
+  says "$option without the objective" "${option%% *}: only --objective coactivation has it"
+done
+for option in "--write-lp $scratch/none.lp" "--replicas 20"; do
+  # shellcheck disable=SC2086
+  run "$option beside coactivation" 2 place "$trace" --ranks 4 --effort 0 --objective coactivation $option
+  says "$option beside coactivation" "${option%% *}: only --objective chain has it"
+done
+[[ ! -e $scratch/none.lp ]] || fail "a program was written for the other objective"
 run "sequences that do not divide" 2 place "$trace" --ranks 4 --objective coactivation --effort 0 --sequence 999
 says "sequences that do not divide" '2000 tokens are no whole number of sequences of 999'
 

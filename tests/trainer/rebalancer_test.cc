@@ -344,8 +344,8 @@ TEST(Rebalancer, TracesThatCannotBeWrittenEndNoRun) {
 // Every replica of an expert moves.
 TEST(Rebalancer, PredictsTheBytesThatMove) {
   const MovingFolder files;
-  const auto run = TrainMoving(
-      {.files = &files, .overrides = Joined(kMoves, {"parallel.data=2", "parallel.expert=2", "trainer.steps=4"}), .ranks = 4});
+  const auto run =
+      TrainMoving({.files = &files, .overrides = Joined(kMoves, {"parallel.data=2", "parallel.expert=2", "trainer.steps=4"}), .ranks = 4});
   ASSERT_TRUE(run.ok()) << run.status();
   const std::string metrics = files.Read("run/metrics.jsonl");
   for (const int step : {2, 4}) {
@@ -435,6 +435,14 @@ TEST(Rebalancer, RefusesWhatWouldSaveNothing) {
   EXPECT_NE(std::string(greedy.status().message()).find("7 copies of experts on a rank are over the budget: of a layer's 8 experts a rank"),
             std::string::npos)
       << greedy.status();
+  for (const auto& [route, allowed] : {std::pair("FLAT", false), {"HIERARCHICAL", false}, {"DEDUPLICATED", true}, {"AUTO", true}}) {
+    const auto together =
+        LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4", "observe.routing_window=2",
+                                 "parallel.rebalance.placement.coactivation={}", std::string("parallel.dispatch.route=") + route});
+    EXPECT_EQ(together.ok(), allowed) << route << together.status();
+    if (!allowed)
+      EXPECT_NE(std::string(together.status().message()).find(absl::StrFormat("route %s sends a row for each", route)), std::string::npos);
+  }
   const auto blind = LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4"});
   EXPECT_NE(std::string(blind.status().message()).find("observe.routing_window is 0"), std::string::npos) << blind.status();
 }
