@@ -104,9 +104,17 @@ RouteChoice ChooseRoute(const DispatchLoad& load) {
   double least = std::numeric_limits<double>::infinity();
   std::string table;
   for (const DispatchConfig::Route route : kRoutes) {
+    if (InTwoLevels(route) && !load.two_levels) continue;
     const double seconds = ExpectedSeconds(load, route);
     absl::StrAppendFormat(&table, "%s%s %.3g ms", table.empty() ? "" : ", ", DispatchConfig::Route_Name(route), seconds * 1e3);
     if (seconds < least) choice.route = route, least = seconds;
+  }
+  if (!load.two_levels) {
+    choice.reason = absl::StrFormat(
+        "parallel.dispatch.route AUTO: %s (a layer's exchanges: %s; links %.3g us + %.3g MB/s; nodes hold unequal numbers of ranks, so "
+        "routes in two levels are left out)",
+        DispatchConfig::Route_Name(choice.route), table, load.inside.latency_seconds * 1e6, load.inside.bytes_per_second / 1e6);
+    return choice;
   }
   choice.reason = absl::StrFormat(
       "parallel.dispatch.route AUTO: %s (a layer's exchanges: %s; links inside a node %.3g us + %.3g MB/s, between %.3g us + %.3g MB/s)",
@@ -115,14 +123,22 @@ RouteChoice ChooseRoute(const DispatchLoad& load) {
   return choice;
 }
 
-absl::Status MeasureLinks(const DispatchGrid& grid, Communicator& axis, DispatchLoad* load) {
-  load->nodes = grid.nodes();
-  load->ranks_per_node = grid.ranks_per_node();
-  if (grid.ranks_per_node() > 1) {
-    ASSIGN_OR_RETURN(load->inside, Measure(grid.inside(), axis));
+absl::StatusOr<bool> NodesAreEven(const Mesh& mesh, int64_t ranks_per_node) {
+  const std::vector<std::vector<int>> at = CoordinatesByNode(mesh, ranks_per_node);
+  int64_t uneven = std::ranges::any_of(at, [&](const std::vector<int>& node) { return node.size() != at[0].size(); }) ? 1 : 0;
+  RETURN_IF_ERROR(mesh.control().AllReduce("uneven nodes", Tensor(&uneven, {1}, DType::kI64), ReduceOp::kMax));
+  return uneven == 0;
+}
+
+absl::Status MeasureLinks(const DispatchGrid* grid, Communicator& axis, DispatchLoad* load) {
+  load->two_levels = grid != nullptr;
+  load->nodes = grid != nullptr ? grid->nodes() : 1;
+  load->ranks_per_node = grid != nullptr ? grid->ranks_per_node() : axis.size();
+  if (load->ranks_per_node > 1) {
+    ASSIGN_OR_RETURN(load->inside, Measure(grid != nullptr ? grid->inside() : axis, axis));
   }
-  if (grid.nodes() > 1) {
-    ASSIGN_OR_RETURN(load->between, Measure(grid.between(), axis));
+  if (load->nodes > 1) {
+    ASSIGN_OR_RETURN(load->between, Measure(grid->between(), axis));
   }
   return absl::OkStatus();
 }

@@ -19,7 +19,8 @@ struct LinkRates {
 // A layer's exchange as AUTO sees it.
 struct DispatchLoad {
   int nodes = 1, ranks_per_node = 1;
-  int64_t tokens = 0;  // of one rank
+  bool two_levels = true;  // false: nodes hold unequal numbers of ranks, and all ranks count as one node
+  int64_t tokens = 0;      // of one rank
   int experts = 1, top_k = 1;
   int64_t row_bytes = 0;
   bool pre_reduce = false;
@@ -39,16 +40,20 @@ RouteTraffic ExpectedReturn(const DispatchLoad& load, DispatchConfig::Route rout
 // Seconds of a layer's four exchanges, forward and backward.
 double ExpectedSeconds(const DispatchLoad& load, DispatchConfig::Route route);
 
-// The route of least expected time (equal: the earlier kind), and a line that says why.
+// The route of least expected time (equal: the earlier kind; without two levels: of one), and a line that says why.
 struct RouteChoice {
   DispatchConfig::Route route = DispatchConfig::FLAT;
   std::string reason;
 };
 RouteChoice ChooseRoute(const DispatchLoad& load);
 
+// Whether every node holds as many ranks of the expert axis, in every column of the mesh. Collective on mesh.control().
+absl::StatusOr<bool> NodesAreEven(const Mesh& mesh, int64_t ranks_per_node);
+
 // Measures both levels: the fastest of a few exchanges of short and of long messages; the slowest rank's on every rank. Collective. Cost:
 // about 10 exchanges of 64 KiB a pair. A level of one rank costs nothing.
-absl::Status MeasureLinks(const DispatchGrid& grid, Communicator& axis, DispatchLoad* load);
+// grid: null where nodes are uneven; then all links of the axis are measured as one level.
+absl::Status MeasureLinks(const DispatchGrid* grid, Communicator& axis, DispatchLoad* load);
 
 }  // namespace conclave
 

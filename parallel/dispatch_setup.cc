@@ -19,7 +19,11 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
   if (setup->bounded) {
     setup->most_pieces = MostPiecesNeeded(request.tokens * request.top_k * mesh.shape().expert, setup->most_rows);
   }
-  if (config.route() == DispatchConfig::AUTO || InTwoLevels(config.route())) {
+  bool two_levels = InTwoLevels(config.route());
+  if (config.route() == DispatchConfig::AUTO) {
+    ASSIGN_OR_RETURN(two_levels, NodesAreEven(mesh, config.ranks_per_node()));
+  }
+  if (two_levels) {
     ASSIGN_OR_RETURN(setup->grid, DispatchGrid::Create(mesh, config.ranks_per_node()));
   }
   if (config.route() == DispatchConfig::AUTO) {
@@ -29,7 +33,7 @@ absl::StatusOr<std::unique_ptr<DispatchSetup>> DispatchSetup::Create(const Mesh&
                       .row_bytes = request.width * SizeOf(request.dtype),
                       .pre_reduce = request.pre_reduce,
                       .config = &config};
-    RETURN_IF_ERROR(MeasureLinks(*setup->grid, mesh.dispatch(), &load));
+    RETURN_IF_ERROR(MeasureLinks(setup->grid.get(), mesh.dispatch(), &load));
     const RouteChoice choice = ChooseRoute(load);
     // Columns of the mesh may have measured otherwise; rank 0's word holds for all.
     int64_t route = choice.route;

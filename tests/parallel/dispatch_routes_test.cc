@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "comm/loopback.h"
 #include "parallel/dispatch_choice.h"
 #include "parallel/expert_dispatch.h"
 #include "tests/parallel/dispatch_case.h"
@@ -299,6 +300,34 @@ TEST(DispatchChoice, ExpectedRows) {
   const DispatchLoad load{.nodes = 1, .ranks_per_node = 4, .tokens = 28, .experts = 8, .top_k = 2};
   EXPECT_NEAR(ExpectedTraffic(load, DispatchConfig::FLAT).inside_rows, 28 * 1.5, 1e-12);
   EXPECT_NEAR(ExpectedTraffic(load, DispatchConfig::DEDUPLICATED).inside_rows, 39, 1e-12);
+}
+
+// Three ranks on two nodes: AUTO leaves out what needs even nodes, on every rank, and says so; a named route of two levels is an error.
+TEST(DispatchChoice, UnevenNodesTakeARouteOfOneLevel) {
+  std::vector<DispatchConfig::Route> routes(3);
+  const auto create = [&](DispatchConfig::Route route) {
+    return RunRanks(3, [&](Communicator& world) -> absl::Status {
+      ASSIGN_OR_RETURN(const std::unique_ptr<Mesh> mesh, Mesh::Create(&world, {.data = 1, .expert = 3}));
+      DispatchSetup::Request request{.config = {}, .width = 8, .tokens = 64, .experts = 6, .top_k = 2};
+      request.config.set_route(route);
+      request.config.set_ranks_per_node(2);
+      ASSIGN_OR_RETURN(const std::unique_ptr<DispatchSetup> setup, DispatchSetup::Create(*mesh, request));
+      EXPECT_EQ(setup->grid, nullptr);
+      routes[world.rank()] = setup->route;
+      return absl::OkStatus();
+    });
+  };
+  ASSERT_EQ(create(DispatchConfig::AUTO), absl::OkStatus());
+  EXPECT_TRUE(routes[0] == DispatchConfig::FLAT || routes[0] == DispatchConfig::DEDUPLICATED);
+  EXPECT_TRUE(routes[1] == routes[0] && routes[2] == routes[0]);
+  EXPECT_NE(create(DispatchConfig::HIERARCHICAL).message().find("as many ranks of the expert axis on every node"), std::string_view::npos);
+  // Where two levels would win by far.
+  DispatchLoad load{.nodes = 2, .ranks_per_node = 4, .tokens = 1024, .experts = 64, .top_k = 8, .row_bytes = 4096, .pre_reduce = true};
+  load.inside = {1e-6, 1e10}, load.between = {1e-6, 1e7};
+  EXPECT_TRUE(InTwoLevels(ChooseRoute(load).route));
+  load.two_levels = false;
+  EXPECT_FALSE(InTwoLevels(ChooseRoute(load).route));
+  EXPECT_NE(ChooseRoute(load).reason.find("routes in two levels are left out"), std::string::npos);
 }
 
 // 1 in 7 tokens has both experts on one rank; what folding saves of the rows home is what the sets of experts say, in the mean.
