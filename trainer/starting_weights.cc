@@ -110,7 +110,14 @@ absl::StatusOr<LoadedCheckpoint> LoadUpcycled(const FileSystem& files, Communica
 
 absl::Status LoadStartingWeights(const FileSystem& files, Communicator& control, Assembly* a) {
   const InitFromConfig& from = a->config.trainer().init_from();
-  if (!from.upcycle() && IsHfFolder(files, from.path())) return AgreeOn(control, LoadHf(files, a), "loading the starting weights");
+  if (IsHfFolder(files, from.path())) {
+    if (!from.upcycle()) return AgreeOn(control, LoadHf(files, a), "loading the starting weights");
+    return FailedPrecondition(
+        "trainer.init_from: '%s' is a Hugging Face model, and upcycle takes checkpoints of ours; first let a dense run of no steps begin "
+        "with "
+        "it (trainer { steps: 0 init_from { path } }), then upcycle that run's checkpoints",
+        from.path());
+  }
   LoadedCheckpoint loaded;
   if (from.upcycle()) {
     ASSIGN_OR_RETURN(loaded, LoadUpcycled(files, control, a));

@@ -382,6 +382,14 @@ TEST(HfModel, AnExportThatFailsLeavesTheOldOne) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+// What to do instead is said, and works: see Upcycling.
+TEST(HfModel, IsNotUpcycledDirectly) {
+  HfLab lab;
+  ExportMixtral(lab);
+  const std::string refused = ImportError(lab, {"trainer.init_from.upcycle=true"});
+  EXPECT_NE(refused.find("is a Hugging Face model, and upcycle takes checkpoints of ours"), std::string::npos) << refused;
+}
+
 TEST(HfModel, WhatNoFamilyHasIsNotExported) {
   HfLab lab;
   const absl::Status status = lab.Run("vocab_size: 300 layers: 1 width: 8 heads: 2 context: 6 moe { experts: 4 }", {}, [&](Assembly& a) {
