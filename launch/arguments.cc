@@ -1,6 +1,7 @@
 #include "launch/arguments.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/strings.h"
 
@@ -78,7 +79,7 @@ absl::StatusOr<int64_t> Arguments::Integer(const std::string& option, int64_t fa
 absl::StatusOr<double> Arguments::Real(const std::string& option, double fallback) const {
   if (!Has(option)) return fallback;
   const absl::StatusOr<double> value = ParseDouble(Get(option));
-  if (!value.ok()) return InvalidArgument("option '%s': expected a number, got '%s'", option, Get(option));
+  if (!value.ok() || !std::isfinite(*value)) return InvalidArgument("option '%s': expected a number, got '%s'", option, Get(option));
   return value;
 }
 

@@ -43,7 +43,10 @@ absl::StatusOr<Evaluation> Evaluate(Assembly& a, const Arguments& arguments, int
   RoutingLog log;
   RoutingLog* used = nullptr;
   const std::string record = arguments.Get("--record-routing"), replay = arguments.Get("--replay-routing");
-  if (!record.empty()) used = &log;
+  if (!record.empty()) {
+    RETURN_IF_ERROR(RoutingHeader(a).status());  // before anything is evaluated
+    used = &log;
+  }
   if (!replay.empty()) {
     ASSIGN_OR_RETURN(const RoutingTrace trace, ReadTrace(RealFileSystem(), replay));
     ASSIGN_OR_RETURN(log, HeldOutRouting(a, trace, batches));

@@ -19,7 +19,9 @@ namespace {
 absl::StatusOr<GenerateOptions> OptionsFrom(const Arguments& arguments) {
   GenerateOptions options{.cache = !arguments.Has("--no-cache"), .coherent = arguments.Has("--coherent")};
   ASSIGN_OR_RETURN(const double gibibytes, arguments.Real("--memory-gib", 0));
-  if (gibibytes < 0) return InvalidArgument("--memory-gib: must not be negative");
+  constexpr double kMostGibibytes = 1 << 30;
+  if (gibibytes < 0 || gibibytes > kMostGibibytes)
+    return InvalidArgument("--memory-gib: expected 0 to %g, got %g", kMostGibibytes, gibibytes);
   options.memory_bytes = static_cast<int64_t>(gibibytes * (1 << 30));
   ASSIGN_OR_RETURN(options.tokens, arguments.Integer("--tokens", options.tokens));
   ASSIGN_OR_RETURN(options.temperature, arguments.Real("--temperature", options.temperature));
@@ -82,7 +84,10 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
     }
     RoutingLog log;
     GenerateOptions here = *options;
-    if (arguments.Has("--trace")) here.routing_log = &log;
+    if (arguments.Has("--trace")) {
+      RETURN_IF_ERROR(RoutingHeader(assembly).status());  // before any text is made
+      here.routing_log = &log;
+    }
     ASSIGN_OR_RETURN(const std::unique_ptr<RingMemory> ring, RingFrom(arguments, folder, assembly));
     here.ring = ring.get();
     ASSIGN_OR_RETURN(const Generated generated, Generate(assembly, *prompts, here, print));

@@ -13,6 +13,7 @@ namespace conclave {
 namespace {
 
 int RunImport(const Arguments& arguments, const std::vector<std::string>&) {
+  if (!PrintsForAll()) return kExitFinished;  // one process reads and writes
   const std::string& folder = arguments.positional();
   const absl::StatusOr<HfModel> model = ReadHfModel(RealFileSystem(), folder);
   if (!model.ok()) return Fail(model.status());

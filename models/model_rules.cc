@@ -49,7 +49,24 @@ void AskMixture(const MoeLmConfig& lm, RuleBook* rules) {
                  "with EXPERT_CHOICE loads are equal by construction: bias_rate has no meaning");
 }
 
+// About as many numbers as the parameters are; in doubles, which no size overflows.
+double RoughSize(const MoeLmConfig& lm) {
+  const auto real = [](int64_t n) { return static_cast<double>(n); };
+  const double width = real(lm.width()), mlp = lm.dense_hidden() > 0 ? real(lm.dense_hidden()) : 4 * width;
+  const double attention = lm.head_dim() > 0 ? real(lm.heads()) * real(lm.head_dim()) : width;
+  double layer = 4 * attention + 3 * mlp;
+  if (lm.has_moe()) {
+    const MoeConfig& moe = lm.moe();
+    const double hidden = moe.hidden() > 0 ? real(moe.hidden()) : 4 * width / real(moe.top_k());
+    layer += 3 * (real(moe.experts()) * hidden + real(moe.shared_hidden()));
+  }
+  return width * (real(lm.vocab_size()) + real(lm.context()) + real(lm.layers()) * layer);
+}
+
 void AskMoeLm(const MoeLmConfig& lm, RuleBook* rules) {
+  constexpr double kMostNumbers = 1e15;
+  rules->Require(RoughSize(lm) < kMostNumbers, {"model.moe_lm.width", "model.moe_lm.layers", "model.moe_lm"},
+                 absl::StrFormat("about %.2g parameters, more than any machine holds (%.0e)", RoughSize(lm), kMostNumbers));
   const bool whole_heads = lm.head_dim() > 0 || lm.width() % lm.heads() == 0;
   rules->Require(whole_heads, {"model.moe_lm.heads", "model.moe_lm.width"},
                  absl::StrFormat("width %d is not divisible by %d heads", lm.width(), lm.heads()));

@@ -279,7 +279,8 @@ absl::Status CheckCoherent(const Assembly& a, const GenerateOptions& options) {
   }
   if (a.dispatch_setup->lossy()) {
     return FailedPrecondition(
-        "generate: tokens that stay with their experts travel as they are; set the formats of parallel.dispatch to EXACT");
+        "generate: the run's parallel.dispatch rounds rows on their way (a format other than EXACT); tokens that stay with their experts "
+        "travel as they are, which would give another text: leave the coherent mode out");
   }
   return absl::OkStatus();
 }
@@ -299,7 +300,8 @@ absl::StatusOr<KvCache::Options> PlanCache(const Assembly& a, const GenerateOpti
   for (TextRequest& request : *requests) {
     const bool column = request.owner / a.mesh->shape().expert == a.mesh->data_coordinate();
     if (options.coherent ? column : request.owner == a.mesh->rank()) request.slot = cache.slots++;
-    cache.capacity = std::max(cache.capacity, std::min(a.model->context(), request.length + options.tokens));
+    const int64_t known = std::min(a.model->context(), request.length);  // any number of tokens may be asked for
+    cache.capacity = std::max(cache.capacity, known + std::min(a.model->context() - known, options.tokens));
   }
   cache.slots = std::max(cache.slots, 1);
   const int beside = RanksBeside(a.mesh->control());

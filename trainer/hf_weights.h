@@ -36,8 +36,8 @@ absl::StatusOr<HfModel> ReadHfModel(const FileSystem& files, const std::string& 
 
 // Fills the local blocks of `point` from model.safetensors, or from the files of model.safetensors.index.json; f32, f64, f16 and bf16.
 // Every tensor of the files must be used and every block filled, whoever holds it; buffers that carry no weights (attention masks) are
-// skipped, and so is a head where ours is the embedding, if theirs is too, by their config or byte for byte. Not collective; every rank finds the same errors in the names. Errors: FailedPrecondition with up to five names of each kind:
-// missing, unused, misshapen; DataLoss.
+// skipped, and so is a head where ours is the embedding, if theirs is too, by their config or byte for byte. Not collective; every rank
+// finds the same errors in the names. Errors: FailedPrecondition with up to five names of each kind: missing, unused, misshapen; DataLoss.
 absl::Status LoadHfWeights(const FileSystem& files, const std::string& folder, const HfModel& model, FlatVector* point);
 
 // Writes config.json and model.safetensors (f32) into `folder`, which is created. All blocks must be local: run it on one rank. config: all

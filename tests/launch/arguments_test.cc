@@ -85,6 +85,11 @@ TEST(Arguments, NumbersAreWholeAndComplete) {
   EXPECT_EQ(*none->Real("--temperature", 0.25), 0.25);
   EXPECT_EQ(bad->Integer("--tokens", 0).status().message(), "option '--tokens': expected an integer, got '12x'");
   EXPECT_EQ(bad->Real("--temperature", 0).status().message(), "option '--temperature': expected a number, got 'warm'");
+  for (const char* endless : {"nan", "inf", "-inf", "1e999"}) {
+    const absl::StatusOr<Arguments> arguments = Arguments::Parse(spec, {"--temperature", endless});
+    ASSERT_TRUE(arguments.ok());
+    EXPECT_FALSE(arguments->Real("--temperature", 0).ok()) << endless;
+  }
 }
 
 TEST(Arguments, HelpWinsOverWhatIsMissing) {

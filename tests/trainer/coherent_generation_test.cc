@@ -143,10 +143,13 @@ TEST_F(CoherentGenerationTest, RefusesWhatCannotBe) {
   const absl::Status memory = refused({}, {.tokens = 4, .coherent = true, .memory_bytes = 1000});
   EXPECT_EQ(memory.code(), absl::StatusCode::kFailedPrecondition);
   // 2 layers, 5 texts of at most 16 tokens, rows of 2 * 16 doubles.
+  const absl::Status endless = refused({}, {.tokens = std::numeric_limits<int64_t>::max(), .coherent = true, .memory_bytes = 1000});
+  EXPECT_NE(endless.message().find("5 texts of up to 16 tokens"), std::string::npos) << endless;
   EXPECT_NE(memory.message().find("5 texts of up to 16 tokens take 40.0 KiB on each rank, and a rank may take 1000 B"), std::string::npos)
       << memory;
-  EXPECT_EQ(refused({"parallel.dispatch.dispatch_forward=BF16"}, {.tokens = 4, .coherent = true}).code(),
-            absl::StatusCode::kFailedPrecondition);
+  const absl::Status rounded = refused({"parallel.dispatch.dispatch_forward=BF16"}, {.tokens = 4, .coherent = true});
+  EXPECT_EQ(rounded.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(rounded.message().find("leave the coherent mode out"), std::string::npos) << rounded;
   EXPECT_EQ(refused({"model.moe_lm.moe.router=EXPERT_CHOICE"}, {.tokens = 4, .coherent = true}).code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(refused({}, {.tokens = 4, .cache = false, .coherent = true}).code(), absl::StatusCode::kFailedPrecondition);
