@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "parallel/placement_paths_bound.h"
 
 // LAPACK: some eigenvalues of a symmetric matrix.
 extern "C" void dsyevr_(const char* jobz, const char* range, const char* uplo, const int* n, double* a, const int* lda, const double* vl,
@@ -127,7 +128,7 @@ int64_t KeptAtMost(const RoutingCounts& counts, int parts) {
     const bool small = (last - first + 1) * experts <= kMostSpectral;
     kept += small ? std::min(matching, SpectralBound(counts, first, last - first + 1, parts)) : matching;
   }
-  return kept;
+  return experts == 2 * parts ? std::min(kept, PathsKeepAtMost(counts)) : kept;
 }
 
 int64_t LowerBound(const PlacementProblem& problem) {

@@ -1,0 +1,103 @@
+// The bound by paths of pairs: never below what a placement keeps, and close to it.
+#include "parallel/placement_paths_bound.h"
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "base/rng.h"
+#include "parallel/chain_search.h"
+#include "parallel/markov_trace.h"
+#include "parallel/placement_bound.h"
+#include "parallel/placement_solver.h"
+#include "tests/parallel/placement_case.h"
+
+namespace conclave {
+namespace {
+
+// The most tokens that stay, by the exact solver.
+int64_t MostKept(const RoutingCounts& counts) {
+  PlacementConfig config;
+  config.mutable_exact();
+  const auto solver = MakePlacementSolver(config);
+  CHECK_OK(solver.status());
+  const auto plan = PlanPlacement({.counts = &counts, .topology = {.ranks = counts.experts() / 2}, .current = {}}, **solver);
+  CHECK_OK(plan.status());
+  return counts.total() - plan->crossings.rank;
+}
+
+TEST(PathsBound, ExhaustiveSearchNeverKeepsMore) {
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    const int layers = 1 + static_cast<int>(seed % 4);
+    const RoutingCounts counts = RoutingCounts::Of(UniformTrace(layers, 4, 40, seed));
+    const PlacementProblem problem{.counts = &counts, .topology = {.ranks = 2}, .current = {}};
+    const int64_t kept = counts.total() - ExhaustiveCost(problem);
+    EXPECT_GE(PathsKeepAtMost(counts), kept) << seed;
+    EXPECT_LE(KeptAtMost(counts, 2), PathsKeepAtMost(counts)) << seed;
+    // Two pairs of four experts, one the complement of the other: within 2 % of what is kept.
+    EXPECT_LE(static_cast<double>(PathsKeepAtMost(counts)), 1.02 * static_cast<double>(kept) + 1) << seed;
+  }
+}
+
+TEST(PathsBound, EightExpertsAreWithinAFewPercent) {
+  for (const int layers : {2, 6}) {
+    const RoutingCounts counts = RoutingCounts::Of(MarkovTrace({.layers = layers, .experts = 8, .tokens = 2000}));
+    const int64_t kept = MostKept(counts), bound = PathsKeepAtMost(counts);
+    EXPECT_GE(bound, kept) << layers;
+    EXPECT_LE(static_cast<double>(bound), 1.03 * static_cast<double>(kept)) << layers;
+  }
+}
+
+// Whatever the prices are. Two experts, which are one pair, keep all.
+TEST(PathsBound, AnyPricesBound) {
+  const RoutingCounts counts = RoutingCounts::Of(UniformTrace(4, 6, 200, 1));
+  const int64_t kept = MostKept(counts);
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    const RngKey key{.seed = seed, .site = 1, .kind = RngKind::kPlacement};
+    std::vector<int64_t> prices(4 * 6);
+    for (size_t i = 0; i < prices.size(); ++i) prices[i] = static_cast<int64_t>((key.UniformDouble(i) - 0.5) * 20 * kPriceUnits);
+    EXPECT_GE(KeptAtPrices(counts, prices), kept) << seed;
+    // A layer whose experts all cost more by the same changes nothing.
+    const int64_t before = KeptAtPrices(counts, prices);
+    for (int e = 0; e < 6; ++e) prices[6 + e] += 12345;
+    EXPECT_EQ(KeptAtPrices(counts, prices), before) << seed;
+  }
+  // Free experts: both ranks take the best path, experts 1 and 3 and then 2, which keeps all three tokens.
+  RoutingCounts small(2, 4);
+  small.transitions(0)[1 * 4 + 2] = 2;
+  small.transitions(0)[3 * 4 + 2] = 1;
+  EXPECT_EQ(KeptAtPrices(small, std::vector<int64_t>(8, 0)), 2 * 3);
+  const RoutingCounts two = RoutingCounts::Of(UniformTrace(3, 2, 50, 1));
+  EXPECT_EQ(KeptAtPrices(two, std::vector<int64_t>(6, 7)), two.total());
+  EXPECT_EQ(PathsKeepAtMost(two), two.total());
+}
+
+// Planted pairs keep all their tokens, and of those that leave them none.
+TEST(PathsBound, PlantedPairsAreTight) {
+  const PlacementTable planted = RandomTable(6, 16, 8, 3);
+  RoutingCounts counts = RoutingCounts::Of(PlantedTrace(planted, 8, 4000, 1));
+  const int64_t kept = counts.total();
+  // Tokens of expert 0 that leave its rank: none of them can be kept.
+  for (int e = 0; e < 16; ++e) {
+    if (planted[1][e] != planted[0][0]) counts.transitions(0)[e] += 1;
+  }
+  EXPECT_EQ(counts.total(), kept + 14);
+  EXPECT_EQ(PathsKeepAtMost(counts), kept);
+}
+
+// Sixteen experts on eight ranks: far better than the other bounds.
+TEST(PathsBound, BeatsTheOthersWhereTokensSpread) {
+  const RoutingCounts counts = MarkovCounts({.layers = 6, .experts = 16, .tokens = 100'000});
+  PlacementConfig config;
+  config.mutable_affinity()->set_effort(2);
+  const auto solver = MakePlacementSolver(config);
+  ASSERT_TRUE(solver.ok());
+  const auto plan = PlanPlacement({.counts = &counts, .topology = {.ranks = 8}, .current = {}}, **solver);
+  ASSERT_TRUE(plan.ok());
+  const int64_t kept = counts.total() - plan->crossings.rank, bound = PathsKeepAtMost(counts);
+  EXPECT_GE(bound, kept);
+  EXPECT_LE(static_cast<double>(bound), 1.04 * static_cast<double>(kept));
+  EXPECT_EQ(KeptAtMost(counts, 8), bound);
+}
+
+}  // namespace
+}  // namespace conclave
