@@ -81,7 +81,7 @@ planner_bench() {
     local less bound plan
     less=$(number less_than_metis "$scratch/line") plan=$(number plan "$scratch/line") bound=$(number lower_bound "$scratch/line")
     at_least "$(awk -v x="${less:-x}" 'BEGIN { if (x != "x") printf "%.2f", 100 * x }')" 3 % \
-      "fewer rank changes than METIS + swaps, $name (plan $plan, lower bound $bound)"
+      "fewer rank changes than METIS + swaps, $name (plan $plan, lower bound $bound: no plan has more than $(awk -v x="${less:-x}" -v p="${plan:-0}" -v b="${bound:-0}" 'BEGIN { if (x != "x" && p > 0) printf "%.2f %%", 100 * (1 - b * (1 - x) / p); else print "?" }'))"
     at_most "$(number cpu_seconds "$scratch/line")" 10 s "processor time of that plan, one core"
   done < "$scratch/instances"
   [[ -s $scratch/instances ]] || short "no instance" "some" "$what"
