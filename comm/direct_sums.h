@@ -24,9 +24,8 @@ class DirectSums {
   DirectSums(std::byte* memory, int member, int members);
   bool CanRead() const;
 
-  // The best piece of a vector of so many bytes: a part, what others give to it and another's sum stay in a core's cache, and a call of the
-  // system reads much.
-  static int64_t PieceOf(int64_t bytes) { return int64_t{bytes <= 2 << 20 ? 2 : 1} << 20; }
+  // Of a vector. A member that adds up its part of much at a time seldom waits for the others.
+  static constexpr int64_t kPiece = int64_t{4} << 20;
 
   // tag: members with another one are out of step and wait for each other. The vector must stay until Advance returns true.
   void Begin(const SumPieces& sum, int tag);
@@ -40,6 +39,8 @@ class DirectSums {
 
  private:
   static constexpr int64_t kLine = 64;
+  // Contributions to so much of a piece are read before they are added, to an equal part for each member.
+  static constexpr int64_t kChunk = int64_t{512} << 10;
   // What a member tells.
   struct Seat {
     alignas(kLine) std::atomic<int64_t> opened = 0;  // number of the sum that the next three are of
@@ -61,7 +62,7 @@ class DirectSums {
   Seat* const seats_;
   const int member_, members_;
   uint64_t mark_;
-  SumPieces sum_;
+  SumPieces sum_, chunk_;
   int64_t number_ = 0, tag_ = 0;  // of the sum
   int64_t before_ = 0;            // pieces of earlier sums
   int64_t summed_ = 0;            // own parts of this one

@@ -295,7 +295,7 @@ class MessageOperation final : public Request::Impl, public InFlight {
         }
       }
     }
-    direct_->Begin({.vector = op_.recv, .op = op_.op, .members = comm_.size(), .bytes = DirectSums::PieceOf(op_.recv.bytes())}, tag_);
+    direct_->Begin({.vector = op_.recv, .op = op_.op, .members = comm_.size(), .bytes = DirectSums::kPiece}, tag_);
     AdvancePieces();
   }
 

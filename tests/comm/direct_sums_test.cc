@@ -26,7 +26,7 @@ struct SumGroup {
 template <typename T>
 void ExpectSum(DirectSums& member, int me, int members, int64_t elements, uint32_t seed) {
   std::vector<T> v = TestVector<T>(me, elements, seed);
-  member.Begin({.vector = TensorOf(v), .members = members, .bytes = 1 << 18}, static_cast<int>(seed));
+  member.Begin({.vector = TensorOf(v), .members = members, .bytes = seed % 2 == 0 ? 1 << 18 : 1 << 20}, static_cast<int>(seed));
   for (;;) {
     const absl::StatusOr<bool> complete = member.Advance();
     ASSERT_EQ(complete.status(), absl::OkStatus());
@@ -36,7 +36,7 @@ void ExpectSum(DirectSums& member, int me, int members, int64_t elements, uint32
   EXPECT_TRUE(SameBits(v, SumInRankOrder<T>(members, elements, seed))) << "member " << me << ", " << elements << " elements";
 }
 
-// One sum after the other: pieces and parts of all lengths, empty ones too.
+// One sum after the other: pieces and parts of all lengths, of several chunks and empty ones too.
 TEST(DirectSums, AddUpInTheOrderOfMembers) {
   for (const int members : {2, 3, 5}) {
     SumGroup group(members);
