@@ -139,6 +139,44 @@ memory_forecast() {
   forecast "the same, experts moving every 4 steps, the last too" "${uneven[@]}" "${moved[@]}"
 }
 
+# -- layouts -------------------------------------------------------------------------------------------------------------------------------
+# laid_out RUN [OPTIONS]: trains a small cut of the reference shape, for as many steps as the options say.
+laid_out() {
+  local run=$1 dims=model.moe_lm
+  shift
+  "$conclave" train configs/bench/reference.textproto --run-dir "$scratch/run-$run" --set "data.cache_dir=\"$scratch/cache\"" \
+    --set observe.progress=NONE --set parallel.numerics=WORLD_SIZE_INVARIANT --set trainer.workers=12 --set trainer.global_batch=24 \
+    --set $dims.layers=2 --set $dims.width=32 --set $dims.heads=4 --set $dims.context=32 --set $dims.moe.experts=12 --set $dims.moe.hidden=48 "$@" \
+    > "$scratch/log" 2>&1 || tail -n 5 "$scratch/log" >&2
+  sed -n "s/.*at the peak of a step, [-+]\([0-9.]*\) % off the plan's.*/\1/p" "$scratch/log" >> "$scratch/off"
+}
+# of_steps RUN: what its metrics say of each step but the bytes and times.
+of_steps() { sed -n 's/^\({"step":.*\),"wire":.*/\1/p' "$scratch/run-$1/metrics.jsonl" 2> /dev/null; }
+# same_bits RULE [--set ...]: updates sharded over 4, 3, 2 and 1 ranks in turn, two steps each and resumed, beside eight whole ones on a rank.
+same_bits() {
+  local rule=$1 tensors='' equal='' steps same=other sharded=(--set parallel.updates=SHARDED)
+  shift
+  rm -rf "$scratch/run-whole" "$scratch/run-sharded"
+  laid_out whole --set trainer.steps=8 "$@"
+  : > "$scratch/off"
+  laid_out sharded --set trainer.steps=2 --ranks 4 "${sharded[@]}" --set model.recompute=BLOCKS "$@"
+  laid_out sharded --resume --set trainer.steps=4 --ranks 3 --set parallel.expert=3 "${sharded[@]}" "$@"
+  laid_out sharded --resume --set trainer.steps=6 --ranks 2 --set parallel.expert=2 "${sharded[@]}" --set model.recompute=BLOCKS "$@"
+  laid_out sharded --resume --set trainer.steps=8 --ranks 1 "${sharded[@]}" "$@"
+  steps=$(of_steps sharded | wc -l)
+  ((steps == 8)) && cmp -s <(of_steps whole) <(of_steps sharded) && same=same
+  [[ -x $bin_dir/checkpoint_diff_program ]] && read -r _ tensors _ equal _ <<< "$("$bin_dir/checkpoint_diff_program" "$scratch/run-whole" "$scratch/run-sharded")"
+  equal "${equal:-no} of ${tensors:-none}, $same" "${tensors:-all} of ${tensors:-all}, same" \
+    "tensors of a checkpoint with the bits of whole updates on a rank, and what was said of 8 steps: $rule, updates sharded over 4, 3, 2, 1 ranks in turn, \
+blocks recomputed in half the steps"
+  at_most "$(sort -n "$scratch/off" | tail -n 1)" 10 % "peak memory of a step beside the memory report, $rule, the same runs"
+}
+layouts() {
+  same_bits AdamW
+  same_bits Muon --set 'optim.groups+={ pattern: "*norm*" }' --set 'optim.groups+={ pattern: "embedding*" }' \
+    --set 'optim.groups+={ pattern: "*" lr_multiplier: 4 rule { muon {} } }'
+}
+
 # -- the wire ------------------------------------------------------------------------------------------------------------------------------
 # Needs root and network namespaces; elsewhere the lines fall short with the reason.
 hidden() {
@@ -247,6 +285,7 @@ if $quick; then
   two_ranks 1 8 1.85 "routing forced to balance" "${balanced[@]}"
   no_allocations
   memory_forecast
+  layouts
 else
   share "reference shape" 40 reference
   share "width 512, 6 layers, 16 experts" 10 reference "${wide[@]}"
@@ -260,6 +299,7 @@ else
   hidden
   no_allocations
   memory_forecast
+  layouts
   on_the_wire
   in_shared_memory
   beside_busy
