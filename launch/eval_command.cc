@@ -39,7 +39,7 @@ void PrintChoices(const ChoiceScore& score, bool json) {
 }
 
 // Evaluates, recording or replaying routing where asked for.
-absl::StatusOr<Evaluation> Evaluate(Assembly& a, const Arguments& arguments, int64_t batches) {
+absl::StatusOr<Evaluation> Evaluate(Assembly& a, const OpenedWeights& weights, const Arguments& arguments, int64_t batches) {
   RoutingLog log;
   RoutingLog* used = nullptr;
   const std::string record = arguments.Get("--record-routing"), replay = arguments.Get("--replay-routing");
@@ -54,7 +54,9 @@ absl::StatusOr<Evaluation> Evaluate(Assembly& a, const Arguments& arguments, int
   }
   ASSIGN_OR_RETURN(const Evaluation result, a.field->EvaluateHeldOut(a.scheme->point(), batches, a.held_out_rows, used));
   if (!record.empty()) {
-    ASSIGN_OR_RETURN(const RoutingTrace trace, GatherRouting(a, log));
+    RoutingOrigin origin{.step = weights.step, .checkpoint = weights.digest};
+    ASSIGN_OR_RETURN(origin.batches, HeldOutDigest(a, batches));
+    ASSIGN_OR_RETURN(const RoutingTrace trace, GatherRouting(a, log, origin));
     absl::Status written;
     if (a.mesh->rank() == 0) written = WriteTrace(RealFileSystem(), record, trace);
     RETURN_IF_ERROR(AgreeOn(a.mesh->control(), written, "writing the routing"));
@@ -74,7 +76,7 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
   return RunJob({}, [&](Communicator& world) -> absl::StatusOr<int> {
     ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
     Assembly assembly;
-    RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly));
+    ASSIGN_OR_RETURN(const OpenedWeights weights, OpenTrained(folder, config, world, &assembly));
     if (arguments.Has("--choices")) {
       ASSIGN_OR_RETURN(const std::vector<ChoiceQuestion> questions, ReadChoiceFile(RealFileSystem(), arguments.Get("--choices")));
       ASSIGN_OR_RETURN(const ChoiceScore score, EvaluateChoices(assembly, questions));
@@ -83,7 +85,7 @@ int RunEval(const Arguments& arguments, const std::vector<std::string>&) {
     }
     ASSIGN_OR_RETURN(const std::unique_ptr<RingMemory> ring, RingFrom(arguments, folder, assembly));
     if (ring) RETURN_IF_ERROR(assembly.field->ReadWeights([&ring](BlockId id) { return ring->At(id); }));
-    ASSIGN_OR_RETURN(const Evaluation result, Evaluate(assembly, arguments, *batches));
+    ASSIGN_OR_RETURN(const Evaluation result, Evaluate(assembly, weights, arguments, *batches));
     if (world.rank() == 0) Print(result, assembly.data, arguments.Has("--json"));
     return kExitFinished;
   });

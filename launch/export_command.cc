@@ -20,7 +20,7 @@ int RunExport(const Arguments& arguments, const std::vector<std::string>&) {
     ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
     if (!config.model().has_moe_lm()) return FailedPrecondition("export: the run's model is no moe_lm; only language models are exported");
     Assembly assembly;
-    RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly));
+    RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly).status());
     RETURN_IF_ERROR(SaveHfModel(RealFileSystem(), out, config.model().moe_lm(), assembly.scheme->point()));
     std::printf("%s\n", out.c_str());
     return kExitFinished;

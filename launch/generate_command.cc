@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "base/digest.h"
 #include "base/strings.h"
 #include "launch/commands.h"
 #include "launch/job.h"
@@ -74,7 +75,7 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
     ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, world.size()));
     Assembly assembly;
     ASSIGN_OR_RETURN(const PlacementTable placement, PlacementFrom(arguments, config));
-    RETURN_IF_ERROR(OpenTrained(folder, config, world, &assembly, placement));
+    ASSIGN_OR_RETURN(const OpenedWeights weights, OpenTrained(folder, config, world, &assembly, placement));
     std::function<void(const std::string&)> print;
     if (world.rank() == 0) {
       print = [](const std::string& text) {
@@ -92,7 +93,11 @@ int RunGenerate(const Arguments& arguments, const std::vector<std::string>&) {
     here.ring = ring.get();
     ASSIGN_OR_RETURN(const Generated generated, Generate(assembly, *prompts, here, print));
     if (arguments.Has("--trace")) {
-      ASSIGN_OR_RETURN(const RoutingTrace trace, GatherRouting(assembly, log));
+      Digest64 written_texts;  // beginnings and what was added, each with its end
+      for (const std::string& text : generated.texts) written_texts.Update(std::string_view(text.c_str(), text.size() + 1));
+      const RoutingOrigin origin{
+          .step = weights.step, .checkpoint = weights.digest, .batches = absl::StrFormat("%016x", written_texts.Value())};
+      ASSIGN_OR_RETURN(const RoutingTrace trace, GatherRouting(assembly, log, origin));
       absl::Status written;
       if (world.rank() == 0) written = WriteTrace(RealFileSystem(), arguments.Get("--trace"), trace);
       RETURN_IF_ERROR(AgreeOn(world, written, "writing the trace"));

@@ -2,10 +2,12 @@
 
 #include <numeric>
 
+#include "base/digest.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "launch/job.h"
 #include "trainer/agreement.h"
+#include "trainer/checkpoint_manifest.h"
 #include "trainer/checkpoint_store.h"
 #include "trainer/config_defaults.h"
 #include "trainer/stop_signal.h"
@@ -66,8 +68,8 @@ absl::Status Place(const std::vector<std::vector<int>>& table, Assembly* assembl
 
 }  // namespace
 
-absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly,
-                         const std::vector<std::vector<int>>& placement) {
+absl::StatusOr<OpenedWeights> OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly,
+                                          const std::vector<std::vector<int>>& placement) {
   const FileSystem& files = RealFileSystem();
   RETURN_IF_ERROR(Assemble(config, world, files, assembly));
   if (!placement.empty()) RETURN_IF_ERROR(Place(placement, assembly));
@@ -78,7 +80,9 @@ absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Comm
   const std::string path = config.checkpoint().dir().empty() ? folder.Checkpoints() : config.checkpoint().dir();
   ASSIGN_OR_RETURN(const LoadedCheckpoint loaded, LoadCheckpoint(files, world, path, state, {.prefix = averaged ? "average/" : "model/"}));
   if (world.rank() == 0) LOG_INFO << "weights of step " << loaded.step << " from " << loaded.path;
-  return absl::OkStatus();
+  const absl::StatusOr<std::string> manifest = files.ReadAll(JoinPath(loaded.path, std::string(kManifestName)));
+  RETURN_IF_ERROR(AgreeOn(world, manifest.status(), "reading the manifest"));
+  return OpenedWeights{.step = loaded.step, .digest = absl::StrFormat("%016x", DigestOf(*manifest))};
 }
 
 std::vector<OptionSpec> RingOptions() {

@@ -20,11 +20,17 @@ int FailConfig(const absl::Status& status);
 // and runs of fewer workers get one a rank.
 absl::StatusOr<Experiment> ConfigForReading(const RunFolder& folder, int ranks);
 
+// The weights that a command reads.
+struct OpenedWeights {
+  int64_t step = 0;
+  std::string digest;  // of the checkpoint's manifest, which has the checksums of all its tensors; 16 hexadecimal digits
+};
+
 // Assembles the run and loads the weights of its newest checkpoint (of its averaged weights where it keeps them). placement: by mixture
 // layer and expert, the coordinate that holds it; empty: consecutive experts. Collective. Errors also: a placement of other layers, experts
 // or ranks.
-absl::Status OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly,
-                         const std::vector<std::vector<int>>& placement = {});
+absl::StatusOr<OpenedWeights> OpenTrained(const RunFolder& folder, const Experiment& config, Communicator& world, Assembly* assembly,
+                                          const std::vector<std::vector<int>>& placement = {});
 
 // Options --resident-layers and --scratch.
 std::vector<OptionSpec> RingOptions();

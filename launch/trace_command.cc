@@ -44,19 +44,24 @@ void Show(const RoutingTrace& trace, bool json) {
                                     (static_cast<double>(trace.tokens()) * trace.top_k()));
   }
   if (json) {
-    std::string corpus;
-    AppendJsonString(header.corpus, &corpus);
+    std::string origin = "\"corpus\":";
+    AppendJsonString(header.corpus, &origin);
+    origin += ",\"checkpoint\":";
+    AppendJsonString(header.checkpoint, &origin);
+    origin += ",\"batches\":";
+    AppendJsonString(header.batches, &origin);
     std::printf(
-        "{\"tokens\":%lld,\"layers\":%d,\"experts\":%d,\"top_k\":%d,\"corpus\":%s,\"step\":%lld,\"mean_largest_affinity\":%.9g,"
+        "{\"tokens\":%lld,\"layers\":%d,\"experts\":%d,\"top_k\":%d,%s,\"step\":%lld,\"mean_largest_affinity\":%.9g,"
         "\"largest_load_over_mean\":%.9g,\"mean_gini\":%.9g}\n",
-        static_cast<long long>(trace.tokens()), trace.layers(), trace.experts(), trace.top_k(), corpus.c_str(),
+        static_cast<long long>(trace.tokens()), trace.layers(), trace.experts(), trace.top_k(), origin.c_str(),
         static_cast<long long>(header.step), counts.MeanLargestAffinity(), largest, gini);
     return;
   }
   std::printf("tokens              %lld\nlayers              %d\nexperts             %d, %d a token\n",
               static_cast<long long>(trace.tokens()), trace.layers(), trace.experts(), trace.top_k());
-  std::printf("corpus              %s\nstep                %lld\n", header.corpus.empty() ? "-" : header.corpus.c_str(),
-              static_cast<long long>(header.step));
+  const auto known = [](const std::string& text) { return text.empty() ? "-" : text.c_str(); };
+  std::printf("corpus              %s\nstep                %lld\n", known(header.corpus), static_cast<long long>(header.step));
+  std::printf("checkpoint          %s\nbatches             %s\n", known(header.checkpoint), known(header.batches));
   std::printf("largest affinity    %.3f, mean over experts; %.3f would be uniform routing\n", counts.MeanLargestAffinity(),
               1.0 / trace.experts());
   std::printf("largest load        %.2f times the mean\nGini of the load    %.3f, mean over layers\n", largest, gini);

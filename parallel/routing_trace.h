@@ -12,6 +12,8 @@
 namespace conclave {
 
 inline constexpr int kTraceVersion = 1;
+// TraceHeader::batches of a trace whose tokens were drawn from many batches.
+inline constexpr char kSampledBatches[] = "sample";
 
 // Where a trace comes from. Only experts, layers and top_k carry meaning for the planner.
 struct TraceHeader {
@@ -22,6 +24,7 @@ struct TraceHeader {
   int64_t step = 0;        // training step of the weights
   uint64_t seed = 0;       // of the run
   std::string checkpoint;  // digest of the weights; empty: unknown
+  std::string batches;     // digest of the tokens' ids, or kSampledBatches; empty: unknown
 
   bool operator==(const TraceHeader&) const = default;
 };

@@ -21,15 +21,18 @@ class HeaderReader {
     const std::string key(line.substr(0, space));
     const std::string value(space == std::string_view::npos ? std::string_view() : StripWhitespace(line.substr(space)));
     if (!values_.emplace(key, value).second) return InvalidArgument("line %d: header '%s' is given twice", number, key);
-    if (key == "corpus") header_.corpus = value;
-    if (key == "checkpoint") header_.checkpoint = value;
-    if (key == "corpus" || key == "checkpoint") return absl::OkStatus();
+    if (std::string* const text = Text(key); text != nullptr) {
+      *text = value;
+      return absl::OkStatus();
+    }
     if (key == "dtype") return value == "int32" ? absl::OkStatus() : InvalidArgument("line %d: dtype '%s'; known: int32", number, value);
     const std::map<std::string, int64_t> least = {{"version", 1}, {"experts", 1}, {"layers", 1}, {"top_k", 1}, {"step", 0}, {"seed", 0}};
     const auto known = least.find(key);
     if (known == least.end())
-      return InvalidArgument("line %d: unknown header '%s'; known: version, experts, layers, top_k, dtype, corpus, step, seed, checkpoint",
-                             number, key);
+      return InvalidArgument(
+          "line %d: unknown header '%s'; known: version, experts, layers, top_k, dtype, corpus, step, seed, checkpoint, "
+          "batches",
+          number, key);
     if (key == "seed") return ParseSeed(value, number);
     const absl::StatusOr<int64_t> parsed = ParseInt64(value);
     const int64_t most = key == "step" ? std::numeric_limits<int64_t>::max() : std::numeric_limits<int>::max();
@@ -57,6 +60,10 @@ class HeaderReader {
   }
 
  private:
+  // Where the text of a key goes; null: it is no text.
+  std::string* Text(std::string_view key) {
+    return key == "corpus" ? &header_.corpus : key == "checkpoint" ? &header_.checkpoint : key == "batches" ? &header_.batches : nullptr;
+  }
   absl::Status ParseSeed(const std::string& value, int64_t number) {
     const char* const end = value.data() + value.size();
     const auto [stop, error] = std::from_chars(value.data(), end, header_.seed);
@@ -135,8 +142,10 @@ absl::Status UnknownEnding(const std::string& path) {
 
 std::string RenderTraceHeader(const TraceHeader& header) {
   return absl::StrFormat(
-      "# version %d\n# experts %d\n# layers %d\n# top_k %d\n# dtype int32\n# corpus %s\n# step %d\n# seed %d\n# checkpoint %s\n",
-      kTraceVersion, header.experts, header.layers, header.top_k, header.corpus, header.step, header.seed, header.checkpoint);
+      "# version %d\n# experts %d\n# layers %d\n# top_k %d\n# dtype int32\n# corpus %s\n# step %d\n# seed %d\n# checkpoint %s\n# batches "
+      "%s\n",
+      kTraceVersion, header.experts, header.layers, header.top_k, header.corpus, header.step, header.seed, header.checkpoint,
+      header.batches);
 }
 
 absl::StatusOr<std::string> RenderTraceCsv(const RoutingTrace& trace) {

@@ -10,7 +10,7 @@
 
 namespace conclave {
 
-// "# key value" lines: version, experts, layers, top_k, dtype, corpus, step, seed, checkpoint.
+// "# key value" lines: version, experts, layers, top_k, dtype, corpus, step, seed, checkpoint, batches.
 std::string RenderTraceHeader(const TraceHeader& header);
 
 // Header lines, then a line of comma-separated ids a token. Errors: InvalidArgument for top_k > 1, which a table of two dimensions cannot

@@ -20,6 +20,7 @@ namespace {
 absl::StatusOr<RoutingTrace> SampleOf(const Assembly& a, int64_t step, const std::vector<int32_t>& ids) {
   ASSIGN_OR_RETURN(TraceHeader header, RoutingHeader(a));
   header.step = step;
+  header.batches = kSampledBatches;
   return RoutingTrace::Make(header, ids);
 }
 

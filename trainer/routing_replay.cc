@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/digest.h"
+#include "base/log.h"
 #include "trainer/agreement.h"
 
 namespace conclave {
@@ -20,6 +22,28 @@ std::vector<T> VectorOfBytes(const std::string& bytes) {
   std::vector<T> values(bytes.size() / sizeof(T));
   if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
   return values;
+}
+
+// Of those asked for (0: all), how many there are.
+int64_t HeldOutBatches(const Assembly& a, int64_t batches) {
+  const int64_t available = a.data.evaluation.batches(a.held_out_rows);
+  return batches == 0 ? available : std::min(batches, available);
+}
+
+// Is a trace of `recorded` one of these batches? Collective.
+absl::Status CheckBatches(const Assembly& a, const std::string& recorded, int64_t batches) {
+  if (recorded.empty()) {
+    if (a.mesh->rank() == 0) LOG_WARNING << "routing: the trace does not say of which tokens it is; their number fits";
+    return absl::OkStatus();
+  }
+  if (recorded == kSampledBatches) {
+    return InvalidArgument(
+        "routing: the trace holds tokens that were drawn from many batches of a training run; to be replayed, routing must be recorded by "
+        "an evaluation");
+  }
+  ASSIGN_OR_RETURN(const std::string here, HeldOutDigest(a, batches));
+  if (recorded == here) return absl::OkStatus();
+  return InvalidArgument("routing: the trace is of other tokens, with the digest %s; the held-out batches here have %s", recorded, here);
 }
 
 }  // namespace
@@ -41,8 +65,11 @@ absl::StatusOr<TraceHeader> RoutingHeader(const Assembly& a) {
   return header;
 }
 
-absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& log) {
-  ASSIGN_OR_RETURN(const TraceHeader header, RoutingHeader(a));
+absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& log, const RoutingOrigin& origin) {
+  ASSIGN_OR_RETURN(TraceHeader header, RoutingHeader(a));
+  header.step = origin.step;
+  header.checkpoint = origin.checkpoint;
+  header.batches = origin.batches;
   Communicator& control = a.mesh->control();
   const absl::StatusOr<RoutingLog::Passes> passes = log.ToPasses(header.layers, header.top_k);
   RETURN_IF_ERROR(AgreeOn(control, passes.status(), "recording the routing"));
@@ -67,14 +94,26 @@ absl::StatusOr<RoutingTrace> GatherRouting(const Assembly& a, const RoutingLog& 
   return RoutingTrace::Make(header, std::move(ids));
 }
 
+absl::StatusOr<std::string> HeldOutDigest(const Assembly& a, int64_t batches) {
+  const int64_t rows = a.held_out_rows, count = HeldOutBatches(a, batches);
+  BatchBuffer buffer(a.model->sample_shape(), 0, a.dtype());
+  Digest64 digest;
+  absl::Status read;
+  for (int64_t batch = 0; batch < count && read.ok(); ++batch) {
+    read = a.data.evaluation.Fill(batch, rows, &buffer);
+    if (read.ok()) digest.Update(buffer.batch().tokens.AsBytes());
+  }
+  RETURN_IF_ERROR(AgreeOn(a.mesh->control(), read, "reading the held-out batches"));
+  return absl::StrFormat("%016x", digest.Value());
+}
+
 absl::StatusOr<RoutingLog> HeldOutRouting(const Assembly& a, const RoutingTrace& trace, int64_t batches) {
   ASSIGN_OR_RETURN(const TraceHeader header, RoutingHeader(a));
   if (trace.layers() != header.layers || trace.experts() != header.experts || trace.top_k() != header.top_k) {
     return InvalidArgument("routing: the trace has %d MoE layers of %d experts, %d a token; the model has %d of %d, %d a token",
                            trace.layers(), trace.experts(), trace.top_k(), header.layers, header.experts, header.top_k);
   }
-  const int64_t rows = a.held_out_rows, available = a.data.evaluation.batches(rows), context = a.model->context();
-  const int64_t count = batches == 0 ? available : std::min(batches, available);
+  const int64_t rows = a.held_out_rows, count = HeldOutBatches(a, batches), context = a.model->context();
   const auto tokens_of = [&](int64_t batch) { return std::min(rows, a.data.evaluation.size() - batch * rows) * context; };
   RoutingLog::Passes mine;
   int64_t first = 0;
@@ -93,6 +132,7 @@ absl::StatusOr<RoutingLog> HeldOutRouting(const Assembly& a, const RoutingTrace&
         "routing: the trace holds %d tokens, %d held-out batches have %d; give the number of batches it was recorded with", trace.tokens(),
         count, first);
   }
+  RETURN_IF_ERROR(CheckBatches(a, trace.header().batches, batches));
   return RoutingLog::OfPasses(mine, header.layers, header.top_k);
 }
 

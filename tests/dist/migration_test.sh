@@ -44,4 +44,20 @@ grep -qE '^experts +6, 2 a token$' "$scratch/out" || { fail "the exported trace 
 expect "windows" "$(grep -cE '^ +[0-9]+ ' "$scratch/out")" 4
 "$conclave" trace export "$scratch/2-still" "$scratch/none.npy" > "$scratch/out" 2>&1 && fail "exported a trace that was never recorded"
 grep -q 'observe.routing_window' "$scratch/out" || fail "the error does not say how to record a trace"
+
+# A record says which weights and which tokens it is of, and serves no other tokens.
+job 2 eval "$scratch/2-still" --batches 2 --record-routing "$scratch/read.npy"
+expect "exit code of a recorded evaluation" "$code" 0
+expect "step of the weights" "$(sed -n 's/^# step //p' "$scratch/read.npy.header")" 240
+[[ $(sed -n 's/^# checkpoint //p' "$scratch/read.npy.header") =~ ^[0-9a-f]{16}$ ]] || fail "the record does not name its checkpoint"
+job 2 eval "$scratch/2-still" --batches 2 --replay-routing "$scratch/read.npy"
+expect "exit code of its replay" "$code" 0
+sed 's/said/sang/' "$scratch/text" > "$scratch/other"
+job 1 train "$scratch/moe.textproto" --set "data.sources[0].text.path=\"$scratch/other\"" --set trainer.steps=20 --run-dir "$scratch/sang"
+expect "exit code of another text" "$code" 0
+job 2 eval "$scratch/sang" --batches 2 --replay-routing "$scratch/read.npy"
+((code != 0)) || fail "a record was replayed on another text"
+grep -q 'the trace is of other tokens' "$scratch/out" || { fail "the error does not say that the tokens differ"; show "$scratch/out"; }
+job 2 generate "$scratch/2-still" --prompt the --tokens 5 --trace "$scratch/written.npy"
+expect "step of the writing weights" "$(sed -n 's/^# step //p' "$scratch/written.npy.header")" 240
 report

@@ -22,7 +22,8 @@ RoutingTrace TraceOf(int experts, int layers, int64_t tokens, const std::functio
   for (int64_t t = 0; t < tokens; ++t) {
     for (int j = 0; j < layers; ++j) ids.push_back(expert(t, j));
   }
-  const TraceHeader header{.experts = experts, .layers = layers, .top_k = 1, .corpus = "", .step = 7, .seed = 0, .checkpoint = ""};
+  const TraceHeader header{
+      .experts = experts, .layers = layers, .top_k = 1, .corpus = "", .step = 7, .seed = 0, .checkpoint = "", .batches = ""};
   return *RoutingTrace::Make(header, std::move(ids));
 }
 

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include "base/digest.h"
 #include "base/file_system.h"
 #include "comm/loopback.h"
 #include "optim/schemes.h"
+#include "trainer/trainer.h"
 
 namespace conclave {
 namespace {
@@ -57,6 +59,40 @@ TEST(ConfigForReading, HowItWasTrainedIsLeftOut) {
     return MakeScheme(config->optim(), context).status();
   });
   EXPECT_EQ(made, absl::OkStatus());
+}
+
+// What a trace of routing says of the weights that routed.
+TEST(OpenTrained, SaysWhichWeights) {
+  const std::string path = ::testing::TempDir() + "loading_test_weights";
+  std::filesystem::remove_all(path);
+  const absl::StatusOr<LoadedConfig> loaded =
+      LoadConfig(std::string(CONCLAVE_SOURCE_DIR) + "/configs/vineq/extragradient.textproto", {"trainer.steps=3"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const RunFolder folder(&RealFileSystem(), path);
+  ASSERT_TRUE(folder.Prepare(*loaded, {}, {}, false).ok());
+  const StopRequests stop(&RealFileSystem(), "", 0);
+  OpenedWeights opened[2];
+  const absl::Status done = RunRanks(2, [&](Communicator& world) -> absl::Status {
+    {
+      Assembly trained;
+      RETURN_IF_ERROR(Assemble(loaded->config, world, RealFileSystem(), &trained));
+      ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
+                       Trainer::Create(&trained, &world, {.files = &RealFileSystem(), .folder = &folder, .stop = &stop}));
+      RETURN_IF_ERROR(trainer->Run().status());
+    }
+    ASSIGN_OR_RETURN(const Experiment config, ConfigForReading(folder, 2));
+    Assembly read;
+    ASSIGN_OR_RETURN(opened[world.rank()], OpenTrained(folder, config, world, &read));
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(done.ok()) << done;
+  const absl::StatusOr<std::string> manifest = RealFileSystem().ReadAll(path + "/checkpoints/step-3/MANIFEST.pb");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  for (const OpenedWeights& weights : opened) {
+    EXPECT_EQ(weights.step, 3);
+    EXPECT_EQ(weights.digest, absl::StrFormat("%016x", DigestOf(*manifest)));
+  }
+  std::filesystem::remove_all(path);
 }
 
 }  // namespace

@@ -67,8 +67,13 @@ TEST(RoutingTrace, EveryTakesDisjointTokens) {
 
 TEST(TraceFiles, BothFormatsGiveTheTraceBack) {
   FaultFileSystem disk;
-  const TraceHeader header{
-      .experts = 300, .layers = 3, .corpus = "a text of kings", .step = 2000, .seed = ~uint64_t{0}, .checkpoint = "00ff"};
+  const TraceHeader header{.experts = 300,
+                           .layers = 3,
+                           .corpus = "a text of kings",
+                           .step = 2000,
+                           .seed = ~uint64_t{0},
+                           .checkpoint = "00ff",
+                           .batches = "fe01"};
   const RoutingTrace trace = *RoutingTrace::Make(header, {0, 299, 5, 1, 2, 3});
   for (const char* path : {"t.csv", "t.npy"}) {
     ASSERT_TRUE(WriteTrace(disk, path, trace).ok());
@@ -90,6 +95,15 @@ TEST(TraceFiles, PlainCsvNeedsTheExperts) {
   EXPECT_EQ(trace->tokens(), 2);
   EXPECT_EQ(trace->expert(1, 1), 3);
   EXPECT_NE(ErrorOf(ParseTraceCsv("0,1\n").status()).find("--experts"), std::string::npos);
+}
+
+// Written before headers said which batches they are of.
+TEST(TraceFiles, OlderHeadersAreRead) {
+  const auto trace = ParseTraceCsv(
+      "# version 1\n# experts 4\n# layers 2\n# top_k 1\n# dtype int32\n# corpus a.txt\n# step 7\n# seed 1\n# checkpoint \n0,1\n");
+  ASSERT_TRUE(trace.ok()) << trace.status();
+  EXPECT_EQ(trace->header().step, 7);
+  EXPECT_EQ(trace->header().batches, "");
 }
 
 TEST(TraceFiles, CsvErrorsNameTheLine) {

@@ -310,6 +310,7 @@ TEST(Rebalancer, RecordsTheSameRoutingOnEveryRankCount) {
     EXPECT_EQ(trace->tokens(), 50);
     EXPECT_EQ(trace->header().step, 4);
     EXPECT_EQ(trace->header().corpus, files.At("a.txt"));
+    EXPECT_EQ(trace->header().batches, kSampledBatches);
     EXPECT_EQ(trace->top_k(), 2);
     const std::string metrics = files.Read("run/metrics.jsonl");
     EXPECT_NE(metrics.find("\"routing\":{\"largest_affinity\":"), std::string::npos);

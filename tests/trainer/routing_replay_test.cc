@@ -18,6 +18,13 @@ data { sources { text { path: "text.txt" } } tokenizer { bytes {} } validation_f
 model { moe_lm { layers: 2 width: 8 heads: 2 context: 8 init_std: 0.4 moe { experts: 4 top_k: 2 } } }
 )";
 
+// As 'conclave eval --record-routing' does it.
+absl::StatusOr<RoutingTrace> RecordedTrace(const Assembly& a, const RoutingLog& log, int64_t batches) {
+  RoutingOrigin origin{.step = 20, .checkpoint = "00ff"};
+  ASSIGN_OR_RETURN(origin.batches, HeldOutDigest(a, batches));
+  return GatherRouting(a, log, origin);
+}
+
 class RoutingReplayTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -26,6 +33,8 @@ class RoutingReplayTest : public testing::Test {
     std::string text;
     for (int i = 0; i < 60; ++i) text += absl::StrFormat("line %d\n", i * i);
     ASSERT_TRUE(RealFileSystem().WriteAtomically(JoinPath(folder_, "text.txt"), text).ok());
+    text[text.size() - 2] ^= 1;  // a letter of the held-out end, as long as before
+    ASSERT_TRUE(RealFileSystem().WriteAtomically(JoinPath(folder_, "other.txt"), text).ok());
   }
   void TearDown() override { RealFileSystem().RemoveTree(folder_).IgnoreError(); }
 
@@ -54,7 +63,7 @@ class RoutingReplayTest : public testing::Test {
         }
         ASSIGN_OR_RETURN(const Evaluation result, a.field->EvaluateHeldOut(a.scheme->point(), batches, a.held_out_rows, &log));
         absl::StatusOr<RoutingTrace> gathered = absl::UnknownError("not recorded");
-        if (trace == nullptr) gathered = GatherRouting(a, log);
+        if (trace == nullptr) gathered = RecordedTrace(a, log, batches);
         if (trace == nullptr) RETURN_IF_ERROR(gathered.status());
         if (world.rank() != 0) return absl::OkStatus();
         outcome.loss = result.terms[0].value;
@@ -100,7 +109,7 @@ TEST_F(RoutingReplayTest, OneRanksEmptySlotIsRefusedByAll) {
                 RoutingLog log;
                 std::vector<int32_t> ids = {1, world.rank() == 1 ? -1 : 2};
                 for (int layer = 0; layer < 2; ++layer) log.Append(layer, Tensor(ids.data(), {1, 2}, DType::kI32));
-                statuses[world.rank()] = GatherRouting(a, log).status();
+                statuses[world.rank()] = GatherRouting(a, log, {}).status();
                 return absl::OkStatus();
               }).ok());
   EXPECT_EQ(statuses[1].code(), absl::StatusCode::kFailedPrecondition) << statuses[1];
@@ -115,6 +124,31 @@ TEST_F(RoutingReplayTest, RefusesRecordsOfSomethingElse) {
   EXPECT_NE(longer.message().find("the trace holds 48 tokens, 4 held-out batches have 64"), std::string::npos) << longer;
   EXPECT_EQ(Evaluate(1, &*three.trace, 3, {"model.moe_lm.layers=3"}).status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Evaluate(1, nullptr, 3, {"model.moe_lm.moe.router=EXPERT_CHOICE"}).status.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(RoutingReplayTest, RefusesRecordsOfOtherTokens) {
+  const Outcome recorded = Evaluate(2, nullptr, 0);
+  ASSERT_TRUE(recorded.status.ok()) << recorded.status;
+  const TraceHeader& header = recorded.trace->header();
+  EXPECT_EQ(header.step, 20);
+  EXPECT_EQ(header.checkpoint, "00ff");
+  EXPECT_EQ(header.batches.size(), 16u);
+  EXPECT_EQ(Evaluate(1, nullptr, 0).trace->header(), header);  // however they are cut
+  EXPECT_NE(Evaluate(1, nullptr, 3).trace->header().batches, header.batches);
+  const std::vector<std::string> other = {"data.sources[0].text.path=\"" + JoinPath(folder_, "other.txt") + "\""};
+  const absl::Status refused = Evaluate(2, &*recorded.trace, 0, other).status;
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+  EXPECT_NE(refused.message().find("the trace is of other tokens, with the digest " + header.batches), std::string::npos) << refused;
+  // A file from before traces said so is taken on trust, a sample of training never.
+  const auto of_batches = [&](const std::string& batches) {
+    TraceHeader changed = header;
+    changed.batches = batches;
+    return *RoutingTrace::Make(changed, {recorded.trace->ids().begin(), recorded.trace->ids().end()});
+  };
+  const RoutingTrace unknown = of_batches(""), sampled = of_batches(kSampledBatches);
+  EXPECT_EQ(Evaluate(2, &unknown, 0).loss, recorded.loss);
+  EXPECT_TRUE(Evaluate(2, &unknown, 0, other).status.ok());
+  EXPECT_NE(Evaluate(2, &sampled, 0).status.message().find("drawn from many batches"), absl::string_view::npos);
 }
 
 }  // namespace
