@@ -33,17 +33,17 @@ TEST(PathsBound, ExhaustiveSearchNeverKeepsMore) {
     const int64_t kept = counts.total() - ExhaustiveCost(problem);
     EXPECT_GE(PathsKeepAtMost(counts), kept) << seed;
     EXPECT_LE(KeptAtMost(counts, 2), PathsKeepAtMost(counts)) << seed;
-    // Two pairs of four experts, one the complement of the other: within 2 % of what is kept.
-    EXPECT_LE(static_cast<double>(PathsKeepAtMost(counts)), 1.02 * static_cast<double>(kept) + 1) << seed;
+    // Two pairs of four experts, one the complement of the other.
+    EXPECT_LE(static_cast<double>(PathsKeepAtMost(counts)), 1.002 * static_cast<double>(kept) + 1) << seed;
   }
 }
 
-TEST(PathsBound, EightExpertsAreWithinAFewPercent) {
+TEST(PathsBound, EightExpertsAreWithinAThousandth) {
   for (const int layers : {2, 6}) {
     const RoutingCounts counts = RoutingCounts::Of(MarkovTrace({.layers = layers, .experts = 8, .tokens = 2000}));
     const int64_t kept = MostKept(counts), bound = PathsKeepAtMost(counts);
     EXPECT_GE(bound, kept) << layers;
-    EXPECT_LE(static_cast<double>(bound), 1.03 * static_cast<double>(kept)) << layers;
+    EXPECT_LE(static_cast<double>(bound), 1.001 * static_cast<double>(kept)) << layers;
   }
 }
 
@@ -65,7 +65,7 @@ TEST(PathsBound, AnyPricesBound) {
   RoutingCounts small(2, 4);
   small.transitions(0)[1 * 4 + 2] = 2;
   small.transitions(0)[3 * 4 + 2] = 1;
-  EXPECT_EQ(KeptAtPrices(small, std::vector<int64_t>(8, 0)), 2 * 3);
+  EXPECT_EQ(KeptAtPrices(small, std::vector<int64_t>(8, 0)), 5);
   const RoutingCounts two = RoutingCounts::Of(UniformTrace(3, 2, 50, 1));
   EXPECT_EQ(KeptAtPrices(two, std::vector<int64_t>(6, 7)), two.total());
   EXPECT_EQ(PathsKeepAtMost(two), two.total());
@@ -84,19 +84,22 @@ TEST(PathsBound, PlantedPairsAreTight) {
   EXPECT_EQ(PathsKeepAtMost(counts), kept);
 }
 
-// Sixteen experts on eight ranks: far better than the other bounds.
-TEST(PathsBound, BeatsTheOthersWhereTokensSpread) {
-  const RoutingCounts counts = MarkovCounts({.layers = 6, .experts = 16, .tokens = 100'000});
-  PlacementConfig config;
-  config.mutable_affinity()->set_effort(2);
-  const auto solver = MakePlacementSolver(config);
-  ASSERT_TRUE(solver.ok());
-  const auto plan = PlanPlacement({.counts = &counts, .topology = {.ranks = 8}, .current = {}}, **solver);
-  ASSERT_TRUE(plan.ok());
-  const int64_t kept = counts.total() - plan->crossings.rank, bound = PathsKeepAtMost(counts);
-  EXPECT_GE(bound, kept);
-  EXPECT_LE(static_cast<double>(bound), 1.04 * static_cast<double>(kept));
-  EXPECT_EQ(KeptAtMost(counts, 8), bound);
+// Sixteen experts on eight ranks: far better than the other bounds where tokens spread. The steep chain's transitions differ so much that
+// sums of exponentials need care.
+TEST(PathsBound, SixteenExpertsAreWithinAPercent) {
+  for (const double sigma : {1.5, 6.0}) {
+    const RoutingCounts counts = MarkovCounts({.layers = 6, .experts = 16, .sigma = sigma, .tokens = 100'000});
+    PlacementConfig config;
+    config.mutable_affinity()->set_effort(2);
+    const auto solver = MakePlacementSolver(config);
+    ASSERT_TRUE(solver.ok());
+    const auto plan = PlanPlacement({.counts = &counts, .topology = {.ranks = 8}, .current = {}}, **solver);
+    ASSERT_TRUE(plan.ok());
+    const int64_t kept = counts.total() - plan->crossings.rank, bound = PathsKeepAtMost(counts);
+    EXPECT_GE(bound, kept);
+    EXPECT_LE(static_cast<double>(bound), 1.01 * static_cast<double>(kept)) << sigma;
+    EXPECT_EQ(KeptAtMost(counts, 8), bound) << sigma;
+  }
 }
 
 }  // namespace
