@@ -312,7 +312,7 @@ class LoopbackCommunicator final : public MessageCommunicator {
   }
 
  protected:
-  std::unique_ptr<MessageSet> NewMessageSet(MessageUse) override {
+  std::unique_ptr<MessageSet> NewMessageSet() override {
     return std::make_unique<LoopbackMessages>(&hub_, static_cast<LoopbackEngine*>(engine().get()), group_.id, &group_.members);
   }
 

@@ -23,23 +23,24 @@ inline constexpr int64_t kSmallAllReduceBytes = 16 << 10;
 // Collectives use tags below this, tag % kStreams is the stream; sends and receives those above.
 inline constexpr int kCollectiveTags = 1 << 20;
 
+// What messages are parts of: of an all-reduce that all ranks are at, of an operation in the background, or of anything else.
+enum class MessageUse { kUsual, kPieces, kBackground };
+
 // Messages in flight of one operation. Between two ranks, messages of one tag arrive in the order of their posting.
 class MessageSet {
  public:
   virtual ~MessageSet() = default;
-  // What is posted from now on belongs to an operation in the background, or not. Both ends of a message say the same.
-  virtual void UseInBackground(bool) {}
+  // Of what is posted from now on; kUsual before the first call. Both ends of a message say the same.
+  virtual void UseFor(MessageUse) {}
   virtual absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) = 0;
   virtual absl::Status PostReceive(int peer, int tag, std::span<std::byte> data) = 0;
   virtual absl::StatusOr<bool> TestAll() = 0;  // true: all are complete; the set is empty again
   virtual void Cancel() = 0;                   // forgets what is not complete: no buffer is touched after the call
 };
 
-// What messages are parts of: of an all-reduce whose ranks all are at it, or of anything else.
-enum class MessageUse { kWhole, kPieces };
-
 class DirectSums;
 class MessageOperation;
+class OperationMessages;
 
 class MessageCommunicator : public Communicator {
  public:
@@ -48,7 +49,7 @@ class MessageCommunicator : public Communicator {
 
  protected:
   MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine);
-  virtual std::unique_ptr<MessageSet> NewMessageSet(MessageUse use) = 0;
+  virtual std::unique_ptr<MessageSet> NewMessageSet() = 0;
   // Whether messages of collectives may find their receivers by order alone. A collective is then posted only when those that were started
   // before it in its stream have posted all their messages.
   virtual bool MessagesKeepOrder() const { return false; }
@@ -59,6 +60,7 @@ class MessageCommunicator : public Communicator {
 
  private:
   friend class MessageOperation;
+  friend class OperationMessages;
   void AddOperations(int more);  // with the engine's mutex
 
   std::shared_ptr<ProgressEngine> engine_;

@@ -86,18 +86,17 @@ struct Place {
 
 class MpiMessages final : public MessageSet {
  public:
-  // Takes the messages of collectives up to a length.
-  struct Window {
-    NodeWindow* lanes = nullptr;  // null: none
-    int64_t longest = 0;
-  };
-  MpiMessages(MPI_Comm comm, int rank, const std::vector<Place>* places, const Window& window, MpiEngine* engine)
+  // window: takes the messages of collectives up to a length; null: none.
+  MpiMessages(MPI_Comm comm, int rank, const std::vector<Place>* places, NodeWindow* window, MpiEngine* engine)
       : comm_(comm), engine_(*engine), node_((*places)[rank].node), places_(*places), window_(window) {
     constexpr size_t kUsualPieces = 64;
     requests_.reserve(2 * places->size() + (SpansNodes() ? kUsualPieces : 0));
   }
 
-  void UseInBackground(bool background) override { between_nodes_ = background ? kBackgroundPiece : kPieceBetweenNodes; }
+  void UseFor(MessageUse use) override {
+    between_nodes_ = use == MessageUse::kBackground ? kBackgroundPiece : kPieceBetweenNodes;
+    longest_in_lane_ = use == MessageUse::kPieces ? kPieceBytes : kLongestInLane;
+  }
 
   absl::Status PostSend(int peer, int tag, std::span<const std::byte> data) override {
     if (RingLane* const lane = LaneOf(tag, data.size()); lane != nullptr) {
@@ -149,15 +148,15 @@ class MpiMessages final : public MessageSet {
       MPI_Cancel(&request);
       MPI_Request_free(&request);
     }
-    if (in_lane_ > 0) lane_->Drop(&in_lane_);
+    if (lane_ != nullptr) lane_->Drop(&in_lane_);
     Clear();
   }
 
  private:
   // Null: the message goes by MPI. All messages of a set are of one operation, so of one lane.
   RingLane* LaneOf(int tag, size_t bytes) {
-    if (window_.lanes == nullptr || tag >= kCollectiveTags || static_cast<int64_t>(bytes) > window_.longest) return nullptr;
-    return lane_ = &window_.lanes->lane(tag % kStreams);
+    if (window_ == nullptr || tag >= kCollectiveTags || static_cast<int64_t>(bytes) > longest_in_lane_) return nullptr;
+    return lane_ = &window_->lane(tag % kStreams);
   }
   MPI_Request& Next() { return requests_.emplace_back(MPI_REQUEST_NULL); }
   void Clear() {
@@ -174,9 +173,9 @@ class MpiMessages final : public MessageSet {
   const int node_;
   const std::vector<Place>& places_;
   std::vector<MPI_Request> requests_;
-  int64_t between_nodes_ = kPieceBetweenNodes;  // the longest message to another node
-  size_t completed_ = 0;                        // the first so many requests
-  const Window window_;
+  int64_t between_nodes_ = kPieceBetweenNodes, longest_in_lane_ = kLongestInLane;  // messages, in bytes
+  size_t completed_ = 0;                                                           // the first so many requests
+  NodeWindow* const window_;
   RingLane* lane_ = nullptr;
   int64_t in_lane_ = 0;  // messages that are not through
 };
@@ -237,9 +236,8 @@ class MpiCommunicator final : public MessageCommunicator {
   }
 
  protected:
-  std::unique_ptr<MessageSet> NewMessageSet(MessageUse use) override {
-    const MpiMessages::Window window{.lanes = window_.get(), .longest = use == MessageUse::kPieces ? kPieceBytes : kLongestInLane};
-    return std::make_unique<MpiMessages>(comm_, rank(), &places_, window, mpi_engine_.get());
+  std::unique_ptr<MessageSet> NewMessageSet() override {
+    return std::make_unique<MpiMessages>(comm_, rank(), &places_, window_.get(), mpi_engine_.get());
   }
   bool MessagesKeepOrder() const override { return window_ != nullptr; }
   DirectSums* DirectSumsOf(int stream, int64_t bytes) override {

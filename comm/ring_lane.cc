@@ -36,10 +36,10 @@ void RingLane::Queue<Byte>::Pop() {
 }
 
 template <typename Byte>
-bool RingLane::Queue<Byte>::Drop(const int64_t* unfinished) {
+void RingLane::Queue<Byte>::Drop(const int64_t* unfinished) {
   messages.erase(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(first));
   first = 0;
-  return std::erase_if(messages, [&](const Message<Byte>& message) { return message.unfinished == unfinished; }) > 0;
+  std::erase_if(messages, [&](const Message<Byte>& message) { return message.unfinished == unfinished; });
 }
 
 int64_t RingLane::Bytes(int members, int64_t capacity) { return CountsBytes(members) + int64_t{members} * members * capacity; }
@@ -135,10 +135,12 @@ absl::StatusOr<bool> RingLane::Pull(int index) {
 }
 
 void RingLane::Drop(int64_t* unfinished) {
+  if (*unfinished == 0) return;
   for (Peer& peer : peers_) {
-    const bool sends = peer.sends.Drop(unfinished), receives = peer.receives.Drop(unfinished);
-    broken_ = broken_ || sends || receives;
+    peer.sends.Drop(unfinished);
+    peer.receives.Drop(unfinished);
   }
+  broken_ = true;
   *unfinished = 0;
 }
 

@@ -55,7 +55,7 @@ class RingLane {
     bool empty() const { return first == messages.size(); }
     void Add(const Message<Byte>& message);
     void Pop();
-    bool Drop(const int64_t* unfinished);
+    void Drop(const int64_t* unfinished);
   };
   struct Peer {
     RingWriter out;
