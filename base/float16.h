@@ -1,4 +1,4 @@
-// The 16-bit floats as bit patterns: bfloat16 (8 exponent bits, 7 of mantissa) and IEEE half (5 and 10).
+// The 16-bit floats as bit patterns: bfloat16 (8 exponent bits, 7 of mantissa) and IEEE half (5 and 10; read only).
 // Rounding is to nearest, ties to even. A NaN stays a NaN of the same sign (made quiet); infinities, zeros and their signs are kept.
 #ifndef CONCLAVE_BASE_FLOAT16_H_
 #define CONCLAVE_BASE_FLOAT16_H_
@@ -34,19 +34,6 @@ inline float Fp16ToFloat(uint16_t h) {
     return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
   }
   return std::bit_cast<float>(sign | ((magnitude << 13) + ((127 - 15) << 23)));
-}
-
-inline uint16_t FloatToFp16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
-  if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00 | ((magnitude >> 13) & 0x1FF));
-  if (magnitude >= 0x477FF000) return static_cast<uint16_t>(sign | 0x7C00);  // from 65520 on: rounds to infinity
-  if (magnitude < 0x38800000) {                                              // below 2^-14: a subnormal, counted in units of 2^-24
-    // Adding 0.5 puts the unit of the last place of the float at 2^-24, so the addition itself rounds to nearest even.
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5f)));
-  }
-  const uint32_t rounded = magnitude + 0xFFF + ((magnitude >> 13) & 1);
-  return static_cast<uint16_t>(sign | ((rounded - ((127 - 15) << 23)) >> 13));
 }
 
 }  // namespace conclave

@@ -66,11 +66,6 @@ int64_t Loader::samples_per_epoch() const {
   return samples;
 }
 
-double Loader::epochs(int64_t step) const {
-  const auto samples = static_cast<double>(std::max<int64_t>(samples_per_epoch(), 1));
-  return static_cast<double>(step) * static_cast<double>(options_.global_batch) / samples;
-}
-
 absl::Status Loader::FillLeaf(const SampleKey& key, WorkerId worker, int64_t leaf, BatchBuffer* buffer) const {
   CHECK(worker.value >= 0 && worker.value < options_.workers) << "worker " << worker.value << " of " << options_.workers;
   CHECK(leaf >= 0 && leaf < options_.micro_batches) << "leaf " << leaf << " of " << options_.micro_batches;

@@ -48,7 +48,6 @@ class Loader {
   const SampleShape& shape() const { return shape_; }
   int64_t rows() const { return options_.global_batch / (options_.workers * options_.micro_batches); }  // samples of a leaf
   int64_t samples_per_epoch() const;                                                                    // of all sources together
-  double epochs(int64_t step) const;  // passes over the data, sources taken together, before this step; for reports
 
   // Fills `buffer` with the samples of one leaf; leaf in [0, micro_batches). FULL: leaf b of worker m is part m * micro_batches + b of the
   // source's training samples cut into equal runs (they differ by at most one sample), in the source's order; skipped ranges do not matter.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "models/model.h"
+
 namespace conclave {
 
 RngKey LeafNoise(const Batch& batch, uint64_t seed, uint32_t site) {
@@ -16,12 +18,12 @@ RngKey LeafNoise(const Batch& batch, uint64_t seed, uint32_t site) {
 
 Recorder::Recorder(const Options& options)
     : options_(options),
-      parameters_(options.parameters->size()),
-      values_(options.terms->size()),
-      counters_(options.counters),
-      running_(options.counters),
-      dropped_(options.counters),
-      scales_(options.terms->size()) {
+      parameters_(options.model->parameters().size()),
+      values_(options.model->terms().size()),
+      counters_(options.model->counters()),
+      running_(options.model->counters()),
+      dropped_(options.model->counters()),
+      scales_(options.model->terms().size()) {
   if (options.tape != nullptr) options.tape->UseProducts(options.precision.products);
   recorded_.reserve(64);
   seeds_.reserve(64);
@@ -81,7 +83,7 @@ void Recorder::AddTerm(int term, Var value, double weight) {
 }
 
 void Recorder::AddSeed(const Recorded& recorded, std::vector<Seed>& seeds) const {
-  const TermSpec& spec = (*options_.terms)[recorded.term];
+  const TermSpec& spec = options_.model->terms()[recorded.term];
   if (spec.objective) seeds.push_back({recorded.value, recorded.weight * spec.coefficient * scales_[recorded.term]});
 }
 

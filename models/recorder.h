@@ -17,6 +17,7 @@
 namespace conclave {
 
 class KvCache;
+class Model;
 class RoutingLog;
 class TokenTravel;
 
@@ -61,13 +62,11 @@ class Recorder {
  public:
   struct Options {
     Tape* tape = nullptr;
-    const ParameterSet* parameters = nullptr;
-    const std::vector<TermSpec>* terms = nullptr;
+    const Model* model = nullptr;
     const ExpertDispatch* dispatch = nullptr;  // null: a model without experts
     GradientSlots* slots = nullptr;            // null: forward only
     ModelPrecision precision;                  // of the tape's products from now on
     uint64_t seed = 0;
-    int64_t counters = 0;
     const ModelBuffers* buffers = nullptr;             // null: a model without buffers
     const FlatVector* copies = nullptr;                // values of blocks that the point does not hold here; null: none
     RoutingLog* routing_log = nullptr;                 // written, or replayed; null: neither

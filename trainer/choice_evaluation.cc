@@ -38,11 +38,9 @@ class ChoiceEvaluator {
       : a_(assembly),
         tape_(&arena_, /*gradients=*/false),
         recorder_({.tape = &tape_,
-                   .parameters = &a_.model->parameters(),
-                   .terms = &a_.model->terms(),
+                   .model = a_.model.get(),
                    .dispatch = &*a_.dispatch,
                    .precision = PrecisionOf(a_.config.model()),
-                   .counters = a_.model->counters(),
                    .buffers = &a_.field->buffers()}) {}
 
   // Null: this rank takes part with no rows. Losses by completion.

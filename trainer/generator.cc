@@ -72,11 +72,9 @@ class Generation {
       if (coherent_ && request.slot >= 0) coherent_->at[request.slot] = request.owner % a_.mesh->shape().expert;
     }
     const Recorder::Options base{.tape = &tape_,
-                                 .parameters = &a_.model->parameters(),
-                                 .terms = &a_.model->terms(),
+                                 .model = a_.model.get(),
                                  .dispatch = &*a_.dispatch,
                                  .precision = PrecisionOf(a_.config.model()),
-                                 .counters = a_.model->counters(),
                                  .buffers = &a_.field->buffers(),
                                  .routing_log = options.routing_log};
     Recorder::Options continued = base, travelling = base;

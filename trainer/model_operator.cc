@@ -24,13 +24,11 @@ std::unique_ptr<ExpertCopies> CopiesOf(const ModelOperator::Options& o) {
 Recorder::Options RecorderOptions(const ModelOperator::Options& o, Tape* tape, GradientSlots* slots, const ModelBuffers* buffers,
                                   const ExpertCopies* copies) {
   return {.tape = tape,
-          .parameters = &o.model->parameters(),
-          .terms = &o.model->terms(),
+          .model = o.model,
           .dispatch = o.dispatch,
           .slots = slots,
           .precision = o.precision,
           .seed = o.seed,
-          .counters = o.model->counters(),
           .buffers = buffers,
           .copies = copies == nullptr ? nullptr : &copies->values(),
           .experts = o.experts};

@@ -42,7 +42,6 @@ class Trainer {
   absl::StatusOr<StepReport> Step();
 
   int64_t step() const { return cursor_.step; }
-  const std::optional<double>& last_evaluation() const { return last_evaluation_; }
   const MemoryPlan& memory_plan() const { return memory_plan_; }
 
  private:

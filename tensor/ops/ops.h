@@ -130,7 +130,6 @@ Var Square(Tape& tape, Var x);
 // ---- shapes ----
 
 Var Reshape(Tape& tape, Var x, const Shape& shape);                 // no copy
-Var ConcatRows(Tape& tape, std::span<const Var> parts);             // along dim 0
 Var ConcatColumns(Tape& tape, std::span<const Var> parts);          // [n, a], [n, b] -> [n, a + b]
 Var SliceColumns(Tape& tape, Var x, int64_t begin, int64_t count);  // [n, h] -> [n, count]
 Var SliceRows(Tape& tape, Var x, int64_t begin, int64_t count);     // no copy

@@ -32,11 +32,7 @@ absl::Status LogitsProgram(char** arguments) {
     RETURN_IF_ERROR(LoadHfWeights(RealFileSystem(), folder, hf, &point));
     Arena arena;
     Tape tape(&arena, /*gradients=*/false);
-    Recorder recorder({.tape = &tape,
-                       .parameters = &model->parameters(),
-                       .terms = &model->terms(),
-                       .dispatch = &dispatch,
-                       .counters = model->counters()});
+    Recorder recorder({.tape = &tape, .model = model.get(), .dispatch = &dispatch});
     Batch batch;
     batch.sequences = 1;
     batch.tokens = Tensor(tokens.data(), {1, static_cast<int64_t>(tokens.size())}, DType::kI32);

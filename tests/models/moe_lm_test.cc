@@ -243,12 +243,7 @@ TEST(MoeLm, CachedLogitsAreTheOrdinaryOnes) {
       KvCache cache({.shape = model->cache_shape(), .slots = 2, .capacity = kLength});
       Arena arena;
       Tape tape(&arena, /*gradients=*/false);
-      Recorder recorder({.tape = &tape,
-                         .parameters = &model->parameters(),
-                         .terms = &model->terms(),
-                         .dispatch = &leaf.dispatch(),
-                         .counters = model->counters(),
-                         .cache = &cache});
+      Recorder recorder({.tape = &tape, .model = model.get(), .dispatch = &leaf.dispatch(), .cache = &cache});
       // Feeds tokens first .. first + count - 1 of the sequences named.
       const auto feed = [&](std::vector<int> slots, const std::vector<int>& first, int count) -> absl::Status {
         tape.Reset();

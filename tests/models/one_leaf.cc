@@ -78,14 +78,8 @@ OneLeaf::OneLeaf(const Model* model, std::unique_ptr<Mesh> mesh, ExpertPlacement
       gradient_(&layout_, dtype),
       buffers_(model->buffers()),
       tape_(&arena_, /*gradients=*/true, recompute ? &segments_ : nullptr),
-      recorder_(std::make_unique<Recorder>(Recorder::Options{.tape = &tape_,
-                                                             .parameters = &model->parameters(),
-                                                             .terms = &model->terms(),
-                                                             .dispatch = &dispatch_,
-                                                             .slots = this,
-                                                             .seed = 1,
-                                                             .counters = model->counters(),
-                                                             .buffers = &buffers_})) {
+      recorder_(std::make_unique<Recorder>(
+          Recorder::Options{.tape = &tape_, .model = model, .dispatch = &dispatch_, .slots = this, .seed = 1, .buffers = &buffers_})) {
   for (const BlockId id : layout_.local_blocks()) Initialize(model->parameters()[id], id, 1, point_.block(id));
 }
 

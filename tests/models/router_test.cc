@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "models/model.h"
 #include "models/modules/mixture.h"
 #include "models/routing_log.h"
 #include "tests/tensor/gradient_check.h"
@@ -12,16 +13,21 @@
 namespace conclave {
 namespace {
 
-// A recorder without parameters, for router logits given as numbers.
+// Of no parameters, for router logits given as numbers.
+class LogitsAlone final : public Model {
+ public:
+  LogitsAlone() { terms_ = {{"loss"}}; }
+  SampleShape sample_shape() const override { return {}; }
+  absl::Status Record(Recorder&) const override { return absl::OkStatus(); }
+};
+
 struct RouterRun {
-  ParameterSet parameters;
-  std::vector<TermSpec> terms = {{"loss"}};
+  LogitsAlone model;
   Arena arena;
   Tape tape{&arena, /*gradients=*/false};
   Recorder recorder;
 
-  explicit RouterRun(RoutingLog* log = nullptr)
-      : recorder({.tape = &tape, .parameters = &parameters, .terms = &terms, .routing_log = log}) {}
+  explicit RouterRun(RoutingLog* log = nullptr) : recorder({.tape = &tape, .model = &model, .routing_log = log}) {}
 
   Routing Route(const std::vector<double>& logits, const RouterOptions& options, std::span<const float> bias = {}) {
     const int64_t n = static_cast<int64_t>(logits.size()) / options.experts;
@@ -103,9 +109,8 @@ TEST(Router, AllExpertsSelected) {
 TEST(Router, GradientsOfTheSelectedWeights) {
   for (const RouterOptions& options : AllKinds(5, 2)) {
     EXPECT_TRUE(CheckGradients({RandomInput({4, 5}, 6, -2, 2)}, [&](Tape& tape, std::span<const Var> x) {
-      const ParameterSet parameters;
-      const std::vector<TermSpec> terms = {{"loss"}};
-      Recorder recorder({.tape = &tape, .parameters = &parameters, .terms = &terms});
+      const LogitsAlone model;
+      Recorder recorder({.tape = &tape, .model = &model});
       return RecordRouter(recorder, x[0], options, 0)->weights;
     }));
   }

@@ -128,18 +128,4 @@ TEST(Shapes, ViewsShareTheGradient) {
   }));
 }
 
-TEST(Shapes, ConcatRows) {
-  const auto f = [](Tape& t, std::span<const Var> v) { return ConcatRows(t, v); };
-  EXPECT_TRUE(CheckGradients({RandomInput({2, 3}, 1), RandomInput({0, 3}, 2), RandomInput({4, 3}, 3)}, f));
-  CheckParity({RandomInput({2, 3}, 1), RandomInput({1, 3}, 2)}, f, [](const std::vector<Doubles>& in) {
-    Doubles out = in[0];
-    out.insert(out.end(), in[1].begin(), in[1].end());
-    return out;
-  });
-  EXPECT_TRUE(CheckGradients({RandomInput({2, 3}, 1)}, [](Tape& t, std::span<const Var> v) {
-    const Var twice[] = {v[0], v[0]};
-    return ConcatRows(t, twice);
-  }));
-}
-
 }  // namespace conclave

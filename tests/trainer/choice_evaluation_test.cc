@@ -45,11 +45,7 @@ std::pair<double, double> SumAndMean(Assembly& a, const ChoiceQuestion& q, size_
   if (scored == 0) return {0, 0};
   Arena arena;
   Tape tape(&arena, /*gradients=*/false);
-  Recorder recorder({.tape = &tape,
-                     .parameters = &a.model->parameters(),
-                     .terms = &a.model->terms(),
-                     .dispatch = &*a.dispatch,
-                     .counters = a.model->counters()});
+  Recorder recorder({.tape = &tape, .model = a.model.get(), .dispatch = &*a.dispatch});
   Batch batch;
   batch.sequences = 1;
   batch.tokens = Tensor(ids.data(), {1, static_cast<int64_t>(ids.size()) - 1}, DType::kI32);

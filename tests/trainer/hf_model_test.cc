@@ -79,11 +79,7 @@ struct HfLab {
 absl::Status LogitsOf(Assembly& a, std::vector<double>* out) {
   Arena arena;
   Tape tape(&arena, /*gradients=*/false);
-  Recorder recorder({.tape = &tape,
-                     .parameters = &a.model->parameters(),
-                     .terms = &a.model->terms(),
-                     .dispatch = &*a.dispatch,
-                     .counters = a.model->counters()});
+  Recorder recorder({.tape = &tape, .model = a.model.get(), .dispatch = &*a.dispatch});
   std::vector<int32_t> tokens = {5, 80, 3, 200, 80, 7};
   Batch batch;
   batch.sequences = 1;
