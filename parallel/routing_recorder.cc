@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <optional>
+#include <span>
 
 #include "base/check.h"
 #include "base/rng.h"
@@ -129,16 +131,38 @@ RoutingWindow RoutingRecorder::Merge(const Tensor& heads, const Tensor& ids) {
   return window;
 }
 
+namespace {
+
+// Half the sum of |p - q|, counts as shares of their sums; nothing where one of them is empty.
+std::optional<double> DistanceOfShares(std::span<const int64_t> p, std::span<const int64_t> q) {
+  const auto n = std::accumulate(p.begin(), p.end(), int64_t{0}), m = std::accumulate(q.begin(), q.end(), int64_t{0});
+  if (n == 0 || m == 0) return std::nullopt;
+  double sum = 0;
+  for (size_t i = 0; i < p.size(); ++i)
+    sum += std::abs(static_cast<double>(p[i]) / static_cast<double>(n) - static_cast<double>(q[i]) / static_cast<double>(m));
+  return sum / 2;
+}
+
+}  // namespace
+
 double RoutingDrift(const RoutingCounts& before, const RoutingCounts& after) {
   double sum = 0;
   for (int j = 0; j + 1 < before.layers(); ++j) {
-    const auto p = before.transitions(j), q = after.transitions(j);
-    const auto n = std::accumulate(p.begin(), p.end(), int64_t{0}), m = std::accumulate(q.begin(), q.end(), int64_t{0});
-    if (n == 0 || m == 0) return 0;
-    for (size_t i = 0; i < p.size(); ++i)
-      sum += std::abs(static_cast<double>(p[i]) / static_cast<double>(n) - static_cast<double>(q[i]) / static_cast<double>(m));
+    const std::optional<double> distance = DistanceOfShares(before.transitions(j), after.transitions(j));
+    if (!distance) return 0;
+    sum += *distance;
   }
-  return before.layers() < 2 ? 0 : sum / 2 / (before.layers() - 1);
+  return before.layers() < 2 ? 0 : sum / (before.layers() - 1);
+}
+
+double LoadDrift(const RoutingCounts& before, const RoutingCounts& after) {
+  double sum = 0;
+  for (int j = 0; j < before.layers(); ++j) {
+    const std::optional<double> distance = DistanceOfShares(before.load(j), after.load(j));
+    if (!distance) return 1;
+    sum += *distance;
+  }
+  return sum / before.layers();
 }
 
 }  // namespace conclave

@@ -74,6 +74,9 @@ class RoutingRecorder {
 // Half the sum over expert pairs of |p - q|, the mean over adjacent layers, p and q being the shares of the tokens in two windows: 0 where
 // nothing changed, 1 where no transition is left. 0 where either is empty.
 double RoutingDrift(const RoutingCounts& before, const RoutingCounts& after);
+// The same of the experts' shares of the load, the mean over layers: all slots count, and fewer tokens say more. 1 where a layer of either
+// is empty.
+double LoadDrift(const RoutingCounts& before, const RoutingCounts& after);
 
 }  // namespace conclave
 

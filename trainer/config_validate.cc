@@ -304,6 +304,8 @@ void CheckRebalance(const Experiment& config, ConfigRules* rules) {
                  {"parallel.rebalance.placement.load_greedy", "parallel.rebalance.placement.coactivation", "parallel.rebalance.every",
                   "parallel.rebalance"},
                  "placements are planned from the routing of the last window, but observe.routing_window is 0");
+  rules->Require(rebalance.most_drift() >= 1 || config.observe().routing_window() > 0, {"parallel.rebalance.most_drift"},
+                 "how far loads drift is seen from window to window, but observe.routing_window is 0");
 }
 
 // Experts on disk.

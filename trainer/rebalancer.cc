@@ -124,10 +124,29 @@ absl::Status Rebalancer::AfterStep(int64_t step, const WireReport* wire, StepRec
   if (assembly().routing != nullptr && step % every == 0) RETURN_IF_ERROR(CloseWindow(step, record));
   const RebalanceConfig& rebalance = assembly().config.parallel().rebalance();
   if (rebalance.every() == 0 || step % rebalance.every() != 0 || step < rebalance.after_step()) return absl::OkStatus();
-  if (assembly().placement->axis() == 1) return absl::OkStatus();
+  if (assembly().placement->axis() == 1 || !Settled(record)) return absl::OkStatus();
   const bool root = assembly().mesh->rank() == 0;
   ASSIGN_OR_RETURN(const ExpertTables tables, Share(root ? PlanOnRoot(step, record) : absl::StatusOr<ExpertTables>(ExpertTables())));
   return tables.owners.empty() ? absl::OkStatus() : MoveTo(tables, record);
+}
+
+bool Rebalancer::Settled(StepRecord* record) const {
+  const double most = assembly().config.parallel().rebalance().most_drift();
+  if (most >= 1 || (load_drift_ && *load_drift_ <= most)) return true;
+  if (load_drift_) record->placement.push_back({"skipped_at_drift", *load_drift_});
+  if (assembly().mesh->rank() != 0) return false;
+  if (load_drift_) {
+    LOG_INFO << absl::StrFormat(
+        "placement: nothing is planned while the experts' shares of the load drift, by %.3f from window to window; "
+        "parallel.rebalance.most_drift is %g",
+        *load_drift_, most);
+  } else {
+    LOG_INFO << absl::StrFormat(
+        "placement: nothing is planned, it takes two routing windows to see how far loads drift; "
+        "parallel.rebalance.most_drift is %g",
+        most);
+  }
+  return false;
 }
 
 absl::Status Rebalancer::CloseWindow(int64_t step, StepRecord* record) {
@@ -136,6 +155,10 @@ absl::Status Rebalancer::CloseWindow(int64_t step, StepRecord* record) {
   record->routing = {{"largest_affinity", counts.MeanLargestAffinity()},
                      {"worst_load_ratio", std::ranges::max(LoadRatios(counts, *assembly().placement))}};
   if (window_ && window_->tokens() > 0) record->routing.push_back({"drift", RoutingDrift(window_->counts, counts)});
+  if (window_) {
+    load_drift_ = LoadDrift(window_->counts, counts);
+    record->routing.push_back({"load_drift", *load_drift_});
+  }
   RETURN_IF_ERROR(ReportTraffic(record));
   absl::Status made;
   if (assembly().mesh->rank() == 0 && window.tokens() > 0) {
@@ -297,6 +320,7 @@ absl::Status Rebalancer::Save(SavedState* state) {
   if (!window_) return absl::OkStatus();
   const std::vector<int64_t> window = LoadsOf(window_->counts);
   state->mutable_routing()->mutable_window()->Assign(window.begin(), window.end());
+  if (load_drift_) state->mutable_routing()->set_drift(*load_drift_);
   return absl::OkStatus();
 }
 
@@ -306,7 +330,9 @@ void Rebalancer::Restore(const SavedRouting& saved) {
   // One rank counts for all: windows are summed over ranks when they close.
   if (assembly().mesh->rank() == 0) SetLoads(saved.open(), &open);
   RoutingWindow window{.counts = RoutingCounts(open.layers(), open.experts()), .ids = {}, .leaf = {}};
-  if (SetLoads(saved.window(), &window.counts)) window_ = std::move(window);
+  if (!SetLoads(saved.window(), &window.counts)) return;
+  window_ = std::move(window);
+  if (saved.has_drift()) load_drift_ = saved.drift();
 }
 
 absl::StatusOr<ExpertTables> Rebalancer::Share(const absl::StatusOr<ExpertTables>& mine) const {

@@ -45,6 +45,8 @@ class Rebalancer {
  private:
   absl::Status CloseWindow(int64_t step, StepRecord* record);
   absl::Status ReportTraffic(StepRecord* record);
+  // Did the loads move little enough for a plan? If not, says so in the record and in the log. The same on all ranks.
+  bool Settled(StepRecord* record) const;
   absl::StatusOr<ExpertTables> PlanOnRoot(int64_t step, StepRecord* record) const;
   // With copies of hot experts, as many as the config allows.
   ExpertTables WithCopies(PlacementTable owners) const;
@@ -68,6 +70,7 @@ class Rebalancer {
   Options options_;
   std::optional<RoutingWindow> window_;  // the last complete one
   std::optional<RoutingTrace> trace_;    // and its sample; rank 0 alone
+  std::optional<double> load_drift_;     // of the last window from the one before
   RowCount dispatched_, combined_;       // bytes this rank sent since the last window
 };
 

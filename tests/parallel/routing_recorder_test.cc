@@ -116,5 +116,16 @@ TEST(RoutingRecorder, DriftIsTheDistanceOfTheTransitions) {
   EXPECT_DOUBLE_EQ(RoutingDrift(a, RoutingCounts(2, 2)), 0);
 }
 
+TEST(RoutingRecorder, DriftOfLoadsIsTheDistanceOfTheShares) {
+  RoutingCounts a(2, 3), b(2, 3);
+  a.load(0)[0] = 1, a.load(0)[1] = 1, a.load(1)[2] = 7;
+  b.load(0)[0] = 50, b.load(0)[2] = 50, b.load(1)[2] = 1;
+  EXPECT_DOUBLE_EQ(LoadDrift(a, a), 0);
+  EXPECT_DOUBLE_EQ(LoadDrift(a, b), 0.25);  // a half moved in one of two layers
+  EXPECT_DOUBLE_EQ(LoadDrift(b, a), 0.25);
+  b.load(1)[2] = 0;
+  EXPECT_DOUBLE_EQ(LoadDrift(a, b), 1);
+}
+
 }  // namespace
 }  // namespace conclave

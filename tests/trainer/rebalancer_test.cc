@@ -427,6 +427,41 @@ TEST(Rebalancer, CoactivationSendsFewerRowsBetweenNodes) {
   EXPECT_LT(MetricOf(metrics, 3, "dispatch_bytes_between"), MetricOf(still_files.Read("run/metrics.jsonl"), 3, "dispatch_bytes_between"));
 }
 
+// Windows close behind steps 3, 6 and 9, plans fall due behind every step.
+TEST(Rebalancer, PlansWaitForLoadsToSettle) {
+  const auto train = [](const MovingFolder& files, double most, int64_t stop_after = 0, bool resume = false) {
+    return TrainMoving(
+        {.files = &files,
+         .overrides = {"parallel.numerics=FIXED_MESH", "parallel.expert=2", "observe.routing_window=3", "parallel.rebalance.every=1",
+                       "parallel.rebalance.after_step=1", "parallel.rebalance.hysteresis=0", "parallel.rebalance.replicas=1",
+                       "parallel.rebalance.placement.load_greedy={}", absl::StrFormat("parallel.rebalance.most_drift=%.17g", most)},
+         .resume = resume,
+         .stop_after = stop_after});
+  };
+  const auto metrics = [](const MovingFolder& files) { return files.Read("run/metrics.jsonl"); };
+  const MovingFolder any, settled, moving, stopped;
+  ASSERT_TRUE(train(any, 1).ok());
+  EXPECT_GE(MetricOf(metrics(any), 3, "planned_moves"), 0);  // nothing to compare the first window with, no matter
+  EXPECT_EQ(MetricOf(metrics(any), 3, "load_drift"), -1);
+  const double drift = MetricOf(metrics(any), 6, "load_drift");
+  ASSERT_GT(drift, 0);
+  const auto straight = train(settled, drift);
+  ASSERT_TRUE(straight.ok() && train(moving, drift * 0.99).ok());
+  EXPECT_EQ(MetricOf(metrics(settled), 5, "planned_moves"), -1);
+  for (const int step : {6, 7, 8}) {
+    EXPECT_GE(MetricOf(metrics(settled), step, "planned_moves"), 0) << step;
+    EXPECT_EQ(MetricOf(metrics(moving), step, "planned_moves"), -1) << step;
+    EXPECT_EQ(MetricOf(metrics(moving), step, "skipped_at_drift"), drift) << step;
+  }
+  // What was seen of drift is train state: stopped inside a window, the run goes on with the same plans, to the same bits.
+  ASSERT_TRUE(train(stopped, drift, 7).ok());
+  const auto resumed = train(stopped, drift, 0, true);
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_EQ(*resumed, *straight);
+  EXPECT_GE(MetricOf(metrics(stopped), 8, "planned_moves"), 0);
+  EXPECT_EQ(MetricOf(metrics(stopped), 9, "load_drift"), MetricOf(metrics(settled), 9, "load_drift"));
+}
+
 TEST(Rebalancer, RefusesWhatWouldSaveNothing) {
   const auto affinity =
       LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4", "parallel.rebalance.placement.affinity={}"});
@@ -446,6 +481,9 @@ TEST(Rebalancer, RefusesWhatWouldSaveNothing) {
   }
   const auto blind = LoadText(kMovingConfig, {"parallel.expert=2", "parallel.rebalance.every=4"});
   EXPECT_NE(std::string(blind.status().message()).find("observe.routing_window is 0"), std::string::npos) << blind.status();
+  const auto unseen = LoadText(kMovingConfig, Joined(kMoves, {"parallel.expert=2", "parallel.rebalance.most_drift=0.5"}));
+  EXPECT_NE(std::string(unseen.status().message()).find("how far loads drift is seen from window to window"), std::string::npos)
+      << unseen.status();
 }
 
 }  // namespace
