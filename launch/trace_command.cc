@@ -137,7 +137,9 @@ absl::Status ShowAffinity(const Arguments& arguments, const std::string& what) {
   if (effort < 0 || effort > 100000) return InvalidArgument("--effort: expected 0..100000, got %d", effort);
   config.mutable_affinity()->set_effort(effort);
   config.mutable_affinity()->set_seed(1);
-  ASSIGN_OR_RETURN(const auto solver, MakePlacementSolver(config));
+  ASSIGN_OR_RETURN(const auto search, MakePlacementSolver(config));
+  config.mutable_exact();
+  ASSIGN_OR_RETURN(const auto exact, MakePlacementSolver(config));
   std::vector<std::string> traces;
   if (what.ends_with(".npy") || what.ends_with(".csv")) {
     traces.push_back(what);
@@ -151,8 +153,10 @@ absl::Status ShowAffinity(const Arguments& arguments, const std::string& what) {
     for (const std::string& text : SplitString(arguments.Get("--ranks", "4,8"), ',')) {
       ASSIGN_OR_RETURN(const int64_t ranks, ParseInt64(text));
       if (ranks < 1 || ranks > trace.experts()) return InvalidArgument("--ranks: expected 1..%d, got %d", trace.experts(), ranks);
-      ASSIGN_OR_RETURN(AffinityLine line, MeasureAffinity(trace, static_cast<int>(ranks), *solver));
-      lines.push_back(line);
+      absl::StatusOr<AffinityLine> line = MeasureAffinity(trace, static_cast<int>(ranks), *exact);
+      if (absl::IsUnimplemented(line.status())) line = MeasureAffinity(trace, static_cast<int>(ranks), *search);  // beyond its reach
+      RETURN_IF_ERROR(line.status());
+      lines.push_back(*line);
     }
   }
   PrintAffinity(lines, arguments.Has("--json"));

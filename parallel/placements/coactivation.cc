@@ -1,9 +1,10 @@
 // Co-activation: experts that the same tokens use in the same layer share a rank, else a node, so that deduplicated dispatch sends fewer
 // copies. Layers do not interact. Staged: first nodes, by what crosses nodes; then the ranks inside each; then whatever lowers the sum.
-// Annealed, then descended to a point where no swap helps.
+// Annealed, then descended to a point where no swap helps. Where a layer can be placed in few ways, all are looked at instead.
 #include <algorithm>
 #include <utility>
 
+#include "parallel/balanced_partitions.h"
 #include "parallel/placement_solver.h"
 #include "parallel/set_cuts.h"
 
@@ -12,6 +13,21 @@ namespace {
 
 constexpr double kSwapsOfAnEffort = 600;  // proposals a layer
 constexpr double kSwapVisits = 2500;      // sets a proposal looks at where kSwapsOfAnEffort holds
+constexpr double kMostSetVisits = 5e6;    // of looking at all placements of a layer: what a small part of the search takes
+
+// The optimum by enumeration. Among equals: what stands, then the first.
+std::vector<int> LookAtAll(SetCuts& cuts, std::vector<int> first, const std::vector<int>* current) {
+  std::vector<int> best = current != nullptr ? *current : first;
+  cuts.SetTable(best);
+  int64_t best_cost = cuts.cost();
+  do {
+    cuts.SetTable(first);
+    if (cuts.cost() >= best_cost) continue;
+    best_cost = cuts.cost();
+    best = first;
+  } while (std::ranges::next_permutation(first).found);
+  return best;
+}
 
 class CoactivationPlacement : public PlacementSolver {
  public:
@@ -32,6 +48,8 @@ class CoactivationPlacement : public PlacementSolver {
     const Topology& topology = problem.topology;
     const std::vector<int> start = ContiguousTable(1, sets.experts(), topology.ranks)[0];
     SetCuts cuts(sets, layer, topology, start);
+    const double visits_of_all = BalancedPartitions(sets.experts(), topology.ranks) * static_cast<double>(sets.sets(layer)) * sets.top_k();
+    if (visits_of_all <= kMostSetVisits) return LookAtAll(cuts, start, problem.current.empty() ? nullptr : &problem.current[layer]);
     std::vector<int> best;
     int64_t best_cost = 0;
     const auto offer = [&] {

@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 
+#include "parallel/balanced_partitions.h"
 #include "parallel/placement_solver.h"
 
 namespace conclave {
@@ -15,13 +16,6 @@ namespace {
 constexpr int64_t kMostStates = 50'000, kMostHalf = 1 << 16;
 constexpr double kMostWork = 4e9;
 constexpr int kMostRanks = 8;
-
-// Balanced partitions of the experts over the ranks; infinity-like where there are far too many.
-double StateCount(int experts, int ranks) {
-  double log_states = std::lgamma(experts + 1.0);
-  log_states -= ranks * std::lgamma(static_cast<double>(experts) / ranks + 1.0);
-  return std::round(std::exp(log_states));
-}
 
 class StateSpace {
  public:
@@ -114,7 +108,7 @@ class StateSpace {
 };
 
 absl::Status CheckReach(const RoutingCounts& counts, const Topology& topology) {
-  const double states = StateCount(counts.experts(), topology.ranks);
+  const double states = BalancedPartitions(counts.experts(), topology.ranks);
   const double half = std::pow(topology.ranks, (counts.experts() + 1) / 2);
   const double renamings = std::tgamma(topology.nodes + 1.0) * std::pow(std::tgamma(topology.ranks_per_node() + 1.0), topology.nodes);
   const double work = states * std::ceil(states / renamings) * counts.layers();

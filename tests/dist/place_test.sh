@@ -28,6 +28,12 @@ says "show" '^experts +16, 1 a token$'
 
 run "affinity" 0 trace affinity "$trace" --ranks 2,4 --effort 2 --json
 [[ $(grep -c '"fewer_hops":0\.[0-9]' "$scratch/out") == 2 ]] || { fail "affinity: expected a line for 2 and one for 4 ranks"; show "$scratch/out"; }
+# Eight experts: the plan is the optimum whatever the effort.
+run "make eight" 0 trace markov "$scratch/eight.npy" --layers 12 --experts 8 --tokens 2000 --sigma 1
+run "affinity of eight, no effort" 0 trace affinity "$scratch/eight.npy" --ranks 2,4 --effort 0 --json
+cp "$scratch/out" "$scratch/no_effort"
+run "affinity of eight" 0 trace affinity "$scratch/eight.npy" --ranks 2,4 --effort 5 --json
+cmp -s "$scratch/no_effort" "$scratch/out" || fail "affinity of eight experts depends on the effort"
 run "affinity on 3 ranks" 2 trace affinity "$trace" --ranks 3
 run "plan" 0 place "$trace" --ranks 4 --nodes 2 --effort 2 --half --replicas 20 --evaluate "$scratch/trace.csv" --out "$scratch/plan.json"
 says "plan" '^plan, other half '
