@@ -14,6 +14,7 @@
 #include "parallel/routing_recorder.h"
 #include "parallel/trace_files.h"
 #include "trainer/json.h"
+#include "trainer/layer_report.h"
 #include "trainer/run_folder.h"
 #include "trainer/stop_signal.h"
 
@@ -129,6 +130,33 @@ absl::Status ShowDrift(const std::string& run) {
   return absl::OkStatus();
 }
 
+// What each layer's dispatch moved: a line a window, and the newest window, or the one that ends at `step`, layer by layer.
+absl::Status ShowTraffic(const std::string& run, int64_t step) {
+  if (run.empty()) return InvalidArgument("trace traffic: missing argument RUN (see conclave trace --help)");
+  const std::string path = RunFolder(&RealFileSystem(), run).Metrics();
+  ASSIGN_OR_RETURN(const std::string metrics, RealFileSystem().ReadAll(path));
+  std::vector<LayerReport> shown;
+  bool any = false;
+  int64_t found = -1;
+  for (const std::string& line : SplitString(metrics, '\n')) {
+    if (line.find("\"layers\":") == std::string::npos) continue;
+    ASSIGN_OR_RETURN(const JsonValue value, ParseJson(line));
+    ASSIGN_OR_RETURN(const std::vector<LayerReport> layers, LayerReportsOf(value));
+    const JsonValue* const at = value.Find("step");
+    if (layers.empty() || at == nullptr) continue;
+    ASSIGN_OR_RETURN(const int64_t ends, at->AsInt64());
+    LayerReport sum = layers[0];
+    for (size_t j = 1; j < layers.size(); ++j) sum += layers[j];
+    std::printf("%s%s", any ? "" : TrafficHeading("step").c_str(), TrafficLine(absl::StrFormat("%d", ends), sum).c_str());
+    any = true;
+    if (step < 0 || ends == step) shown = layers, found = ends;
+  }
+  if (!any) return NotFound("'%s' says nothing of layers; train a mixture with observe.routing_window above 0", path);
+  if (found < 0) return NotFound("'%s': no window ends at step %d", path, step);
+  std::printf("\n%s", TrafficTable(absl::StrFormat("the window that ends at step %d", found), shown).c_str());
+  return absl::OkStatus();
+}
+
 // A trace, or all traces of a run, on every number of ranks.
 absl::Status ShowAffinity(const Arguments& arguments, const std::string& what) {
   if (what.empty()) return InvalidArgument("missing argument TRACE or RUN (see conclave trace --help)");
@@ -182,9 +210,14 @@ absl::Status RunWhat(const Arguments& arguments) {
   }
   if (what == "export") return ExportTrace(first, second);
   if (what == "drift") return ShowDrift(first);
+  if (what == "traffic") {
+    ASSIGN_OR_RETURN(const int64_t step, arguments.Integer("--step", -1));
+    return ShowTraffic(first, step);
+  }
   if (what == "affinity") return ShowAffinity(arguments, first);
-  const std::string closest = ClosestName(what, std::vector<std::string>{"show", "convert", "export", "drift", "affinity", "markov"});
-  return InvalidArgument("unknown '%s'%s; known: show, convert, export, drift, affinity, markov", what,
+  const std::string closest =
+      ClosestName(what, std::vector<std::string>{"show", "convert", "export", "drift", "traffic", "affinity", "markov"});
+  return InvalidArgument("unknown '%s'%s; known: show, convert, export, drift, traffic, affinity, markov", what,
                          closest.empty() ? "" : "; did you mean '" + closest + "'?");
 }
 
@@ -203,12 +236,13 @@ Command TraceCommand() {
        .summary =
            "Shows, converts and makes routing traces: which expert each token used in each layer.\n"
            "WHAT is show TRACE, convert TRACE OUT, export RUN OUT (the newest trace of a run that recorded its routing), drift RUN (how\n"
-           "its routing changed), affinity TRACE or RUN (what placements could keep on a rank), or markov OUT (a synthetic trace). Files\n"
-           "end in .csv or .npy.",
+           "its routing changed), traffic RUN (what each layer moved between and inside nodes, predicted and measured), affinity TRACE or\n"
+           "RUN (what placements could keep on a rank), or markov OUT (a synthetic trace). Files end in .csv or .npy.",
        .options = {{"--experts", "E", "experts of a layer: for files without a header, and for markov (default 64)"},
                    {"--first-slot", "", "convert: keep only each token's first expert"},
                    {"--ranks", "P,...", "affinity: numbers of ranks (default 4,8)"},
                    {"--effort", "N", "affinity: length of the planner's search (default 20)"},
+                   {"--step", "N", "traffic: layer by layer for the window that ends at this step (default: the newest)"},
                    {"--json", "", "show, affinity: print JSON objects, one a line"},
                    {"--layers", "L", "markov: layers (default 24)"},
                    {"--tokens", "T", "markov: tokens (default 5000)"},

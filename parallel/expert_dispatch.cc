@@ -25,7 +25,7 @@ absl::Status ExpertDispatch::WeighThere(Arena& arena, const DispatchPlan& plan, 
   const std::span<const int64_t> source = plan.hops[0].copy_source;
   const Tensor ordered = arena.New({static_cast<int64_t>(source.size()), 1}, weights.dtype());
   GatherRowsInto(weights.Reshape({weights.elements(), 1}), source, ordered);
-  RETURN_IF_ERROR(route_.SendCopies(arena, plan, ordered, *there, {"copy weights"}));
+  RETURN_IF_ERROR(route_.SendCopies(arena, plan, ordered, *there, {.label = "copy weights", .rest = true}));
   arena.Rewind(mark);
   return absl::OkStatus();
 }
@@ -37,6 +37,7 @@ ExpertDispatch::ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placemen
       setup_(setup == nullptr ? plain_.get() : setup),
       route_(mesh, setup_->grid.get(), setup_->route, setup_->fold),
       state_(std::make_unique<PieceState>()) {
+  state_->traffic.resize(static_cast<size_t>(placement->layers()));
   // All pieces may be under way at a time, in either direction.
   const int most = 2 * setup_->pieces;
   mesh->dispatch().Reserve(most);
@@ -54,6 +55,7 @@ absl::StatusOr<Var> ExpertDispatch::Dispatch(Tape& tape, Var x, const Tensor& id
 absl::Status ExpertDispatch::Plan(Arena& arena, const Question& question, DispatchPlan* plan) const {
   const TraceSpan span("dispatch plan");
   if (recorder_ != nullptr) recorder_->Routed(question.layer, question.ids, question.width);
+  plan->traffic = limited_ ? &state_->traffic[static_cast<size_t>(question.layer)] : nullptr;
   RETURN_IF_ERROR(route_.MakePlan(arena, *placement_, {question.ids, question.layer, turn_}, plan));
   if (limited_) state_->rows.Add(setup_->bounded ? std::min(plan->received, setup_->most_rows) : plan->received);
   plan->by_lane = question.by_lane;
@@ -170,7 +172,7 @@ absl::Status ExpertDispatch::ReturnWeighted(Arena& arena, const DispatchPlan& pl
 absl::Status ExpertDispatch::ReturnProducts(Arena& arena, const DispatchPlan& plan, const Tensor& products, const Tensor& dw) const {
   const Arena::Mark mark = arena.Here();
   const Tensor home = arena.New({dw.elements(), 1}, dw.dtype());
-  RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, products, home, {"combine weights"}));
+  RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, products, home, {.label = "combine weights", .rest = true}));
   SumCopies(home, {plan.position, 1}, dw.Reshape({dw.elements(), 1}));
   arena.Rewind(mark);
   return absl::OkStatus();

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/status.h"
 #include "parallel/expert_placement.h"
@@ -80,6 +81,8 @@ class ExpertDispatch {
   };
   LeafRows most_rows() const;
   void ForgetRows();
+  // What every layer's exchanges of leaves, no held-out ones, moved from this rank since whoever asks last set it to zero: [layers].
+  std::vector<LayerTraffic>& traffic() const;
 
   const ExpertPlacement& placement() const { return *placement_; }
   bool cuts() const { return setup_->pieces > 0 || setup_->bounded; }  // plans may have pieces

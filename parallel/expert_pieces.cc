@@ -91,6 +91,8 @@ void ExpertDispatch::BeginLeaf(int64_t turn) {
 ExpertDispatch::LeafRows ExpertDispatch::most_rows() const { return state_->rows.most; }
 void ExpertDispatch::ForgetRows() { state_->rows = {}; }
 
+std::vector<LayerTraffic>& ExpertDispatch::traffic() const { return state_->traffic; }
+
 int64_t ExpertDispatch::travel_bytes() const { return state_->travel.peak_bytes(); }
 int64_t ExpertDispatch::travel_reserved_bytes() const { return state_->travel.reserved_bytes(); }
 void ExpertDispatch::ReserveTravel(int64_t bytes) { state_->travel.Reserve(bytes); }
@@ -120,7 +122,8 @@ absl::StatusOr<PieceRun*> ExpertDispatch::Depart(Tape& tape, Var x, Var weights,
   // Also for backward alone: here nothing else is on the way, there gradients of other blocks would be ahead of them.
   if (run->weighs_there || tape.differentiates()) RETURN_IF_ERROR(WeighThere(arena, plan, tape.value(weights), &run->weights_there));
   state.travel.Reset();
-  state.out.Open(&state.travel, {.plan = &run->cut, .label = kToExperts, .codec = setup_->dispatch_forward.get(), .tokens = value});
+  state.out.Open(&state.travel,
+                 {.plan = &run->cut, .whole = &run->plan, .label = kToExperts, .codec = setup_->dispatch_forward.get(), .tokens = value});
   if (!plan.bounded) {
     run->rows = arena.New({plan.received, value.dim(1)}, value.dtype());
     for (int p = 0; p < plan.pieces; ++p) RETURN_IF_ERROR(state.out.Begin(RowsOf(*run, p, run->rows)));
@@ -164,9 +167,12 @@ absl::Status ExpertDispatch::WorkOnPieces(Tape& tape, PieceRun* run, const Tenso
     scaled = state.travel.New({plan.received, h}, y.dtype());
   } else {
     run->home = arena.New({plan.tokens * plan.top_k, h}, y.dtype());
-    state.home.Open(
-        &state.travel,
-        {.plan = &run->cut, .way = PieceLine::Way::kHome, .label = kToHome, .codec = setup_->combine_forward.get(), .tokens = run->home});
+    state.home.Open(&state.travel, {.plan = &run->cut,
+                                    .whole = &run->plan,
+                                    .way = PieceLine::Way::kHome,
+                                    .label = kToHome,
+                                    .codec = setup_->combine_forward.get(),
+                                    .tokens = run->home});
   }
   run->first_tape = state.tapes_in_use;
   if (returns_for_gradients) state.tapes_in_use += static_cast<size_t>(plan.pieces);
@@ -209,16 +215,21 @@ absl::Status ExpertDispatch::WorkBackward(Tape& tape, PieceRun* run) const {
   const Arena::Mark all = arena.Here();
   const bool wants_rows = tape.wants_gradient(run->root), sums = run->weighs_there;
   state.travel.Reset();
-  state.out.Open(&state.travel, {.plan = &run->cut, .label = kToExperts, .codec = setup_->combine_backward.get(), .tokens = dy});
+  state.out.Open(&state.travel,
+                 {.plan = &run->cut, .whole = &run->plan, .label = kToExperts, .codec = setup_->combine_backward.get(), .tokens = dy});
   PieceLine& again = state.again;  // rows that were not kept
   if (plan.bounded) {
-    again.Open(&state.travel,
-               {.plan = &run->cut, .label = kToExperts, .codec = setup_->dispatch_forward.get(), .tokens = tape.value(run->x)});
+    again.Open(&state.travel, {.plan = &run->cut,
+                               .whole = &run->plan,
+                               .label = kToExperts,
+                               .codec = setup_->dispatch_forward.get(),
+                               .tokens = tape.value(run->x)});
   }
   if (wants_rows) {
     run->back = state.travel.New({sums ? plan.received : plan.tokens * plan.top_k, h}, dy.dtype());
     if (!sums) {
       state.home.Open(&state.travel, {.plan = &run->cut,
+                                      .whole = &run->plan,
                                       .way = PieceLine::Way::kHome,
                                       .label = kToHome,
                                       .codec = setup_->dispatch_backward.get(),

@@ -60,6 +60,7 @@ struct PieceState final : Tape::Companion {
   size_t tapes_in_use = 0;
   std::unique_ptr<Tape> passing;
   RowCounter rows;
+  std::vector<LayerTraffic> traffic;  // by layer
 };
 
 }  // namespace conclave

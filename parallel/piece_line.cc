@@ -20,6 +20,7 @@ void PieceLine::Open(Arena* arena, const Trip& trip) {
     tokens_ = New(trip.tokens.dim(0));
     if (outward()) trip.codec->Encode(trip.tokens, tokens_);
   }
+  tally_ = trip.whole->Count(outward() ? TokenWay::kRoute : TokenWay::kSlots, width_ * SizeOf(dtype_));
   const PiecePlan& plan = *trip_.plan;
   for (int h = 0; outward() && plan.shares_rows && h < plan.hop_count; ++h) kept_[h] = New(plan.hops[h].rows_received.begin[plan.pieces]);
   Reserve(plan.pieces);
@@ -57,7 +58,7 @@ absl::Status PieceLine::PostOutward(int piece, const PieceHop& hop) {
   const Tensor received = trip_.plan->shares_rows ? kept_[h].Slice(in.begin[piece], in.Count(piece)) : New(in.Count(piece));
   leg.held = trip_.plan->shares_rows ? kept_[h] : received;
   leg.first = trip_.plan->shares_rows ? 0 : in.begin[piece];
-  const RowExchange exchange{hop.group, trip_.label, out.CountsOf(piece), in.CountsOf(piece), width_ * SizeOf(dtype_)};
+  const RowExchange exchange{hop.group, trip_.label, out.CountsOf(piece), in.CountsOf(piece), width_ * SizeOf(dtype_), tally_};
   ASSIGN_OR_RETURN(leg.request, StartRows(*arena_, exchange, /*stream=*/0, send, received));
   return absl::OkStatus();
 }
@@ -77,7 +78,7 @@ absl::Status PieceLine::PostHomeward(int piece, const PieceHop& hop) {
   ScatterRows(leg.held, place, send, out.begin[piece]);
   const Tensor received = h == 0 ? tokens_.Slice(in.begin[piece], in.Count(piece)) : New(in.Count(piece));
   leg.held = received;
-  const RowExchange exchange{hop.group, trip_.label, out.CountsOf(piece), in.CountsOf(piece), width_ * SizeOf(dtype_)};
+  const RowExchange exchange{hop.group, trip_.label, out.CountsOf(piece), in.CountsOf(piece), width_ * SizeOf(dtype_), tally_};
   ASSIGN_OR_RETURN(leg.request, StartRows(*arena_, exchange, /*stream=*/1, send, received));
   return absl::OkStatus();
 }

@@ -16,6 +16,7 @@ class PieceLine {
   enum class Way { kToExperts, kHome };
   struct Trip {
     const PiecePlan* plan = nullptr;
+    const DispatchPlan* whole = nullptr;  // what was cut: counts what leaves this rank
     Way way = Way::kToExperts;
     std::string_view label;           // a string literal
     const RowCodec* codec = nullptr;  // null: rows as they are
@@ -58,6 +59,7 @@ class PieceLine {
   Tensor kept_[2];     // rows that serve several pieces, by hop
   int64_t width_ = 0;  // of a row on the wire
   DType dtype_ = DType::kF32;
+  RowTally* tally_ = nullptr;
   std::vector<Leg> legs_;  // by piece of this trip or a longer one before it
   int begun_ = 0;
   int posted_[2] = {0, 0};  // pieces, by hop of a leg

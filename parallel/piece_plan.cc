@@ -86,7 +86,8 @@ absl::Status TellPieces(Arena& arena, const DispatchPlan& plan, CopyPieces* piec
   for (int h = plan.hop_count - 1; h >= 0; --h) {
     const RouteHop& hop = plan.hops[h];
     const auto as_rows = [](std::span<int32_t> x) { return Tensor(x.data(), {static_cast<int64_t>(x.size()), 1}, DType::kI32); };
-    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, "dispatch pieces", hop.recv_copies, hop.send_copies, int64_t{sizeof(int32_t)}},
+    RETURN_IF_ERROR(ExchangeRows(arena,
+                                 {hop.group, "dispatch pieces", hop.recv_copies, hop.send_copies, int64_t{sizeof(int32_t)}, plan.rest()},
                                  as_rows(pieces[h].received), as_rows(pieces[h].sent)));
     for (size_t c = 0; h > 0 && c < hop.copy_source.size(); ++c) pieces[h - 1].received[hop.copy_source[c]] = pieces[h].sent[c];
   }

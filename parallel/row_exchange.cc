@@ -4,6 +4,19 @@
 #include "comm/part_table.h"
 
 namespace conclave {
+namespace {
+
+void CountLeaving(const RowExchange& x) {
+  const Communicator& group = *x.group;
+  for (int g = 0; g < group.size(); ++g) {
+    if (g == group.rank()) continue;
+    const bool inside = group.Node(g) == group.Node(group.rank());
+    (inside ? x.tally->rows.inside : x.tally->rows.between) += x.send_rows[g];
+    (inside ? x.tally->bytes.inside : x.tally->bytes.between) += x.send_rows[g] * x.row_bytes;
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<Request> StartRows(Arena& arena, const RowExchange& x, int stream, const Tensor& send, const Tensor& recv) {
   const int members = x.group->size();
@@ -12,6 +25,7 @@ absl::StatusOr<Request> StartRows(Arena& arena, const RowExchange& x, int stream
     parts.send_bytes[g] = x.send_rows[g] * x.row_bytes;
     parts.recv_bytes[g] = x.recv_rows[g] * x.row_bytes;
   }
+  if (x.tally != nullptr) CountLeaving(x);
   Collective op = parts.Exchange(x.label, send, recv);
   op.stream = stream;
   if (const int me = x.group->rank(); x.own_stay && parts.send_bytes[me] > 0) {

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "comm/communicator.h"
+#include "parallel/layer_traffic.h"
 #include "tensor/arena.h"
 
 namespace conclave {
@@ -22,7 +23,8 @@ struct RowExchange {
   std::string_view label;  // a string literal
   std::span<const int64_t> send_rows, recv_rows;
   int64_t row_bytes;
-  bool own_stay = false;  // what this rank sends itself is counted, but neither read nor written: the caller has it
+  RowTally* tally = nullptr;  // counts what leaves this rank; null: nobody does
+  bool own_stay = false;      // what this rank sends itself is counted, but neither read nor written: the caller has it
 };
 
 // Posts it; the arena must keep what was allocated until it is complete.

@@ -111,7 +111,7 @@ void TokenRoute::ShareRows(Arena& arena, const CopyList& before, HopTables* tabl
 }
 
 // `after` gets member = the sender, klass = the class it was sent under.
-absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RouteHop* hop, CopyList* after) const {
+absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RowTally* tally, RouteHop* hop, CopyList* after) const {
   const int members = hop->group->size();
   HopTables tables{.classes = before.classes, .width = before.classes + (deduplicates() ? 1 : 0)};
   tables.sent = arena.NewZeroed({members, tables.width}, DType::kI64),
@@ -139,7 +139,7 @@ absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RouteHop*
   const std::span<int64_t> ones = NewIntegers(arena, members);
   std::ranges::fill(ones, 1);
   const int64_t row_bytes = tables.width * int64_t{sizeof(int64_t)};
-  RETURN_IF_ERROR(ExchangeRows(arena, {hop->group, "dispatch counts", ones, ones, row_bytes}, tables.sent, tables.received));
+  RETURN_IF_ERROR(ExchangeRows(arena, {hop->group, "dispatch counts", ones, ones, row_bytes, tally}, tables.sent, tables.received));
 
   const int64_t* arrived = tables.received.data<int64_t>();
   for (int64_t g = 0; g < members; ++g) hop->recv_copies[g] = Total({arrived + g * tables.width, static_cast<size_t>(tables.classes)});
@@ -149,8 +149,8 @@ absl::Status TokenRoute::MakeHop(Arena& arena, const CopyList& before, RouteHop*
     hop->recv_rows = NewIntegers(arena, members);
     for (int64_t g = 0; g < members; ++g) hop->recv_rows[g] = arrived[g * tables.width + tables.classes];
     const Tensor out(tables.shared.data(), {before.copies}, DType::kI32), in = arena.New({hop->copies_received}, DType::kI32);
-    RETURN_IF_ERROR(
-        ExchangeRows(arena, {hop->group, "dispatch slots", hop->send_copies, hop->recv_copies, int64_t{sizeof(int32_t)}}, out, in));
+    const RowExchange exchange{hop->group, "dispatch slots", hop->send_copies, hop->recv_copies, int64_t{sizeof(int32_t)}, tally};
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, out, in));
     tables.shared_arrived = in.span<int32_t>();
   }
   hop->rows_received = Total(hop->recv_rows);
@@ -263,7 +263,7 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
     list.source[p] = i, list.member[p] = a_of(to.coordinate), list.row[p] = i / k;
     list.klass[p] = int64_t{b_of(to.coordinate)} * slots + to.slot;
   }
-  RETURN_IF_ERROR(MakeHop(arena, list, &plan->hops[0], &arrived));
+  RETURN_IF_ERROR(MakeHop(arena, list, plan->rest(), &plan->hops[0], &arrived));
   if (folds_) FoldAtHome(arena, list, plan);
   plan->position = NewIntegers(arena, n * k);
   std::ranges::fill(plan->position, -1);
@@ -278,7 +278,7 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
     list = arrived;
     list.classes = int64_t{plan->hops[0].group->size()} * slots;
     list.top_k = 0;
-    RETURN_IF_ERROR(MakeHop(arena, list, &plan->hops[1], &arrived));
+    RETURN_IF_ERROR(MakeHop(arena, list, plan->rest(), &plan->hops[1], &arrived));
   }
   for (int64_t i = 0; i < arrived.copies; ++i) {
     arrived.member[i] = two ? at(arrived.klass[i] / slots, arrived.member[i]) : arrived.member[i];
@@ -296,6 +296,7 @@ absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const 
     wire.codec->Encode(x, current);
     last = arena.New({plan.received, wire.codec->row_bytes()}, DType::kU8);
   }
+  RowTally* const tally = plan.Count(TokenWay::kRoute, BytesOfRow(current));
   RowsElsewhere own;
   for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
     const bool ends = &hop + 1 == plan.hops + plan.hop_count;
@@ -310,7 +311,7 @@ absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const 
     } else {
       GatherRowsInto(current, hop.row_source, send);
     }
-    const RowExchange exchange{hop.group, wire.label, hop.send_rows, hop.recv_rows, BytesOfRow(current), ends};
+    const RowExchange exchange{hop.group, wire.label, hop.send_rows, hop.recv_rows, BytesOfRow(current), tally, ends};
     RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
     current = recv;
   }
@@ -324,6 +325,7 @@ absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, cons
   CHECK(wire.codec == nullptr);
   const Arena::Mark mark = arena.Here();
   Tensor current = x;
+  RowTally* const tally = wire.rest ? plan.rest() : plan.Count(TokenWay::kSlots, BytesOfRow(x));
   RowsElsewhere own;
   for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
     const bool ends = &hop + 1 == plan.hops + plan.hop_count;
@@ -338,7 +340,7 @@ absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, cons
       own = OwnRows(*hop.group, hop.send_copies, hop.recv_copies);
       own.memory = send;
     }
-    const RowExchange exchange{hop.group, wire.label, hop.send_copies, hop.recv_copies, BytesOfRow(current), ends};
+    const RowExchange exchange{hop.group, wire.label, hop.send_copies, hop.recv_copies, BytesOfRow(current), tally, ends};
     RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
     current = recv;
   }
@@ -356,6 +358,7 @@ absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, co
     wire.codec->Encode(rows, current);
     last = arena.New({home.dim(0), wire.codec->row_bytes()}, DType::kU8);
   }
+  RowTally* const tally = wire.rest ? plan.rest() : plan.Count(TokenWay::kSlots, BytesOfRow(current));
   std::span<const int64_t> place = plan.wire_of;
   for (int h = plan.hop_count - 1; h >= 0; --h) {
     const RouteHop& hop = plan.hops[h];
@@ -365,7 +368,7 @@ absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, co
     RowsElsewhere own = OwnRows(*hop.group, hop.send_copies, hop.recv_copies);
     own.memory = recv;
     ScatterRows(current, place, send, own);
-    const RowExchange exchange{hop.group, wire.label, hop.recv_copies, hop.send_copies, BytesOfRow(current), /*own_stay=*/true};
+    const RowExchange exchange{hop.group, wire.label, hop.recv_copies, hop.send_copies, BytesOfRow(current), tally, /*own_stay=*/true};
     RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
     current = recv;
     place = hop.copy_source;
@@ -380,6 +383,7 @@ absl::Status TokenRoute::ReturnFolded(Arena& arena, const DispatchPlan& plan, co
   CHECK(folds_);
   const Arena::Mark mark = arena.Here();
   const int64_t k = plan.top_k, bytes = BytesOfRow(rows);
+  RowTally* const tally = plan.Count(TokenWay::kFolded, bytes);
   Tensor current = rows;
   std::span<const int64_t> place = plan.wire_of;
   if (plan.hop_count == 2) {
@@ -387,7 +391,7 @@ absl::Status TokenRoute::ReturnFolded(Arena& arena, const DispatchPlan& plan, co
     const Tensor send = arena.New({hop.copies_received, rows.dim(1)}, rows.dtype());
     current = arena.New({static_cast<int64_t>(hop.copy_source.size()), rows.dim(1)}, rows.dtype());
     ScatterRows(rows, place, send);
-    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, label, hop.recv_copies, hop.send_copies, bytes}, send, current));
+    RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, label, hop.recv_copies, hop.send_copies, bytes, tally}, send, current));
     place = hop.copy_source;
   }
   const RouteHop& hop = plan.hops[0];
@@ -403,7 +407,7 @@ absl::Status TokenRoute::ReturnFolded(Arena& arena, const DispatchPlan& plan, co
     std::copy_n(static_cast<const std::byte*>(copies.Slice(p, 1).raw()), bytes, static_cast<std::byte*>(to.raw()));
     for (int64_t s = 1; hop.slot[p] == 0 && s < run; ++s) AddRows(copies.Slice(slots[s], 1), to);
   }
-  RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, label, hop.send_items, hop.recv_items, bytes}, folded, items));
+  RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, label, hop.send_items, hop.recv_items, bytes, tally}, folded, items));
   arena.Rewind(mark);
   return absl::OkStatus();
 }
@@ -412,18 +416,19 @@ absl::Status TokenRoute::ReturnSums(Arena& arena, const DispatchPlan& plan, cons
   const Arena::Mark mark = arena.Here();
   Tensor current = rows;
   std::span<const int64_t> index = plan.row_of;
+  RowTally* const tally = plan.Count(TokenWay::kRoute, wire.codec == nullptr ? BytesOfRow(y) : wire.codec->row_bytes());
   for (int h = plan.hop_count - 1; h >= 0; --h) {
     const RouteHop& hop = plan.hops[h];
     const int64_t sent = static_cast<int64_t>(hop.row_source.size());
     const Tensor sums = arena.New({hop.rows_received, y.dim(1)}, y.dtype()), back = arena.New({sent, y.dim(1)}, y.dtype());
     SumRows(arena, current, index, sums);
     if (wire.codec == nullptr) {
-      RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_rows, hop.send_rows, BytesOfRow(sums)}, sums, back));
+      RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_rows, hop.send_rows, BytesOfRow(sums), tally}, sums, back));
     } else {
       const int64_t bytes = wire.codec->row_bytes();
       const Tensor out = arena.New({hop.rows_received, bytes}, DType::kU8), in = arena.New({sent, bytes}, DType::kU8);
       wire.codec->Encode(sums, out);
-      RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_rows, hop.send_rows, bytes}, out, in));
+      RETURN_IF_ERROR(ExchangeRows(arena, {hop.group, wire.label, hop.recv_rows, hop.send_rows, bytes, tally}, out, in));
       RETURN_IF_ERROR(wire.codec->Decode(in, back));
     }
     current = back;

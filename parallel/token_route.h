@@ -8,6 +8,7 @@
 #include "parallel/dispatch_grid.h"
 #include "parallel/dispatch_route.h"
 #include "parallel/expert_placement.h"
+#include "parallel/layer_traffic.h"
 #include "parallel/row_codec.h"
 #include "tensor/arena.h"
 #include "tensor/ops/ops.h"
@@ -42,12 +43,16 @@ struct DispatchPlan {
   bool shares_rows = false;  // one row for several copies
   RouteHop hops[2];
   int hop_count = 1;
-  int64_t items = 0;            // that come home to this rank where the route folds
-  std::span<int64_t> item;      // [n * k]: and which of them (token, slot) is; -1: part of an earlier one, or empty
-  std::span<int64_t> position;  // [n * k]: place of (token, slot) among the copies of the first hop; -1: the slot is empty
-  std::span<int64_t> wire_of;   // [m]: place of a row of expert order among the copies of the last hop
-  std::span<int64_t> row_of;    // [m]: and among its rows
-  RowGroups groups;             // experts = S, lanes = P
+  int64_t items = 0;                // that come home to this rank where the route folds
+  std::span<int64_t> item;          // [n * k]: and which of them (token, slot) is; -1: part of an earlier one, or empty
+  std::span<int64_t> position;      // [n * k]: place of (token, slot) among the copies of the first hop; -1: the slot is empty
+  std::span<int64_t> wire_of;       // [m]: place of a row of expert order among the copies of the last hop
+  std::span<int64_t> row_of;        // [m]: and among its rows
+  RowGroups groups;                 // experts = S, lanes = P
+  LayerTraffic* traffic = nullptr;  // where its exchanges are counted, set before MakePlan; null: nowhere
+
+  RowTally* Count(TokenWay way, int64_t row_bytes) const { return traffic == nullptr ? nullptr : traffic->Begin(way, tokens, row_bytes); }
+  RowTally* rest() const { return traffic == nullptr ? nullptr : &traffic->rest; }
 };
 
 // The kinds of route (see DispatchConfig). Immutable; all must outlive it. Every rank enters every collective, whatever its counts.
@@ -71,6 +76,7 @@ class TokenRoute {
   struct Wire {
     std::string_view label;
     const RowCodec* codec = nullptr;
+    bool rest = false;  // of copies, beside tokens and results: counted apart (LayerTraffic)
   };
   // x: [n, w] -> [m, w] in expert order: each row once over every hop, written once. Collective.
   absl::Status SendRows(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const;
@@ -90,7 +96,7 @@ class TokenRoute {
   struct HopTables;
   static void FoldAtHome(Arena& arena, const CopyList& before, DispatchPlan* plan);
   static void FoldThere(Arena& arena, std::span<const int32_t> arrived, std::span<const int64_t> rows, int64_t top_k, RouteHop* hop);
-  absl::Status MakeHop(Arena& arena, const CopyList& before, RouteHop* hop, CopyList* after) const;
+  absl::Status MakeHop(Arena& arena, const CopyList& before, RowTally* tally, RouteHop* hop, CopyList* after) const;
   static void ShareRows(Arena& arena, const CopyList& before, HopTables* tables, RouteHop* hop);
   static void MakeGroups(Arena& arena, const CopyList& arrived, std::pair<int64_t, int64_t> slots_and_ranks, DispatchPlan* plan);
 

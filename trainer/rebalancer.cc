@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/strings.h"
 #include "parallel/dispatch_grid.h"
 #include "parallel/dispatch_route.h"
 #include "parallel/expert_replicas.h"
@@ -85,37 +86,17 @@ void AddSent(const WireReport& wire, std::string_view label, RowCount* bytes) {
   }
 }
 
-// Coordinates of the expert axis in the order of their nodes, which is how the planner counts ranks.
-struct PlannerRanks {
-  Topology topology;
-  std::vector<int> coordinate, rank;  // of a planner's rank, of a coordinate
-
-  PlannerRanks(const Mesh& mesh, int64_t ranks_per_node) : topology{.ranks = mesh.shape().expert} {
-    const std::vector<std::vector<int>> nodes = CoordinatesByNode(mesh, ranks_per_node);
-    for (const std::vector<int>& members : nodes) coordinate.insert(coordinate.end(), members.begin(), members.end());
-    const bool even = std::ranges::all_of(nodes, [&](const auto& members) { return members.size() == nodes[0].size(); });
-    if (even) topology.nodes = static_cast<int>(nodes.size());
-    rank.resize(coordinate.size());
-    for (size_t r = 0; r < coordinate.size(); ++r) rank[coordinate[r]] = static_cast<int>(r);
-  }
-};
-
-PlacementTable Renamed(PlacementTable table, const std::vector<int>& to) {
-  for (std::vector<int>& row : table) {
-    for (int& rank : row) rank = to[rank];
-  }
-  return table;
-}
-
 }  // namespace
 
-Rebalancer::Rebalancer(const MigratedRun& run, const Options& options) : run_(run), options_(options) {}
+Rebalancer::Rebalancer(const MigratedRun& run, const Options& options) : run_(run), options_(options), meter_(run.assembly) {}
 
 void Rebalancer::BeforeStep(int64_t step) {
   if (assembly().routing != nullptr) assembly().routing->Arm(step);
+  meter_.BeginStep();
 }
 
 absl::Status Rebalancer::AfterStep(int64_t step, const WireReport* wire, StepRecord* record) {
+  meter_.EndStep();
   if (wire != nullptr) {
     AddSent(*wire, "dispatch rows", &dispatched_);
     AddSent(*wire, "combine rows", &combined_);
@@ -168,7 +149,18 @@ absl::Status Rebalancer::CloseWindow(int64_t step, StepRecord* record) {
     if (made.ok()) trace_ = *std::move(trace);
   }
   RETURN_IF_ERROR(AgreeOn(assembly().mesh->control(), made, "making the routing trace"));
+  const bool traced = assembly().mesh->rank() == 0 && window.tokens() > 0;
+  ASSIGN_OR_RETURN(record->layers, meter_.Close(traced ? &*trace_ : nullptr, window.leaf));
   window_ = std::move(window);
+  return absl::OkStatus();
+}
+
+absl::Status Rebalancer::Finish() {
+  ASSIGN_OR_RETURN(const std::string table, meter_.Table());
+  if (assembly().mesh->rank() != 0) return absl::OkStatus();
+  for (const std::string& line : SplitString(table, '\n')) {
+    if (!line.empty()) LOG_INFO << line;
+  }
   return absl::OkStatus();
 }
 

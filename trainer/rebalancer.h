@@ -14,6 +14,7 @@
 #include "trainer/expert_migration.h"
 #include "trainer/run_folder.h"
 #include "trainer/telemetry.h"
+#include "trainer/traffic_meter.h"
 
 namespace conclave {
 
@@ -31,10 +32,12 @@ class Rebalancer {
   // Before the step that is number `step`, from 0.
   void BeforeStep(int64_t step);
   // After it, `step` steps being done, `wire` being what the step sent (null: not counted): closes the routing window and moves experts,
-  // where either is due. Fills record->routing, with the bytes of the window to and from the experts, and record->placement. A migration
-  // that all ranks refused is logged, and the run goes on where everything was. Errors: the transport's, and what a config asks for that
-  // cannot be planned.
+  // where either is due. Fills record->routing, with the bytes of the window to and from the experts, record->layers, and
+  // record->placement. A migration that all ranks refused is logged, and the run goes on where everything was. Errors: the transport's, and
+  // what a config asks for that cannot be planned.
   absl::Status AfterStep(int64_t step, const WireReport* wire, StepRecord* record);
+  // Logs what the dispatch of each layer moved, where it could. Collective.
+  absl::Status Finish();
   // The loads seen so far, where plans are made; the same on all ranks. Collective: an all-reduce of L E integers.
   absl::Status Save(SavedState* state);
   // Goes on from them, if they are of as many layers and experts.
@@ -71,7 +74,8 @@ class Rebalancer {
   std::optional<RoutingWindow> window_;  // the last complete one
   std::optional<RoutingTrace> trace_;    // and its sample; rank 0 alone
   std::optional<double> load_drift_;     // of the last window from the one before
-  RowCount dispatched_, combined_;       // bytes this rank sent since the last window
+  TrafficMeter meter_;
+  RowCount dispatched_, combined_;  // bytes this rank sent since the last window
 };
 
 }  // namespace conclave

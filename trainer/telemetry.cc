@@ -201,6 +201,10 @@ void AppendMetricsLine(const StepRecord& record, int64_t wall_ms, std::string* o
   out->push_back('}');
   AppendNumbers("routing", record.routing, out);
   AppendNumbers("placement", record.placement, out);
+  if (!record.layers.empty()) {
+    AppendKey("layers", out);
+    AppendLayerReports(record.layers, out);
+  }
   out->append(",\"clock\":{");
   AppendInteger("unix_ms", wall_ms, out);
   AppendNumber("step_seconds", record.seconds.step, out);

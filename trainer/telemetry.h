@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/file_system.h"
 #include "base/status.h"
+#include "trainer/layer_report.h"
 
 namespace conclave {
 
@@ -19,7 +20,7 @@ struct NamedNumber {
   double value = 0;
 };
 
-// One step. Everything but `wire`, `routing`, `placement` and `clock` is a function of the train state.
+// One step. Everything but `wire`, `routing`, `placement`, `layers` and `clock` is a function of the train state.
 struct StepRecord {
   int64_t step = 0;  // steps done once this one is: the first is 1
   double objective = 0;
@@ -39,6 +40,7 @@ struct StepRecord {
   } wire;
   std::vector<NamedNumber> routing;    // at the end of a routing window: its statistics
   std::vector<NamedNumber> placement;  // where experts were to move: what was predicted, what was moved
+  std::vector<LayerReport> layers;     // at the end of a routing window: what the dispatch of each mixture layer moved in it
   struct Seconds {                     // wall-clock
     double step = 0, evaluation = 0, checkpoint = 0;
   } seconds;

@@ -177,7 +177,10 @@ absl::StatusOr<StopReason> Trainer::Run() {
   }
   if (cursor_.step >= total_steps()) reason = StopReason::kNone;
   if (last_saved_ != cursor_.step) RETURN_IF_ERROR(Save());
-  if (cursor_.step > first) ReportMemory();
+  if (cursor_.step > first) {
+    ReportMemory();
+    RETURN_IF_ERROR(rebalancer_->Finish());
+  }
   if (telemetry_ != nullptr) {
     progress_->Finish();
     telemetry_->Sync();

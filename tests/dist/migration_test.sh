@@ -42,6 +42,9 @@ done
 grep -qE '^experts +6, 2 a token$' "$scratch/out" || { fail "the exported trace is not the run's"; show "$scratch/out"; }
 "$conclave" trace drift "$scratch/2-moving" > "$scratch/out" 2>&1 || fail "trace drift failed"
 expect "windows" "$(grep -cE '^ +[0-9]+ ' "$scratch/out")" 4
+"$conclave" trace traffic "$scratch/2-moving" > "$scratch/out" 2>&1 || fail "trace traffic failed"
+expect "windows of traffic" "$(sed '/^$/q' "$scratch/out" | grep -cE '^[0-9]+ ')" 4
+grep -qE '^all  ' "$scratch/out" || { fail "traffic is not summed up"; show "$scratch/out"; }
 "$conclave" trace export "$scratch/2-still" "$scratch/none.npy" > "$scratch/out" 2>&1 && fail "exported a trace that was never recorded"
 grep -q 'observe.routing_window' "$scratch/out" || fail "the error does not say how to record a trace"
 

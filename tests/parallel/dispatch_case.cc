@@ -96,6 +96,7 @@ absl::Status RunRank(Communicator& world, const DispatchCase& c, DType dtype, Di
   const Seed seed{Dot(run.tape, y, run.tape.Constant(*cotangent))};
   RETURN_IF_ERROR(run.tape.Backward(std::span(&seed, 1), [](BlockId) { return absl::OkStatus(); }));
   mine.backward = world.ledger()->Take();
+  mine.traffic = dispatch.traffic()[0];
 
   mine.y = Read(run.tape.value(y));
   mine.dx = Read(run.tape.gradient(x));
@@ -141,6 +142,7 @@ absl::StatusOr<DispatchOutcome> RunDispatch(const DispatchCase& c, DType dtype) 
   DispatchOutcome outcome;
   outcome.ranks.resize(c.ranks());
   RETURN_IF_ERROR(RunRanks(c.ranks(), [&](Communicator& world) { return RunRank(world, c, dtype, &outcome); }, {.nodes = c.nodes}));
+  ExpectTrafficOfTheLedger(outcome);
   return outcome;
 }
 
@@ -184,6 +186,22 @@ std::vector<DispatchCase> CasesOfTwoNodes() {
       {.name = "one", .expert = 4, .experts = 8, .top_k = 1, .tokens = {4, 6, 5, 7}, .only_expert = 5, .nodes = {0, 0, 1, 1}},
       {.name = "none", .expert = 4, .experts = 8, .top_k = 2, .tokens = {0, 0, 0, 0}, .nodes = {0, 0, 1, 1}},
       {.name = "columns", .data = 2, .expert = 2, .experts = 4, .top_k = 2, .tokens = {4, 6, 5, 7}, .nodes = {0, 1, 0, 1}, .lanes = true}};
+}
+
+void ExpectTrafficOfTheLedger(const DispatchOutcome& outcome) {
+  for (const DispatchOutcome::Rank& rank : outcome.ranks) {
+    RowCount rows, rest;
+    for (const WireReport* report : {&rank.forward, &rank.backward}) {
+      for (const WireLine& line : report->lines) {
+        if (line.kind != CollectiveKind::kAllToAllV) continue;
+        (line.label == "dispatch rows" || line.label == "combine rows" ? rows : rest) +=
+            {.inside = line.links[static_cast<int>(LinkClass::kIntraNode)].sent_bytes,
+             .between = line.links[static_cast<int>(LinkClass::kInterNode)].sent_bytes};
+      }
+    }
+    EXPECT_EQ(rank.traffic.rows.bytes, rows);
+    EXPECT_EQ(rank.traffic.rest.bytes, rest);
+  }
 }
 
 void ExpectSameBits(const DispatchOutcome& a, const DispatchOutcome& b) {

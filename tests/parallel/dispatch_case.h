@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "comm/ledger.h"
+#include "parallel/layer_traffic.h"
 #include "proto/parallel.pb.h"
 #include "tensor/tensor.h"
 
@@ -46,6 +47,7 @@ struct DispatchOutcome {
   struct Rank {
     std::vector<double> y, dx, dweights;
     WireReport forward, backward;  // between ranks
+    LayerTraffic traffic;          // of both
   };
   std::vector<Rank> ranks;
   // dW by (data coordinate, expert); with lanes one [width, width] after the other.
@@ -58,6 +60,8 @@ DispatchOutcome Oracle(const DispatchCase& c);
 
 // Four ranks on two nodes, which need not hold consecutive ranks: ranks without tokens, empty slots, all to one, two data columns.
 std::vector<DispatchCase> CasesOfTwoNodes();
+// Every byte of the ledger that is of a dispatch is the layer's.
+void ExpectTrafficOfTheLedger(const DispatchOutcome& outcome);
 void ExpectSameBits(const DispatchOutcome& a, const DispatchOutcome& b);
 
 }  // namespace conclave

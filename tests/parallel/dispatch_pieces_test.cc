@@ -88,6 +88,7 @@ class PieceRank {
     const ExpertMlps experts{{.up = up_, .up_bias = up_bias_, .down = down_, .down_bias = down_bias_}, Activation::kGelu};
     std::vector<int32_t> ids = c_.Ids(rank);
     world_.ledger()->Take();
+    dispatch.traffic()[0] = {};
     DispatchPlan plan;
     RETURN_IF_ERROR(dispatch.Plan(tape_.arena(), {Tensor(ids.data(), {n, c_.top_k}, DType::kI32), 0, h, c_.lanes}, &plan));
     Var beside;
@@ -107,6 +108,7 @@ class PieceRank {
     if (o_.beside) y_ = Add(tape_, y_, beside);
     DispatchOutcome::Rank& mine = outcome->ranks[rank];
     mine.forward = world_.ledger()->Take();
+    mine.traffic = dispatch.traffic()[0];
     if (!o_.gradients) return absl::OkStatus();
     const std::vector<double> cotangent = c_.Cotangent(rank);
     const Tensor dy = arena_.New({n, h}, DType::kF32);
@@ -114,6 +116,7 @@ class PieceRank {
     const Seed seed{Dot(tape_, y_, tape_.Constant(dy))};
     RETURN_IF_ERROR(tape_.Backward(std::span(&seed, 1), [](BlockId) { return absl::OkStatus(); }));
     mine.backward = world_.ledger()->Take();
+    mine.traffic = dispatch.traffic()[0];
     return absl::OkStatus();
   }
 
@@ -152,6 +155,7 @@ absl::StatusOr<DispatchOutcome> RunPieces(const DispatchCase& c, const PieceOpti
   DispatchOutcome outcome;
   outcome.ranks.resize(c.ranks());
   RETURN_IF_ERROR(RunRanks(c.ranks(), [&](Communicator& world) { return PieceRank(world, c, o).Run(&outcome); }, {.nodes = c.nodes}));
+  ExpectTrafficOfTheLedger(outcome);
   return outcome;
 }
 

@@ -1,0 +1,89 @@
+#include "parallel/traffic_prediction.h"
+
+#include <algorithm>
+
+#include "parallel/dispatch_grid.h"
+#include "parallel/dispatch_route.h"
+
+namespace conclave {
+namespace {
+
+// By rank of a data column: the first of its ranks on the same node.
+std::vector<int> NodePattern(const Mesh& mesh, int column) {
+  const int axis = mesh.shape().expert;
+  std::vector<int> first(axis);
+  for (int c = 0; c < axis; ++c) {
+    while (mesh.control().Node(column * axis + first[c]) != mesh.control().Node(column * axis + c)) ++first[c];
+  }
+  return first;
+}
+
+bool AlikeInAllColumns(const Mesh& mesh, const std::vector<int>& pattern) {
+  for (int d = 0; d < mesh.shape().data; ++d) {
+    if (NodePattern(mesh, d) != pattern) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+PlannerRanks::PlannerRanks(const Mesh& mesh, int64_t ranks_per_node) : topology{.ranks = mesh.shape().expert} {
+  const std::vector<std::vector<int>> nodes = CoordinatesByNode(mesh, ranks_per_node);
+  for (const std::vector<int>& members : nodes) coordinate.insert(coordinate.end(), members.begin(), members.end());
+  const bool even = std::ranges::all_of(nodes, [&](const auto& members) { return members.size() == nodes[0].size(); });
+  if (even) topology.nodes = static_cast<int>(nodes.size());
+  rank.resize(coordinate.size());
+  for (size_t r = 0; r < coordinate.size(); ++r) rank[coordinate[r]] = static_cast<int>(r);
+}
+
+PlacementTable Renamed(PlacementTable table, const std::vector<int>& to) {
+  for (std::vector<int>& row : table) {
+    for (int& rank : row) rank = to[rank];
+  }
+  return table;
+}
+
+std::optional<TrafficPrediction> TrafficPrediction::For(const Mesh& mesh, const Dispatch& dispatch) {
+  const std::vector<int> pattern = NodePattern(mesh, 0);
+  if (!AlikeInAllColumns(mesh, pattern)) return std::nullopt;
+  const bool one_node = std::ranges::all_of(pattern, [](int first) { return first == 0; });
+  PlannerRanks ranks(mesh, 0);
+  if (ranks.topology.nodes == 1 && !one_node) return std::nullopt;
+  if (InTwoLevels(dispatch.route) && dispatch.ranks_per_node > 0) {
+    PlannerRanks of_route(mesh, dispatch.ranks_per_node);
+    const bool same = of_route.coordinate == ranks.coordinate && of_route.topology.nodes == ranks.topology.nodes;
+    if (!same && !one_node) return std::nullopt;
+    ranks = std::move(of_route);
+  }
+  return TrafficPrediction(std::move(ranks), dispatch.route, one_node);
+}
+
+std::vector<TrafficPrediction::Bytes> TrafficPrediction::Of(const RoutingTrace& trace, const std::vector<int>& homes,
+                                                            const PlacementTable& owners, const std::vector<LayerTraffic>& counted) const {
+  const Topology& topology = ranks_.topology;
+  std::vector<int> home_ranks(homes.size());
+  std::ranges::transform(homes, home_ranks.begin(), [&](int c) { return ranks_.rank[c]; });
+  const RoutedSets sets = RoutedSets::Of(trace, topology.ranks, home_ranks);
+  const PlacementTable table = Renamed(owners, ranks_.rank);
+  std::vector<Bytes> layers;
+  for (int j = 0; j < sets.layers(); ++j) {
+    // A whole number where the tokens of the trace are those that were counted, so that the product is exact.
+    const auto bytes_of = [&](TokenWay way) {
+      return static_cast<double>(counted[j].token_bytes[static_cast<size_t>(way)]) / static_cast<double>(sets.tokens());
+    };
+    Bytes& sum = layers.emplace_back();
+    const auto add = [&](const auto& rows, double bytes) {
+      sum.inside += static_cast<double>(rows.inside) * bytes;
+      sum.between += static_cast<double>(rows.between) * bytes;
+    };
+    const DispatchConfig::Route by_slot = RouteOf(InTwoLevels(route_), /*once=*/false);
+    const double folded = bytes_of(TokenWay::kFolded);
+    add(CountRows(sets, j, table[j], topology, route_), bytes_of(TokenWay::kRoute));
+    add(CountRows(sets, j, table[j], topology, by_slot), bytes_of(TokenWay::kSlots) + folded);
+    if (folded > 0) add(CountFolded(sets, j, table[j], topology, route_), -folded);
+    if (one_node_) sum = {.inside = sum.inside + sum.between};
+  }
+  return layers;
+}
+
+}  // namespace conclave

@@ -1,0 +1,69 @@
+#include "trainer/traffic_meter.h"
+
+#include <algorithm>
+
+#include "base/strings.h"
+#include "trainer/assembly.h"
+#include "trainer/expert_migration.h"
+
+namespace conclave {
+namespace {
+
+void AddLayers(const std::vector<LayerReport>& more, std::vector<LayerReport>* sum) {
+  if (sum->empty()) {
+    *sum = more;
+    return;
+  }
+  for (size_t j = 0; j < sum->size(); ++j) (*sum)[j] += more[j];
+}
+
+}  // namespace
+
+void TrafficMeter::BeginStep() { std::ranges::fill(assembly_.dispatch->traffic(), LayerTraffic()); }
+
+void TrafficMeter::EndStep() {
+  const std::vector<LayerTraffic>& step = assembly_.dispatch->traffic();
+  open_.resize(step.size());
+  for (size_t j = 0; j < step.size(); ++j) open_[j] += step[j];
+  ++open_steps_;
+}
+
+// The coordinates of the ranks that evaluate leaves.
+std::vector<int> TrafficMeter::HomesOf(std::span<const int32_t> leaf) const {
+  const WorkerMap& workers = assembly_.workers;
+  const int64_t leaves = assembly_.config.trainer().micro_batches();
+  std::vector<int> home(static_cast<size_t>(workers.workers)), homes;
+  for (int rank = 0; rank < workers.ranks; ++rank) {
+    std::fill(home.begin() + workers.First(rank), home.begin() + workers.First(rank + 1), rank % workers.expert_axis);
+  }
+  for (const int32_t l : leaf) homes.push_back(home[static_cast<size_t>(l / leaves)]);
+  return homes;
+}
+
+absl::StatusOr<std::vector<LayerReport>> TrafficMeter::Close(const RoutingTrace* trace, std::span<const int32_t> leaf) {
+  if (!open_.empty()) RETURN_IF_ERROR(SumTraffic(assembly_.mesh->control(), &open_));
+  std::vector<LayerReport> layers(open_.size());
+  for (size_t j = 0; j < layers.size(); ++j) layers[j].measured = open_[j];
+  if (trace != nullptr && !assembly_.placement->has_copies()) {
+    const DispatchSetup& setup = *assembly_.dispatch_setup;
+    const auto prediction = TrafficPrediction::For(
+        *assembly_.mesh, {.route = setup.route, .ranks_per_node = assembly_.config.parallel().dispatch().ranks_per_node()});
+    if (prediction) {
+      const std::vector<TrafficPrediction::Bytes> bytes = prediction->Of(*trace, HomesOf(leaf), TableOf(*assembly_.placement), open_);
+      for (size_t j = 0; j < layers.size(); ++j) layers[j].predicted = bytes[j];
+    }
+  }
+  AddLayers(layers, &closed_);
+  closed_steps_ += open_steps_;
+  open_.assign(open_.size(), {});
+  open_steps_ = 0;
+  return layers;
+}
+
+absl::StatusOr<std::string> TrafficMeter::Table() {
+  if (assembly_.placement->axis() == 1 || assembly_.placement->layers() == 0) return "";
+  if (closed_steps_ == 0) RETURN_IF_ERROR(Close(nullptr, {}).status());
+  return TrafficTable(absl::StrFormat("rows to experts and home in %d steps, all ranks", closed_steps_), closed_);
+}
+
+}  // namespace conclave
