@@ -107,8 +107,12 @@ class Communicator {
   // when nothing is. For transports between processes; others ignore it.
   virtual void StartProgressThread() {}
 
-  // Memory for `more` operations that run beside all others, so that starting them takes none from the heap.
-  virtual void Reserve(int more) = 0;
+  // Memory for `more` operations that run beside all others, so that starting them takes none from the heap; they will be of the first
+  // `streams` streams.
+  virtual void Reserve(int more, int streams) = 0;
+  // Bytes that this rank and the others of its node share for messages, over all groups of its world: what it writes to of every stream
+  // that was used or reserved. Beside the memory of tensors.
+  virtual int64_t NodeMemory() const { return 0; }
 
   Ledger* ledger() const { return ledger_; }        // may be null
   Watchdog* watchdog() const { return watchdog_; }  // may be null

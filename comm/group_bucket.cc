@@ -38,7 +38,7 @@ GroupBucket::GroupBucket(const ExchangeContext& context, BucketPlan plan, const 
   PlanUp(context);
   PlanBack(context);
   PlanLogical(context);
-  group_->Reserve(2);
+  group_->Reserve(2, /*streams=*/1);
   Begin();
 }
 

@@ -98,8 +98,10 @@ MessageCommunicator::MessageCommunicator(std::string name, int rank, int size, s
 
 MessageCommunicator::~MessageCommunicator() = default;
 
-void MessageCommunicator::Reserve(int more) {
+void MessageCommunicator::Reserve(int more, int streams) {
+  CHECK(streams >= 1 && streams <= kStreams) << streams;
   const std::lock_guard lock(engine_->mutex());
+  ReserveStreams(streams);
   AddOperations(more);
 }
 

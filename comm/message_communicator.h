@@ -45,7 +45,7 @@ class OperationMessages;
 class MessageCommunicator : public Communicator {
  public:
   ~MessageCommunicator() override;
-  void Reserve(int more) override;
+  void Reserve(int more, int streams) override;
 
  protected:
   MessageCommunicator(std::string name, int rank, int size, std::shared_ptr<ProgressEngine> engine);
@@ -53,6 +53,8 @@ class MessageCommunicator : public Communicator {
   // Whether messages of collectives may find their receivers by order alone. A collective is then posted only when those that were started
   // before it in its stream have posted all their messages.
   virtual bool MessagesKeepOrder() const { return false; }
+  // Collectives of the first so many streams are to come. With the engine's mutex.
+  virtual void ReserveStreams(int) {}
   // For an all-reduce of so many bytes whose turn it is; null: it goes by messages.
   virtual DirectSums* DirectSumsOf(int, int64_t) { return nullptr; }
   absl::StatusOr<Request> StartImpl(const Collective& op, int64_t sequence) override;

@@ -71,12 +71,15 @@ class MpiEngine final : public ProgressEngine {
     return true;
   }
   int64_t BackgroundBytes() const override { return kBackgroundPiece; }
+  // Of the communicators that there are.
+  std::vector<const NodeWindow*>& windows() { return windows_; }
 
  private:
   static constexpr unsigned long kTimerSlackNanoseconds = 1000;  // the kernel's usual 50 us would be most of a short sleep
   static constexpr double kLongestHoldSeconds = 0.02;
   double background_sent_ = 0;  // when one in the background was last allowed to send
   std::atomic<int> idle_ = 0;   // pauses since the last arrival
+  std::vector<const NodeWindow*> windows_;
 };
 
 struct Place {
@@ -195,10 +198,13 @@ class MpiCommunicator final : public MessageCommunicator {
         comm_(comm),
         mpi_engine_(std::move(engine)),
         places_(std::move(places)),
-        window_(std::move(window)) {}
+        window_(std::move(window)) {
+    if (window_ != nullptr) mpi_engine_->windows().push_back(window_.get());
+  }
 
   ~MpiCommunicator() override {
     const std::lock_guard lock(mpi_engine_->mutex());
+    if (window_ != nullptr) std::erase(mpi_engine_->windows(), window_.get());
     int finalized = 0;
     MPI_Finalized(&finalized);
     if (finalized == 0) MPI_Comm_free(&comm_);
@@ -209,6 +215,12 @@ class MpiCommunicator final : public MessageCommunicator {
   void StopThread() { mpi_engine_->StopThread(); }
   int GlobalRank(int member) const override { return places_[member].global_rank; }
   int Node(int member) const override { return places_[member].node; }
+  int64_t NodeMemory() const override {
+    const std::lock_guard lock(mpi_engine_->mutex());
+    int64_t bytes = 0;
+    for (const NodeWindow* window : mpi_engine_->windows()) bytes += window->expected_bytes();
+    return bytes;
+  }
 
   absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) override {
     CHECK_GE(color, 0);
@@ -240,6 +252,9 @@ class MpiCommunicator final : public MessageCommunicator {
     return std::make_unique<MpiMessages>(comm_, rank(), &places_, window_.get(), mpi_engine_.get());
   }
   bool MessagesKeepOrder() const override { return window_ != nullptr; }
+  void ReserveStreams(int streams) override {
+    if (window_ != nullptr) window_->Expect(streams);
+  }
   DirectSums* DirectSumsOf(int stream, int64_t bytes) override {
     return window_ != nullptr && bytes > kLongestSumInLane ? window_->direct_sums(stream) : nullptr;
   }

@@ -43,8 +43,8 @@ NodeBucket::NodeBucket(const ExchangeContext& context, const BucketPlan& plan)
   memory_ = Buffer(std::max(elements_ * width_, kLeastRegion));
   partials_.reserve(static_cast<size_t>(std::max(locals_, nodes_)));
   PlanHops();
-  inside_->Reserve(2);
-  between_->Reserve(2);
+  inside_->Reserve(2, /*streams=*/2);
+  between_->Reserve(2, /*streams=*/2);
   for (int m = workers_.First(world_rank_); m < workers_.First(world_rank_ + 1); ++m) {
     AddMeanOf({.elements = elements_, .width = width_, .parts = workers_.workers, .part = m}, logical_);
   }

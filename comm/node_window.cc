@@ -92,7 +92,7 @@ absl::StatusOr<std::unique_ptr<NodeWindow>> NodeWindow::Open(MPI_Comm comm) {
   int seen = memory != nullptr ? 1 : 0;
   const absl::Status agreed = OfMpi(MPI_Allreduce(MPI_IN_PLACE, &seen, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce");
   if (rank == 0 && key.descriptor >= 0) close(static_cast<int>(key.descriptor));
-  auto window = memory == nullptr ? nullptr : std::unique_ptr<NodeWindow>(new NodeWindow(memory, bytes));
+  auto window = memory == nullptr ? nullptr : std::unique_ptr<NodeWindow>(new NodeWindow(memory, members));
   RETURN_IF_ERROR(agreed);
   if (seen == 0) return std::unique_ptr<NodeWindow>();
   for (int stream = 0; stream < kStreams; ++stream) {
@@ -105,6 +105,9 @@ absl::StatusOr<std::unique_ptr<NodeWindow>> NodeWindow::Open(MPI_Comm comm) {
   if (reads == 0) window->direct_sums_ = {};
   return window;
 }
+
+NodeWindow::NodeWindow(std::byte* memory, int members)
+    : memory_(memory), bytes_(WindowBytes(members)), bytes_of_lane_((members - 1) * RingBytes(members)) {}
 
 NodeWindow::~NodeWindow() { munmap(memory_, static_cast<size_t>(bytes_)); }
 

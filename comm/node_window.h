@@ -4,6 +4,7 @@
 
 #include <mpi.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -27,15 +28,23 @@ class NodeWindow {
   NodeWindow& operator=(const NodeWindow&) = delete;
 
   // For the collectives of a stream.
-  RingLane& lane(int stream) { return *lanes_[stream]; }
+  RingLane& lane(int stream) {
+    expected_[stream] = true;
+    return *lanes_[stream];
+  }
+  // The lanes of the first so many streams will be asked for.
+  void Expect(int streams) { std::fill_n(expected_.begin(), streams, true); }
+  // What this member writes to in lanes that were or will be asked for, once every ring has gone round.
+  int64_t expected_bytes() const { return bytes_of_lane_ * std::count(expected_.begin(), expected_.end(), true); }
   // Likewise; null where the system keeps members from reading each other's memory.
   DirectSums* direct_sums(int stream) { return direct_sums_[stream].get(); }
 
  private:
-  NodeWindow(std::byte* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
+  NodeWindow(std::byte* memory, int members);
 
   std::byte* const memory_;
-  const int64_t bytes_;
+  const int64_t bytes_, bytes_of_lane_;  // bytes_of_lane_: one member's rings
+  std::array<bool, kStreams> expected_{};
   std::array<std::unique_ptr<RingLane>, kStreams> lanes_;
   std::array<std::unique_ptr<DirectSums>, kStreams> direct_sums_;
 };

@@ -29,6 +29,7 @@ RegionExchange::RegionExchange(Communicator* group, Plan plan) : group_(group), 
   }
   own_lengths_ = Buffer(size * kLengthBytes);
   lengths_ = Buffer(size * kLengthBytes);
+  group_->Reserve(1, /*streams=*/1);
 }
 
 absl::Status RegionExchange::Start() {

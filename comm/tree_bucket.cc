@@ -119,7 +119,7 @@ void TreeBucket::PlanRounds() {
   }
   pieces_.reserve(all);
   rounds_.resize(most);
-  group_->Reserve(static_cast<int>(most) + 1);  // and the way back
+  group_->Reserve(static_cast<int>(most) + 1, /*streams=*/2);  // and the way back
   int64_t received = 0;
   for (size_t k = 0; k < most; ++k) {
     Round& round = rounds_[k];

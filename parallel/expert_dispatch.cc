@@ -39,9 +39,9 @@ ExpertDispatch::ExpertDispatch(const Mesh* mesh, const ExpertPlacement* placemen
       state_(std::make_unique<PieceState>()) {
   state_->traffic.resize(static_cast<size_t>(placement->layers()));
   // All pieces may be under way at a time, in either direction.
-  const int most = 2 * setup_->pieces;
-  mesh->dispatch().Reserve(most);
-  if (InTwoLevels(setup_->route)) setup_->grid->inside().Reserve(most), setup_->grid->between().Reserve(most);
+  const int most = 2 * setup_->pieces, streams = setup_->pieces > 0 ? 2 : 1;
+  mesh->dispatch().Reserve(most, streams);
+  if (InTwoLevels(setup_->route)) setup_->grid->inside().Reserve(most, streams), setup_->grid->between().Reserve(most, streams);
   if (setup_->bounded) state_->Reserve(setup_->most_pieces, MostSlots(*placement));
 }
 

@@ -115,12 +115,13 @@ absl::StatusOr<MemoryPlan> PlanMemory(Assembly& a) {
   for (const BlockId id : a.layout->local_blocks()) plan.scheme_state -= a.model->parameters()[id].shape.elements() * SizeOf(a.dtype());
   plan.gradients = a.field->gradient_bytes();
   plan.samples = a.field->sample_bytes();
+  plan.node_memory = a.mesh->control().NodeMemory();
   plan.on_disk = OnDisk(a);
   plan.exchange = Standing(a) - plan.parameters - plan.scheme_state - plan.gradients - plan.samples;
   return plan;
 }
 
-int64_t MeasuredMemory(const Assembly& a) { return Standing(a) - OnDisk(a) + a.field->activation_bytes(); }
+int64_t MeasuredMemory(const Assembly& a) { return Standing(a) - OnDisk(a) + a.mesh->control().NodeMemory() + a.field->activation_bytes(); }
 
 std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
   const auto line = [](const char* what, int64_t bytes) { return absl::StrFormat("  %-34s %12s\n", what, HumanBytes(bytes)); };
@@ -129,6 +130,7 @@ std::string MemoryTable(const Assembly& a, const MemoryPlan& plan) {
                      line("parameters", plan.parameters) + line("state of the scheme", plan.scheme_state) +
                      line("exchange and scratch", plan.exchange) + line("gradients", plan.gradients) + line("samples", plan.samples) +
                      line("activations of a leaf", plan.activations);
+  if (plan.node_memory > 0) text += line("messages inside of the node", plan.node_memory);
   if (plan.on_disk > 0) text += line("of these, experts on disk alone", plan.on_disk);
   text += line("in all", plan.total());
   const bool limited = a.dispatch_setup != nullptr && a.dispatch_setup->most_rows > 0;

@@ -10,14 +10,14 @@
 
 namespace conclave {
 
-// Bytes of this rank. Not in it: the program, its libraries and what they allocate, the corpus (mapped files), and over MPI the memory that
-// ranks of a node share for short messages (comm/node_window.h): what is used of at most 1 MiB a rank, stream and communicator.
+// Bytes of this rank. Not in it: the program, its libraries and what they allocate, and the corpus (mapped files).
 struct MemoryPlan {
   int64_t parameters = 0;
   int64_t scheme_state = 0;  // train state of the scheme beside the parameters: moments, reference points, compression memories
   int64_t exchange = 0;      // sums on their way, aggregates, scratch, averaged weights: whatever else stands in tensor memory
   int64_t gradients = 0;     // of the running leaf, and the sums of earlier ones
   int64_t samples = 0;
+  int64_t node_memory = 0;       // shared with ranks of the node for short messages, see Communicator::NodeMemory
   int64_t activations = 0;       // at the peak of a leaf, scratch of its backward pass included; experts' rows dealt out evenly
   int64_t activation_bound = 0;  // where every token of a data column goes to this rank's experts; reserved, but touched only if it happens
   int64_t on_disk = 0;           // of the parameters and the state: experts that are on disk alone, see ExpertMemory
@@ -25,7 +25,7 @@ struct MemoryPlan {
   // an even share of them, and the bytes of one more.
   int64_t even_rows = 0;
   double bytes_of_row = 0;
-  int64_t total() const { return parameters + scheme_state + exchange + gradients + samples + activations - on_disk; }
+  int64_t total() const { return parameters + scheme_state + exchange + gradients + samples + node_memory + activations - on_disk; }
   // With so many rows instead of an even share.
   int64_t TotalFor(int64_t rows) const;
 };
@@ -36,7 +36,7 @@ struct MemoryPlan {
 // samples.
 absl::StatusOr<MemoryPlan> PlanMemory(Assembly& assembly);
 
-// The same sum while the run goes on: tensor memory of this rank as it stands, with the largest use of activations so far.
+// The same sum while the run goes on: memory of this rank as it stands, with the largest use of activations so far.
 int64_t MeasuredMemory(const Assembly& assembly);
 
 // A table of the plan, and a line that compares MeasuredMemory with it, for the rows that came, as text.

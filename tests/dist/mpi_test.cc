@@ -4,6 +4,7 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -35,6 +36,28 @@ TEST(Mpi, LawsHoldWithAProgressThread) {
   ASSERT_NE(session, nullptr);
   session->world().StartProgressThread();
   EXPECT_EQ(AllCommunicatorLaws(session->world()), absl::OkStatus());
+}
+
+// A stream counts from its first message on or from when it is reserved, and as long as its group lives.
+TEST(Mpi, MemoryOfTheNodeIsThatOfStreamsInUse) {
+  const auto session = StartSession();
+  ASSERT_NE(session, nullptr);
+  Communicator& world = session->world();
+  constexpr int64_t kRings = int64_t{1} << 20, kLongestRing = int64_t{256} << 10, kLine = 64;
+  const int64_t others = world.size() - 1, stream = others == 0 ? 0 : others * (std::min(kRings / others, kLongestRing) / kLine * kLine);
+  EXPECT_EQ(world.NodeMemory(), 0);
+  {
+    const auto reserved = world.Split(0, world.rank(), "reserved"),
+               used = world.Split(0, world.rank(), "used");  // by messages of the world
+    ASSERT_TRUE(reserved.ok() && used.ok());
+    EXPECT_EQ(world.NodeMemory(), stream);
+    (*reserved)->Reserve(3, 2);
+    EXPECT_EQ(world.NodeMemory(), 3 * stream);
+    EXPECT_EQ((*used)->Barrier("first"), absl::OkStatus());
+    EXPECT_EQ((*reserved)->Barrier("expected"), absl::OkStatus());
+    EXPECT_EQ((*used)->NodeMemory(), 4 * stream);
+  }
+  EXPECT_EQ(world.NodeMemory(), stream);
 }
 
 // A barrier of three ranks and more has two phases: rank 2 leaves it only after rank 0 has sent in the second, which it starts when the

@@ -17,7 +17,8 @@ class ForwardingCommunicator : public Communicator {
       : Communicator(inner->name(), inner->rank(), inner->size()), inner_(inner), owned_(std::move(owned)) {}
   int GlobalRank(int member) const override { return inner_->GlobalRank(member); }
   int Node(int member) const override { return inner_->Node(member); }
-  void Reserve(int more) override { inner_->Reserve(more); }
+  void Reserve(int more, int streams) override { inner_->Reserve(more, streams); }
+  int64_t NodeMemory() const override { return inner_->NodeMemory(); }
   absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, std::string name) override {
     ASSIGN_OR_RETURN(std::unique_ptr<Communicator> part, inner_->Split(color, key, std::move(name)));
     return Wrap(std::move(part));
