@@ -5,7 +5,6 @@
 #include "base/check.h"
 #include "comm/codec_decisions.h"
 #include "comm/sums.h"
-#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -13,13 +12,14 @@ namespace {
 // After so many exchanges codecs must have saved something.
 constexpr int64_t kExchangesUntilCheck = 10;
 
-// Total bytes of a block on the wire for `size` members, by either way.
-bool MessagesAreFewer(const Compressor& codec, int64_t dense_bytes, int64_t workers, const std::vector<std::vector<TreeNode>>& covers) {
+// Total bytes of a block on the wire for `size` members, by either way. senders: workers that take part.
+bool MessagesAreFewer(const Compressor& codec, int64_t dense_bytes, int64_t senders, const std::vector<std::vector<TreeNode>>& covers) {
   const auto size = static_cast<int64_t>(covers.size());
   if (size == 1) return false;
   int64_t pieces = 0;
   for (const std::vector<TreeNode>& cover : covers) pieces += static_cast<int64_t>(cover.size());
-  const int64_t messages = workers * (kFrameBytes + codec.MaxWireBytes()) * (size - 1);
+  pieces = std::min(pieces, senders);
+  const int64_t messages = senders * (kFrameBytes + codec.MaxWireBytes()) * (size - 1);
   const int64_t sums = pieces * dense_bytes * (size - 1) / size + dense_bytes * (size - 1);
   return messages < sums;
 }
@@ -33,7 +33,12 @@ CodedMean::CodedMean(const ExchangeContext& context, BlockCodecs codecs)
       exact_(codecs_.size()),
       aggregate_(context.layout, context.dtype),
       places_(codecs_.size()),
+      workers_(context, false),
       copies_(codecs_.size()) {
+  if (context.data != nullptr) {
+    owners_.emplace(context, true);
+    own_pieces_ = CoversOf(true, false)[static_cast<size_t>(context.data->rank())];
+  }
   const ParameterSet& parameters = context.layout->parameters();
   for (int i = 0; i < parameters.size(); ++i) {
     if (!context.layout->is_local({i})) codecs_.Drop({i});
@@ -51,8 +56,8 @@ void CodedMean::PlanWays() {
   message_buckets_.clear(), served_buckets_.clear();
   std::ranges::fill(places_, Place());
   std::ranges::fill(copies_, 0);
-  logical_ = LogicalWire();
   const ParameterSet& parameters = context_.layout->parameters();
+  const int64_t senders = context_.participants == nullptr ? context_.workers.workers : context_.participants->count;
   std::vector<bool> as_messages(codecs_.size()), as_sums(codecs_.size()), served(codecs_.size()), logical_sums(codecs_.size());
   int64_t largest_wire = 0, largest = 0;
   for (const BlockId id : context_.layout->local_blocks()) {
@@ -64,7 +69,7 @@ void CodedMean::PlanWays() {
       continue;
     }
     const auto few = [&](const std::vector<std::vector<TreeNode>>& covers) {
-      return !exact_[id.value] && MessagesAreFewer(*codecs_[id][0].up, bytes, context_.workers.workers, covers);
+      return !exact_[id.value] && MessagesAreFewer(*codecs_[id][0].up, bytes, senders, covers);
     };
     as_messages[id.value] = few(CoversOf(expert, false));
     as_sums[id.value] = !as_messages[id.value];
@@ -91,6 +96,9 @@ void CodedMean::Begin(uint32_t step, uint32_t draw) {
   for (MessageBucket* bucket : message_buckets_) bucket->SetKey(key_);
   for (ServedBucket* bucket : served_buckets_) bucket->SetKey(key_);
   queue_.Begin();
+  const bool others = workers_.Update();
+  if (owners_) owners_->Update();
+  if (others) CountLogical();
   now_ = logical_;
 }
 
@@ -204,22 +212,15 @@ void CodedMean::AddServed(const std::vector<bool>& take) {
   }
 }
 
-// Buckets of messages of `workers` workers, each of which goes to `others`; `others` times workers is 0 where nothing is sent.
-void CodedMean::AddLogicalMessages(const std::vector<bool>& take, int64_t workers, int64_t others) {
+void CodedMean::PlanLogicalMessages(const std::vector<bool>& take, int64_t others) {
   for (const BucketPlan& plan : PlanBuckets(context_, take)) {
-    bool fixed_sizes = true;
-    for (const BlockId id : plan.blocks) fixed_sizes = fixed_sizes && codecs_[id][0].up->Contract().fixed_size;
+    LogicalBucket& bucket = logical_buckets_.emplace_back(
+        LogicalBucket{.expert = plan.expert, .blocks = static_cast<int64_t>(plan.blocks.size()), .others = others});
+    for (const BlockId id : plan.blocks) bucket.fixed_sizes = bucket.fixed_sizes && codecs_[id][0].up->Contract().fixed_size;
     for (const BlockId id : plan.blocks) {
-      logical_.header_bytes += workers * others * kFrameBytes;
-      logical_.uplink_bytes += workers * others * (kFrameBytes + (fixed_sizes ? codecs_[id][0].up->MaxWireBytes() : 0));
-      copies_[id.value] = fixed_sizes ? 0 : others;
+      bucket.bytes += kFrameBytes + (bucket.fixed_sizes ? codecs_[id][0].up->MaxWireBytes() : 0);
+      copies_[id.value] = bucket.fixed_sizes ? 0 : others;
     }
-    const bool expert = plan.expert;
-    logical_.messages += (expert ? 1 : workers) * others;
-    if (fixed_sizes) continue;
-    logical_.messages += (expert ? 1 : workers) * others;
-    logical_.header_bytes += (expert ? 1 : workers) * others * kLengthBytes;
-    logical_.uplink_bytes += (expert ? 1 : workers) * others * kLengthBytes;
   }
 }
 
@@ -227,32 +228,49 @@ void CodedMean::AddLogicalMessages(const std::vector<bool>& take, int64_t worker
 // blocks: what the owner really sends.
 void CodedMean::PlanLogical(const std::vector<bool>& replicated_sums, const std::vector<bool>& as_messages,
                             const std::vector<bool>& served) {
-  const WorkerMap& w = context_.workers;
   const ParameterSet& parameters = context_.layout->parameters();
-  const int me = context_.world->rank();
-  for (const BucketPlan& plan : PlanBuckets(context_, replicated_sums)) {
-    int64_t elements = 0;
-    for (const BlockId id : plan.blocks) elements += parameters[id].shape.elements();
-    for (int m = w.First(me); m < w.First(me + 1); ++m) {
-      AddMeanOf({.elements = elements, .width = SizeOf(context_.dtype), .parts = w.workers, .part = m}, logical_);
-    }
-  }
-  std::vector<bool> replicated_messages(codecs_.size()), expert_sums(codecs_.size()), expert_messages(codecs_.size());
+  std::vector<bool> sums(codecs_.size()), replicated_messages(codecs_.size()), expert_messages(codecs_.size());
   for (const BlockId id : context_.layout->local_blocks()) {
     if (served[id.value]) continue;  // their buckets count for themselves
     const bool expert = parameters[id].kind == BlockKind::kExpert;
-    replicated_messages[id.value] = !expert && !replicated_sums[id.value];
-    expert_messages[id.value] = expert && as_messages[id.value];
-    expert_sums[id.value] = expert && !as_messages[id.value];
+    sums[id.value] = expert ? !as_messages[id.value] : replicated_sums[id.value];
+    replicated_messages[id.value] = !expert && !sums[id.value];
+    expert_messages[id.value] = expert && !sums[id.value];
   }
-  const int members = context_.data != nullptr ? context_.data->size() : 1, column = context_.data != nullptr ? context_.data->rank() : 0;
-  AddLogicalMessages(replicated_messages, w.Count(me), w.workers - 1);
-  AddLogicalMessages(expert_messages, w.ColumnCount(column), members - 1);
-  for (const BucketPlan& plan : PlanBuckets(context_, expert_sums)) {
-    int64_t elements = 0;
-    for (const BlockId id : plan.blocks) elements += parameters[id].shape.elements();
-    const auto pieces = static_cast<int64_t>(CoversOf(true, false)[column].size());
-    AddMeanOf({.elements = elements, .width = SizeOf(context_.dtype), .parts = members, .part = column, .pieces = pieces}, logical_);
+  logical_buckets_.clear();
+  for (const BucketPlan& plan : PlanBuckets(context_, sums)) {
+    LogicalBucket& bucket = logical_buckets_.emplace_back(LogicalBucket{.expert = plan.expert, .sums = true});
+    for (const BlockId id : plan.blocks) bucket.elements += parameters[id].shape.elements();
+  }
+  PlanLogicalMessages(replicated_messages, context_.workers.workers - 1);
+  PlanLogicalMessages(expert_messages, context_.data != nullptr ? context_.data->size() - 1 : 0);
+  CountLogical();
+}
+
+void CodedMean::CountLogical() {
+  logical_ = LogicalWire();
+  for (const LogicalBucket& bucket : logical_buckets_) {
+    const Senders& senders = bucket.expert ? *owners_ : workers_;
+    const int me = (bucket.expert ? context_.data : context_.world)->rank();
+    if (bucket.sums) {
+      MeanShare share{.elements = bucket.elements, .width = SizeOf(context_.dtype)};
+      if (bucket.expert) {
+        share.parts = context_.data->size(), share.part = me;
+        share.pieces = std::ranges::count_if(own_pieces_, [&](const TreeNode& piece) { return senders.any(piece); });
+        AddMeanOf(share, logical_);
+      }
+      for (int m = senders.range(me).lo; !bucket.expert && m < senders.range(me).hi; ++m) {
+        share.parts = context_.workers.workers, share.part = m, share.pieces = senders.row(m) >= 0 ? 1 : 0;
+        AddMeanOf(share, logical_);
+      }
+      continue;
+    }
+    const int64_t copies = senders.count(me) * bucket.others;
+    const int64_t runs = bucket.expert ? std::min(copies, bucket.others) : copies;  // an owner's messages travel together
+    const int64_t lengths = bucket.fixed_sizes ? 0 : runs;
+    logical_.uplink_bytes += copies * bucket.bytes + lengths * kLengthBytes;
+    logical_.header_bytes += copies * bucket.blocks * kFrameBytes + lengths * kLengthBytes;
+    logical_.messages += runs + lengths;
   }
 }
 

@@ -4,11 +4,13 @@
 //   sums: it decodes its own workers' messages and ships whole subtrees, as the exact exchange:  about 2 n (P - 1), n the dense bytes
 // or, where the config gives the way back a codec of its own, by servers (comm/served_bucket.h):  about 2 M (32 + payload)
 // It always adds by the reduction tree over workers, so its bits depend neither on ranks nor on buckets. Blocks with an identity codec
-// travel as sums, and their bits are those of the exact exchange. A vector that is not finite makes the mean NaN on every rank.
+// travel as sums, and their bits are those of the exact exchange. With context.participants M is the number of those that take part, but
+// for the way back of sums and of served parts. A vector that is not finite makes the mean NaN on every rank.
 #ifndef CONCLAVE_COMM_CODED_MEAN_H_
 #define CONCLAVE_COMM_CODED_MEAN_H_
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "comm/block_codecs.h"
@@ -18,6 +20,7 @@
 #include "comm/message_bucket.h"
 #include "comm/served_bucket.h"
 #include "comm/tree_bucket.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 
@@ -44,6 +47,14 @@ class CodedMean {
   absl::StatusOr<Aggregate> Finish();
 
  private:
+  // Buckets as the logical book has them: what goes to `others` as messages, or as sums.
+  struct LogicalBucket {
+    bool expert = false, sums = false, fixed_sizes = true;
+    int64_t elements = 0;  // sums
+    int64_t blocks = 0;    // messages
+    int64_t bytes = 0;     // messages: of one worker, frames included, payloads of varying size left out
+    int64_t others = 0;    // messages: to how many they go
+  };
   struct Place {
     TreeBucket* sums = nullptr;
     MessageBucket* messages = nullptr;
@@ -59,7 +70,8 @@ class CodedMean {
   void AddServed(const std::vector<bool>& take);
   void PlanLogical(const std::vector<bool>& replicated_sums, const std::vector<bool>& as_messages, const std::vector<bool>& served);
   absl::StatusOr<int64_t> PutSum(WorkerId worker, BlockId block, const Tensor& x, const Tensor* decoded);
-  void AddLogicalMessages(const std::vector<bool>& take, int64_t workers, int64_t others);
+  void PlanLogicalMessages(const std::vector<bool>& take, int64_t others);
+  void CountLogical();  // for the workers that take part
 
   const ExchangeContext context_;
   BlockCodecs codecs_;
@@ -72,6 +84,10 @@ class CodedMean {
   std::vector<ServedBucket*> served_buckets_;
   PartServer* server_ = nullptr;
   Buffer scratch_wire_, scratch_;
+  std::vector<LogicalBucket> logical_buckets_;
+  Senders workers_;                   // of replicated blocks
+  std::optional<Senders> owners_;     // of expert blocks, where there are any
+  std::vector<TreeNode> own_pieces_;  // of expert blocks
   LogicalWire logical_, now_;
   std::vector<int64_t> copies_;  // by block id: to how many others a message of varying size goes, logically
   CodecKey key_;

@@ -35,6 +35,12 @@ struct WorkerMap {
   int ColumnCount(int column) const { return First((column + 1) * expert_axis) - First(column * expert_axis); }
 };
 
+// Which workers put vectors, in an exchange to which not all do. The same on all ranks.
+struct Participants {
+  int count = 0;             // of every exchange
+  std::vector<char> chosen;  // [M]; so many are not 0
+};
+
 // What an exchange is built from. All pointers outlive it.
 struct ExchangeContext {
   const Layout* layout = nullptr;
@@ -51,6 +57,9 @@ struct ExchangeContext {
   bool to_canonical = false;
   // Which blocks keep their codec, known from the first Begin on (comm/codec_decisions.h); null: all.
   CodecDecisions* decisions = nullptr;
+  // Exact and quantized exchanges only: whoever is chosen there at Begin puts vectors; those of the others are +0, and nothing of them is
+  // sent or booked. Parts of the mean that they serve they go on serving. Null: all workers.
+  const Participants* participants = nullptr;
   // The two levels of `world`: ranks of one node, and ranks of equal place in theirs, by node. Null: one level. With both, exact exchanges
   // of FIXED_MESH add up a node's vectors before they leave it (comm/node_bucket.h); the same bits.
   Communicator* inside = nullptr;

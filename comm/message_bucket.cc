@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "comm/sums.h"
-#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -15,8 +14,12 @@ constexpr int64_t kLeastBytes = 64;
 }  // namespace
 
 MessageBucket::MessageBucket(const ExchangeContext& context, BucketPlan plan, std::vector<const Compressor*> codecs)
-    : workers_(context.workers.workers), dtype_(context.dtype), expert_(plan.expert), group_(plan.expert ? context.data : context.world) {
-  CHECK(group_ != nullptr);
+    : workers_(context.workers.workers),
+      dtype_(context.dtype),
+      expert_(plan.expert),
+      group_(plan.expert ? context.data : context.world),
+      senders_(context, expert_),
+      own_(senders_.range(group_->rank())) {
   int64_t largest = 0;
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
     const int64_t elements = context.layout->parameters()[plan.blocks[i]].shape.elements();
@@ -25,7 +28,7 @@ MessageBucket::MessageBucket(const ExchangeContext& context, BucketPlan plan, st
     stride_ += bytes;
     largest = std::max(largest, elements);
   }
-  PlanExchange(context);
+  PlanExchange();
   const int64_t vector_bytes = std::max(largest * SizeOf(dtype_), kLeastBytes);
   decoded_ = Buffer(vector_bytes);
   sums_ = Buffer(vector_bytes * TreeAccumulator::SlotsNeeded(0, workers_, workers_));
@@ -35,9 +38,7 @@ MessageBucket::MessageBucket(const ExchangeContext& context, BucketPlan plan, st
   Begin();
 }
 
-void MessageBucket::PlanExchange(const ExchangeContext& context) {
-  ranges_ = WorkersOfMembers(context, expert_);
-  own_ = ranges_[static_cast<size_t>(group_->rank())];
+void MessageBucket::PlanExchange() {
   messages_ = Buffer(std::max(workers_ * stride_, kLeastBytes));
   present_.resize(static_cast<size_t>(own_.hi - own_.lo) * blocks_.size());
   found_.resize(static_cast<size_t>(workers_) * blocks_.size());
@@ -48,7 +49,8 @@ void MessageBucket::PlanExchange(const ExchangeContext& context) {
                             .fixed_sizes = fixed_sizes_,
                             .send = all,
                             .recv = all};
-  for (const TreeNode& range : ranges_) {
+  for (int j = 0; j < group_->size(); ++j) {
+    const TreeNode& range = senders_.range(j);
     plan.send_offsets.push_back(own_.lo * stride_);
     plan.send_most.push_back((own_.hi - own_.lo) * stride_);
     plan.recv_offsets.push_back(range.lo * stride_);
@@ -61,6 +63,9 @@ void MessageBucket::Begin() {
   puts_ = 0;
   started_ = false;
   present_.assign(present_.size(), false);
+  if (!senders_.Update()) return;
+  own_bytes_ = senders_.count(group_->rank()) * stride_;
+  for (int j = 0; j < group_->size(); ++j) messages_exchange_.SetMost(j, own_bytes_, senders_.count(j) * stride_);
 }
 
 CodecKey MessageBucket::KeyOf(int worker, const Block& block) const {
@@ -77,6 +82,7 @@ absl::StatusOr<int64_t> MessageBucket::Put(WorkerId worker, int index, const Ten
     return Internal("exchange: worker %d puts block %d, but workers %d to %d feed this rank", worker.value, block.id.value, own_.lo,
                     own_.hi - 1);
   }
+  if (senders_.row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.id.value);
   const size_t place = static_cast<size_t>((worker.value - own_.lo) * static_cast<int64_t>(blocks_.size()) + index);
   if (started_ || present_[place]) return Internal("exchange: worker %d puts block %d twice", worker.value, block.id.value);
   present_[place] = true;
@@ -96,7 +102,7 @@ absl::Status MessageBucket::Start() {
   size_t place = 0;
   for (int worker = own_.lo; worker < own_.hi; ++worker) {
     for (const Block& block : blocks_) {
-      if (!present_[place++]) WriteFrame(Message(worker, block), KeyOf(worker, block), FrameKind::kAbsent, 0);
+      if (!present_[place++] && senders_.row(worker) >= 0) WriteFrame(Message(worker, block), KeyOf(worker, block), FrameKind::kAbsent, 0);
     }
   }
   if (!fixed_sizes_) {
@@ -112,6 +118,7 @@ int64_t MessageBucket::CloseGaps() {
   std::byte* const first = messages_.data() + own_.lo * stride_;
   std::byte* end = first;
   for (int worker = own_.lo; worker < own_.hi; ++worker) {
+    if (senders_.row(worker) < 0) continue;
     for (const Block& block : blocks_) {
       const std::span<std::byte> message = Message(worker, block);
       const int64_t bytes = FramedBytes(message);
@@ -125,8 +132,10 @@ int64_t MessageBucket::CloseGaps() {
 absl::Status MessageBucket::FindMessages() {
   for (int j = 0; j < group_->size(); ++j) {
     int64_t left = j == group_->rank() ? own_bytes_ : messages_exchange_.received(j);
-    const std::byte* next = messages_.data() + ranges_[j].lo * stride_;
-    for (int worker = ranges_[j].lo; worker < ranges_[j].hi; ++worker) {
+    const TreeNode& range = senders_.range(j);
+    const std::byte* next = messages_.data() + range.lo * stride_;
+    for (int worker = range.lo; worker < range.hi; ++worker) {
+      if (senders_.row(worker) < 0) continue;
       for (size_t i = 0; i < blocks_.size(); ++i) {
         const int64_t bytes = FramedBytes({next, static_cast<size_t>(left)});
         if (bytes > left) return DataLoss("exchange: the messages of rank %d of %s end inside worker %d's", j, group_->name(), worker);
@@ -148,10 +157,12 @@ absl::Status MessageBucket::Deliver(const FlatVector& aggregate) {
     TreeAccumulator& tree = trees_[i];
     tree.Reset();
     for (int worker = 0; worker < workers_; ++worker) {
+      if (senders_.row(worker) < 0) continue;
       const auto message = fixed_sizes_ ? Message(worker, block) : found_[static_cast<size_t>(worker) * blocks_.size() + i];
       RETURN_IF_ERROR(DecodeFramed(*block.codec, message, KeyOf(worker, block), vector));
       CHECK(tree.Add(worker, vector.raw()));
     }
+    tree.Close();
     CHECK_EQ(tree.partials().size(), 1u);
     ScaleInto(dtype_, 1.0 / workers_, tree.partials()[0].data, aggregate.block(block.id).raw(), block.elements);
   }

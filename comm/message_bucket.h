@@ -1,6 +1,6 @@
-// One bucket of a lossy exchange in which every rank gets every worker's message, decodes them all and adds them by the reduction tree over
-// workers: equal bits on every rank and for any number of ranks. Where all codecs have fixed sizes the messages lie at fixed places; else
-// each rank first tells the others how long its own are (8 bytes), and they travel without gaps.
+// One bucket of a lossy exchange in which every rank gets the message of every worker that takes part, decodes them all and adds them by
+// the reduction tree over workers: equal bits on every rank and for any number of ranks. Where all codecs have fixed sizes the messages lie
+// at fixed places; else each rank first tells the others how long its own are (8 bytes), and they travel without gaps.
 #ifndef CONCLAVE_COMM_MESSAGE_BUCKET_H_
 #define CONCLAVE_COMM_MESSAGE_BUCKET_H_
 
@@ -12,6 +12,7 @@
 #include "comm/framed_codec.h"
 #include "comm/reduction_tree.h"
 #include "comm/region_exchange.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 
@@ -22,13 +23,14 @@ class MessageBucket final : public Bucket {
 
   // Names the messages that follow: block and worker are filled in.
   void SetKey(const CodecKey& key) { key_ = key; }
-  // block: index in the plan. Returns the payload's bytes. Errors: Internal for a vector that came already or is of another rank's worker.
+  // block: index in the plan. Returns the payload's bytes. Errors: Internal for a vector that came already, or is of another rank's worker
+  // or of one that takes no part.
   absl::StatusOr<int64_t> Put(WorkerId worker, int block, const Tensor& span);
   // After Put and before Start: what every rank will decode it to. x: [elements].
   absl::Status DecodeOwn(WorkerId worker, int block, const Tensor& x) const;
 
   void Begin() override;
-  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * (own_.hi - own_.lo); }
+  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * senders_.count(group_->rank()); }
   absl::Status Start() override;
   absl::Status Poll() override { return messages_exchange_.Poll(); }
   absl::Status FinishSums() override { return messages_exchange_.Post(); }
@@ -43,10 +45,10 @@ class MessageBucket final : public Bucket {
   };
   // Its place until gaps are closed.
   std::span<std::byte> Message(int worker, const Block& block) const {
-    return {messages_.data() + worker * stride_ + block.offset, static_cast<size_t>(block.bytes)};
+    return {messages_.data() + senders_.row(worker) * stride_ + block.offset, static_cast<size_t>(block.bytes)};
   }
   CodecKey KeyOf(int worker, const Block& block) const;
-  void PlanExchange(const ExchangeContext& context);
+  void PlanExchange();
   // Without fixed sizes.
   int64_t CloseGaps();  // between own messages; returns their bytes
   absl::Status FindMessages();
@@ -55,16 +57,16 @@ class MessageBucket final : public Bucket {
   const DType dtype_;
   const bool expert_;
   Communicator* const group_;
-  TreeNode own_;                  // the workers whose vectors come to this rank
-  std::vector<TreeNode> ranges_;  // of all members
+  Senders senders_;
+  TreeNode own_;  // the workers whose vectors come to this rank
   std::vector<Block> blocks_;
   int64_t stride_ = 0;         // bytes of all of one worker's messages
-  Buffer messages_;            // [workers, stride]
+  Buffer messages_;            // [workers, stride]: rows of those that send
   std::vector<bool> present_;  // [own workers, blocks]
   bool fixed_sizes_ = true;
   RegionExchange messages_exchange_;
   int64_t own_bytes_ = 0;                          // without fixed sizes: of the own messages
-  std::vector<std::span<const std::byte>> found_;  // [workers, blocks]: where messages lie
+  std::vector<std::span<const std::byte>> found_;  // likewise [workers, blocks]: where messages lie
   Buffer decoded_, sums_;                          // one vector; the tree's partial ones
   std::vector<TreeAccumulator> trees_;
   CodecKey key_;

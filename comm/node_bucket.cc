@@ -18,6 +18,7 @@ constexpr int64_t kLeastRegion = 64;
 
 bool NodeBucket::Serves(const ExchangeContext& context) {
   if (context.inside == nullptr || context.between == nullptr || context.world_size_invariant || context.to_canonical) return false;
+  if (context.participants != nullptr) return false;
   const int locals = context.inside->size();
   return locals > 1 && context.between->size() > 1 && std::has_single_bit(static_cast<unsigned>(locals));
 }

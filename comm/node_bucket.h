@@ -16,7 +16,8 @@ namespace conclave {
 // Of replicated blocks, FIXED_MESH. All memory is taken at construction: the bucket, and what one rank receives.
 class NodeBucket final : public VectorBucket {
  public:
-  // Whether this kind can serve the context: FIXED_MESH, and nodes with a power of two of ranks, more than one.
+  // Whether this kind can serve the context: FIXED_MESH, all workers, and nodes with a power of two of ranks, more than
+  // one.
   static bool Serves(const ExchangeContext& context);
 
   NodeBucket(const ExchangeContext& context, const BucketPlan& plan);

@@ -22,14 +22,24 @@ RegionExchange::RegionExchange(Communicator* group, Plan plan) : group_(group), 
   plan_.send_most[static_cast<size_t>(me)] = plan_.recv_most[static_cast<size_t>(me)] = 0;
   send_bytes_ = plan_.send_most;
   recv_bytes_ = plan_.recv_most;
+  length_send_.resize(send_bytes_.size());
+  length_recv_.resize(recv_bytes_.size());
   for (int j = 0; j < size; ++j) {
-    length_send_.push_back(send_bytes_[static_cast<size_t>(j)] > 0 ? kLengthBytes : 0);
-    length_recv_.push_back(recv_bytes_[static_cast<size_t>(j)] > 0 ? kLengthBytes : 0);
+    SetMost(j, send_bytes_[static_cast<size_t>(j)], recv_bytes_[static_cast<size_t>(j)]);
     length_offsets_.push_back(j * kLengthBytes);
   }
   own_lengths_ = Buffer(size * kLengthBytes);
   lengths_ = Buffer(size * kLengthBytes);
   group_->Reserve(1, /*streams=*/1);
+}
+
+void RegionExchange::SetMost(int member, int64_t send, int64_t recv) {
+  if (member == group_->rank()) return;
+  const auto at = static_cast<size_t>(member);
+  plan_.send_most[at] = send_bytes_[at] = send;
+  plan_.recv_most[at] = recv_bytes_[at] = recv;
+  length_send_[at] = send > 0 ? kLengthBytes : 0;
+  length_recv_[at] = recv > 0 ? kLengthBytes : 0;
 }
 
 absl::Status RegionExchange::Start() {

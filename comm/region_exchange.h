@@ -28,6 +28,8 @@ class RegionExchange {
   RegionExchange() = default;
   RegionExchange(Communicator* group, Plan plan);
 
+  // Before Start: from now on at most so much goes to and comes from `member`, no more than was planned for at first.
+  void SetMost(int member, int64_t send, int64_t recv);
   void SetBytes(int member, int64_t bytes) { send_bytes_[static_cast<size_t>(member)] = bytes; }  // before Start; not with fixed sizes
   absl::Status Start();                                                                           // posts lengths, or the runs
   absl::Status Poll();

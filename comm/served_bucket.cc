@@ -6,7 +6,6 @@
 #include "base/check.h"
 #include "comm/framed_codec.h"
 #include "comm/sums.h"
-#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -21,11 +20,12 @@ ServedBucket::ServedBucket(const ExchangeContext& context, const BucketPlan& pla
       expert_(plan.expert),
       group_(plan.expert ? context.data : context.world),
       me_(group_->rank()),
-      blocks_(plan.blocks) {
-  ranges_ = WorkersOfMembers(context, expert_);
-  own_ = ranges_[static_cast<size_t>(me_)];
+      senders_(context, expert_),
+      own_(senders_.range(me_)),
+      blocks_(plan.blocks),
+      receives_(static_cast<size_t>(LogicalMembers())) {
   PlanParts(context, plan, codecs);
-  runs_ = ServedRuns(group_, {.workers = ranges_,
+  runs_ = ServedRuns(group_, {.workers = WorkersOfMembers(context, expert_),
                               .up_most = stride_,
                               .down_most = down_size_,
                               .lengths_label = expert_ ? "experts.lengths" : "exchange.lengths",
@@ -68,7 +68,7 @@ void ServedBucket::PlanParts(const ExchangeContext& context, const BucketPlan& p
     }
   }
   first_part_.push_back(parts_.size());
-  present_.resize(blocks_.size() * static_cast<size_t>(workers()));
+  present_.resize(blocks_.size() * static_cast<size_t>(own_.hi - own_.lo));
   found_.resize(served_.size() * static_cast<size_t>(workers_));
   const int64_t vector_bytes = (largest * SizeOf(dtype_) + kLeastMemory - 1) / kLeastMemory * kLeastMemory;
   decoded_ = Buffer(vector_bytes);
@@ -80,13 +80,14 @@ void ServedBucket::PlanParts(const ExchangeContext& context, const BucketPlan& p
 
 // With one worker a rank for replicated blocks; what this rank really sends for expert blocks.
 void ServedBucket::PlanLogical() {
-  if (expert_) return AddLogical(me_, workers());
-  for (int worker = own_.lo; worker < own_.hi; ++worker) AddLogical(worker, 1);
+  logical_ = LogicalWire();
+  if (expert_) return AddLogical(me_, senders_.count(me_));
+  for (int worker = own_.lo; worker < own_.hi; ++worker) AddLogical(worker, senders_.row(worker) >= 0 ? 1 : 0);
 }
 
 void ServedBucket::AddLogical(int member, int64_t workers) {
   const int64_t others = LogicalMembers() - 1;
-  std::vector<bool> receives(static_cast<size_t>(LogicalMembers()));
+  std::fill(receives_.begin(), receives_.end(), false);
   bool serves = false;
   for (const Part& part : parts_) {
     const int server = LogicalServer(part);
@@ -96,10 +97,10 @@ void ServedBucket::AddLogical(int member, int64_t workers) {
     const int64_t most = server == member ? part.down_bytes : part.up_bytes;
     logical_.header_bytes += copies * kFrameBytes;
     bytes += copies * (fixed ? most : kFrameBytes);
-    receives[static_cast<size_t>(server)] = true;
+    receives_[static_cast<size_t>(server)] = server != member && workers > 0;
     serves = serves || server == member;
   }
-  const int64_t receivers = std::ranges::count(receives, true) - (serves ? 1 : 0), takers = serves ? others : 0;
+  const int64_t receivers = std::ranges::count(receives_, true), takers = serves ? others : 0;
   const int64_t up_lengths = fixed_up_ ? 0 : receivers, down_lengths = fixed_down_ ? 0 : takers;
   logical_.messages += receivers + takers + up_lengths + down_lengths;
   logical_.header_bytes += (up_lengths + down_lengths) * kLengthBytes;
@@ -111,6 +112,12 @@ void ServedBucket::Begin() {
   puts_ = 0;
   started_ = false;
   present_.assign(present_.size(), false);
+  if (senders_.Update()) {
+    for (int j = 0; j < group_->size(); ++j) {
+      runs_.up.SetMost(j, senders_.count(me_) * stride_[static_cast<size_t>(j)], senders_.count(j) * stride_[static_cast<size_t>(me_)]);
+    }
+    PlanLogical();
+  }
   now_ = logical_;
 }
 
@@ -125,7 +132,7 @@ CodecKey ServedBucket::KeyOf(WorkerId worker, const Part& part) const {
 
 std::span<std::byte> ServedBucket::Message(int worker, const Part& part) const {
   const auto server = static_cast<size_t>(part.server);
-  const int64_t offset = runs_.sent_start[server] + (worker - own_.lo) * stride_[server] + part.up_offset;
+  const int64_t offset = runs_.sent_start[server] + (senders_.row(worker) - own_.lo) * stride_[server] + part.up_offset;
   return {runs_.sent.data() + offset, static_cast<size_t>(part.up_bytes)};
 }
 
@@ -135,6 +142,7 @@ absl::StatusOr<int64_t> ServedBucket::Put(WorkerId worker, int index, const Tens
     return Internal("exchange: worker %d puts block %d, but workers %d to %d feed this rank", worker.value, block.value, own_.lo,
                     own_.hi - 1);
   }
+  if (senders_.row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.value);
   const size_t place = static_cast<size_t>(worker.value - own_.lo) * blocks_.size() + static_cast<size_t>(index);
   if (started_ || present_[place]) return Internal("exchange: worker %d puts block %d twice", worker.value, block.value);
   present_[place] = true;
@@ -160,7 +168,7 @@ absl::Status ServedBucket::Start() {
   size_t place = 0;
   for (int worker = own_.lo; worker < own_.hi; ++worker) {
     for (size_t index = 0; index < blocks_.size(); ++index) {
-      if (present_[place++]) continue;
+      if (present_[place++] || senders_.row(worker) < 0) continue;
       for (size_t i = first_part_[index]; i < first_part_[index + 1]; ++i) {
         WriteFrame(Message(worker, parts_[i]), KeyOf({worker}, parts_[i]), FrameKind::kAbsent, 0);
       }
@@ -178,7 +186,7 @@ void ServedBucket::CloseGaps() {
     std::byte* end = begin;
     for (int worker = own_.lo; worker < own_.hi; ++worker) {
       for (const Part& part : parts_) {
-        if (part.server != j) continue;
+        if (part.server != j || senders_.row(worker) < 0) continue;
         const std::span<std::byte> message = Message(worker, part);
         const int64_t bytes = FramedBytes(message);
         std::memmove(end, message.data(), static_cast<size_t>(bytes));
@@ -192,11 +200,11 @@ void ServedBucket::CloseGaps() {
 absl::Status ServedBucket::FindMessages() {
   const auto workers = static_cast<size_t>(workers_);
   for (int j = 0; j < group_->size(); ++j) {
-    const TreeNode& range = ranges_[static_cast<size_t>(j)];
+    const TreeNode& range = senders_.range(j);
     const std::byte* next = runs_.received.data() + runs_.received_start[static_cast<size_t>(j)];
     int64_t left = runs_.up.received(j);
     for (int worker = range.lo; worker < range.hi; ++worker) {
-      for (size_t i = 0; i < served_.size(); ++i) {
+      for (size_t i = 0; i < served_.size() && senders_.row(worker) >= 0; ++i) {
         const Part& part = parts_[served_[i]];
         std::span<const std::byte>& found = found_[i * workers + static_cast<size_t>(worker)];
         if (j == me_) {
@@ -221,10 +229,12 @@ absl::Status ServedBucket::Serve(size_t index, std::span<std::byte> message) {
   TreeAccumulator& tree = trees_[index];
   tree.Reset();
   for (int worker = 0; worker < workers_; ++worker) {
+    if (senders_.row(worker) < 0) continue;
     const std::span<const std::byte> found = found_[index * static_cast<size_t>(workers_) + static_cast<size_t>(worker)];
     RETURN_IF_ERROR(DecodeFramed(*part.up, found, KeyOf({worker}, part), vector));
     CHECK(tree.Add(worker, vector.raw()));
   }
+  tree.Close();
   CHECK_EQ(tree.partials().size(), 1u);
   const Tensor mean(tree.partials()[0].data, {part.elements}, dtype_);
   ScaleInto(dtype_, 1.0 / workers_, mean.raw(), mean.raw(), part.elements);

@@ -1,6 +1,6 @@
-// One bucket of a lossy exchange whose parts have servers: every worker's message of a part goes to the part's server, which decodes them,
-// adds them by the reduction tree over workers and sends the mean back to everyone by a codec of its own. Everyone, the server too, goes on
-// with the decoded mean: equal bits on every rank and for any number of ranks.
+// One bucket of a lossy exchange whose parts have servers: the message of a part of every worker that takes part goes to the part's server,
+// which decodes them, adds them by the reduction tree over workers and sends the mean back to everyone by a codec of its own. Everyone, the
+// server too, goes on with the decoded mean: equal bits on every rank and for any number of ranks.
 //
 // Bytes sent with one worker a rank, for d coordinates: about (payload(d) up + payload(d) down) (M - 1) / M, two codings in all.
 #ifndef CONCLAVE_COMM_SERVED_BUCKET_H_
@@ -15,6 +15,7 @@
 #include "comm/part_server.h"
 #include "comm/reduction_tree.h"
 #include "comm/region_exchange.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 
@@ -28,11 +29,11 @@ class ServedBucket final : public Bucket {
   // server: null where means go down as they came up.
   void SetServer(PartServer* server) { server_ = server; }
   // block: index in the plan. decoded: where not null, receives what the server decodes. Returns the payloads' bytes. Errors: Internal for
-  // a vector that came already or is of another rank's worker.
+  // a vector that came already, or is of another rank's worker or of one that takes no part.
   absl::StatusOr<int64_t> Put(WorkerId worker, int block, const Tensor& x, const Tensor* decoded);
 
   void Begin() override;
-  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * workers(); }
+  bool full() const override { return puts_ == static_cast<int64_t>(blocks_.size()) * senders_.count(me_); }
   absl::Status Start() override;
   absl::Status Poll() override { return runs_.up.Poll(); }
   absl::Status FinishSums() override;
@@ -54,7 +55,6 @@ class ServedBucket final : public Bucket {
   };
   void PlanParts(const ExchangeContext& context, const BucketPlan& plan, const BlockCodecs& codecs);
   void PlanLogical();
-  int64_t workers() const { return own_.hi - own_.lo; }
   // What `member` sends for `workers` workers.
   void AddLogical(int member, int64_t workers);
   int LogicalMembers() const { return expert_ ? group_->size() : workers_; }
@@ -70,8 +70,8 @@ class ServedBucket final : public Bucket {
   const bool expert_;
   Communicator* const group_;
   const int me_;
-  TreeNode own_;
-  std::vector<TreeNode> ranges_;    // of all members
+  Senders senders_;
+  TreeNode own_;                    // the workers whose vectors come to this rank
   std::vector<BlockId> blocks_;     // the plan's
   std::vector<size_t> first_part_;  // by block, one more at the end
   std::vector<Part> parts_;
@@ -86,6 +86,7 @@ class ServedBucket final : public Bucket {
   PartServer* server_ = nullptr;
   int64_t own_means_ = 0;                              // bytes of the means' messages made here
   std::vector<std::span<const std::byte>> next_mean_;  // by member
+  std::vector<bool> receives_;                         // by member, logically; scratch
   LogicalWire logical_, now_;
   CodecKey key_;
   int64_t puts_ = 0;

@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "comm/sums.h"
-#include "comm/worker_ranges.h"
 
 namespace conclave {
 namespace {
@@ -37,8 +36,7 @@ TreeBucket::TreeBucket(const ExchangeContext& context, BucketPlan plan, const Tr
       to_canonical_(context.to_canonical),
       group_(plan.expert ? context.data : context.world),
       direct_(options.fold && group_->size() == 1 ? options.aggregate : nullptr),
-      world_rank_(context.world->rank()) {
-  CHECK(group_ != nullptr);
+      senders_(context, expert_) {
   for (const BlockId id : plan.blocks) {
     CHECK_EQ(static_cast<int>(context.layout->home(id).owners.size()), group_->size()) << context.layout->parameters()[id].name;
   }
@@ -63,7 +61,7 @@ void TreeBucket::PlanLanes() {
   }
   leaves_ = workers_.workers;
   for (int j = 0; j < size; ++j) {
-    const TreeNode interval = WorkersOf(workers_, expert_, j);
+    const TreeNode& interval = senders_.range(j);
     covers_[j] = Cover(interval.lo, interval.hi, leaves_);
   }
   const int first = expert_ ? me * workers_.expert_axis : me;
@@ -128,12 +126,11 @@ void TreeBucket::PlanRounds() {
     for (int j = 0; j < size; ++j) {
       if (j == me) continue;
       round.send_offsets[j] = ChunkBegin(j);
-      round.send_bytes[j] = k < covers_[me].size() ? ChunkBytes(j) : 0;
       round.recv_offsets[j] = received;
-      round.recv_bytes[j] = k < covers_[j].size() ? ChunkBytes(me) : 0;
-      received += round.recv_bytes[j];
+      received += k < covers_[j].size() ? ChunkBytes(me) : 0;
     }
   }
+  ChooseSends();
   received_ = Buffer(std::max<int64_t>(received, kSlotAlignment));
   means_.send_bytes.assign(size, ChunkBytes(me)), means_.send_offsets.assign(size, ChunkBegin(me));
   means_.recv_bytes.resize(size), means_.recv_offsets.resize(size);
@@ -141,28 +138,45 @@ void TreeBucket::PlanRounds() {
   means_.send_bytes[me] = means_.recv_bytes[me] = 0;
 }
 
+void TreeBucket::ChooseSends() {
+  const int me = group_->rank();
+  for (size_t k = 0; k < rounds_.size(); ++k) {
+    const bool sends = k < covers_[me].size() && Sends(me, covers_[me][k]);
+    for (int j = 0; j < group_->size(); ++j) {
+      if (j == me) continue;
+      rounds_[k].send_bytes[j] = sends ? ChunkBytes(j) : 0;
+      rounds_[k].recv_bytes[j] = k < covers_[j].size() && Sends(j, covers_[j][k]) ? ChunkBytes(me) : 0;
+    }
+  }
+}
+
 // The formula of the exchange with one worker a rank for replicated blocks, what this rank really sends for expert blocks.
 void TreeBucket::PlanLogical() {
   const int64_t bytes = elements_ * width_;
+  const int me = group_->rank();
+  logical_ = {.encoded_bytes = senders_.count(me) * bytes, .dense_bytes = senders_.count(me) * bytes};
   if (expert_) {
-    const int column = group_->rank(), members = group_->size();
-    const auto pieces = static_cast<int64_t>(covers_[column].size());
+    const int column = me, members = group_->size();
+    const int64_t pieces = std::ranges::count_if(covers_[column], [&](const TreeNode& piece) { return Sends(column, piece); });
     int64_t others = 0;  // that own a part
     for (int j = 0; j < members; ++j) others += j != column && ChunkBytes(j) > 0 ? 1 : 0;
     logical_.uplink_bytes = pieces * (bytes - ChunkBytes(column));
     logical_.downlink_bytes = (members - 1) * ChunkBytes(column);
     logical_.messages = pieces * others + (ChunkBytes(column) > 0 ? members - 1 : 0);
-    logical_.encoded_bytes = logical_.dense_bytes = workers_.ColumnCount(column) * bytes;
     return;
   }
-  for (int m = workers_.First(world_rank_); m < workers_.First(world_rank_ + 1); ++m) {
-    AddMeanOf({.elements = elements_, .width = width_, .parts = workers_.workers, .part = m}, logical_);
+  for (int m = senders_.range(me).lo; m < senders_.range(me).hi; ++m) {
+    const int64_t pieces = senders_.row(m) >= 0 ? 1 : 0;
+    AddMeanOf({.elements = elements_, .width = width_, .parts = workers_.workers, .part = m, .pieces = pieces}, logical_);
   }
-  logical_.encoded_bytes = logical_.dense_bytes = workers_.Count(world_rank_) * bytes;
 }
 
 void TreeBucket::Begin() {
-  full_blocks_ = 0;
+  if (senders_.Update()) {
+    ChooseSends();
+    PlanLogical();
+  }
+  full_blocks_ = senders_.count(group_->rank()) == 0 ? static_cast<int>(blocks_.size()) : 0;
   started_ = false;
   for (Block& block : blocks_) {
     block.puts = block.folded_puts = 0;
@@ -194,7 +208,8 @@ absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, boo
   Block& block = blocks_[index];
   CHECK(span.elements() == block.elements && span.dtype() == dtype_) << span.elements() << ' ' << NameOf(span.dtype());
   CHECK(!folded || fold_) << "a folded vector, where each worker's own is needed";
-  const int expected = expert_ ? workers_.ColumnCount(group_->rank()) : workers_.Count(world_rank_);
+  const int expected = senders_.count(group_->rank());
+  if (senders_.row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.id.value);
   const auto enough = [&] { return block.puts == expected || block.folded_puts > 0; };
   if (started_ || enough()) {
     return Internal("exchange: worker %d puts block %d, which has all its %d vectors", worker.value, block.id.value, expected);
@@ -219,8 +234,8 @@ absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, boo
 void TreeBucket::ClosePartials() {
   partials_.clear();
   if (fold_) {
+    const int expected = senders_.count(group_->rank());
     for (Block& block : blocks_) {
-      const int expected = expert_ ? workers_.ColumnCount(group_->rank()) : workers_.Count(world_rank_);
       if (block.puts + block.folded_puts == 0) {
         std::memset(SumOf(block), 0, static_cast<size_t>(block.elements * width_));
       } else if (direct_ != nullptr && block.folded_puts == 0 && block.puts < expected) {
@@ -290,6 +305,7 @@ absl::Status TreeBucket::FinishSums() {
   for (int j = 0; j < size; ++j) {
     for (size_t k = 0; k < covers_[j].size(); ++k) {
       std::byte* const data = j == me ? partials_[k].data + ChunkBegin(me) : received_.data() + rounds_[k].recv_offsets[j];
+      if (!Sends(j, covers_[j][k])) std::memset(data, 0, static_cast<size_t>(ChunkBytes(me)));
       pieces_.push_back({covers_[j][k], data});
     }
   }

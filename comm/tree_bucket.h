@@ -11,6 +11,7 @@
 #include "comm/exchange.h"
 #include "comm/ledger.h"
 #include "comm/reduction_tree.h"
+#include "comm/worker_ranges.h"
 
 namespace conclave {
 
@@ -74,6 +75,9 @@ class TreeBucket final : public VectorBucket {
   void PlanBlocks(const Layout& layout, const std::vector<BlockId>& ids);
   void PlanRounds();
   void PlanLogical();
+  void ChooseSends();  // of the rounds
+  // Whether a vector of the member's piece was put by anyone.
+  bool Sends(int member, const TreeNode& piece) const { return fold_ ? senders_.count(member) > 0 : senders_.any(piece); }
   std::byte* Slot(int slot) const { return memory_.data() + slot * slot_bytes_; }
   int64_t ChunkBegin(int member) const { return chunks_[member] * width_; }  // bytes
   int64_t ChunkBytes(int member) const { return ChunkBegin(member + 1) - ChunkBegin(member); }
@@ -87,7 +91,7 @@ class TreeBucket final : public VectorBucket {
   const bool expert_, fold_, book_, to_canonical_;
   Communicator* const group_;
   const FlatVector* const direct_;  // the aggregate, where sums are formed in it
-  const int world_rank_;
+  Senders senders_;
 
   int leaves_ = 0;
   std::vector<Lane> lanes_;

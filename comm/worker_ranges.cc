@@ -1,5 +1,10 @@
 #include "comm/worker_ranges.h"
 
+#include <algorithm>
+#include <numeric>
+
+#include "base/check.h"
+
 namespace conclave {
 
 TreeNode WorkersOf(const WorkerMap& workers, bool expert, int member) {
@@ -18,6 +23,34 @@ int MemberOf(const WorkerMap& workers, bool expert, int worker) {
   int member = 0;
   while (worker >= WorkersOf(workers, expert, member).hi) ++member;
   return member;
+}
+
+Senders::Senders(const ExchangeContext& context, bool expert)
+    : participants_(context.participants),
+      ranges_(WorkersOfMembers(context, expert)),
+      counts_(ranges_.size()),
+      rows_(static_cast<size_t>(context.workers.workers)) {
+  CHECK(participants_ == nullptr || participants_->chosen.size() == rows_.size());
+  for (size_t j = 0; j < ranges_.size(); ++j) {
+    counts_[j] = ranges_[j].hi - ranges_[j].lo;
+  }
+  std::iota(rows_.begin(), rows_.end(), 0);
+  Update();
+}
+
+bool Senders::Update() {
+  if (participants_ == nullptr) return false;
+  for (size_t j = 0; j < ranges_.size(); ++j) {
+    counts_[j] = 0;
+    for (auto worker = static_cast<size_t>(ranges_[j].lo); worker < static_cast<size_t>(ranges_[j].hi); ++worker) {
+      rows_[worker] = participants_->chosen[worker] != 0 ? ranges_[j].lo + counts_[j]++ : -1;
+    }
+  }
+  return true;
+}
+
+bool Senders::any(const TreeNode& node) const {
+  return std::any_of(rows_.begin() + node.lo, rows_.begin() + node.hi, [](int row) { return row >= 0; });
 }
 
 }  // namespace conclave

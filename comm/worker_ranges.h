@@ -17,6 +17,25 @@ std::vector<TreeNode> WorkersOfMembers(const ExchangeContext& context, bool expe
 // The inverse: the member to which the worker's vectors come.
 int MemberOf(const WorkerMap& workers, bool expert, int worker);
 
+// Whose vectors an exchange has: all workers', or those of context.participants.
+class Senders {
+ public:
+  Senders(const ExchangeContext& context, bool expert);
+  // Reads the participants; at every Begin. Whether they may be others than before.
+  bool Update();
+
+  const TreeNode& range(int member) const { return ranges_[static_cast<size_t>(member)]; }  // all workers whose vectors come there
+  int count(int member) const { return counts_[static_cast<size_t>(member)]; }              // those among them that send
+  // Where a worker's vector lies if those of a member lie together, from the place of its first worker on; -1: it does not send.
+  int row(int worker) const { return rows_[static_cast<size_t>(worker)]; }
+  bool any(const TreeNode& node) const;  // does a worker of the node send?
+
+ private:
+  const Participants* participants_;
+  std::vector<TreeNode> ranges_;
+  std::vector<int> counts_, rows_;
+};
+
 }  // namespace conclave
 
 #endif  // CONCLAVE_COMM_WORKER_RANGES_H_

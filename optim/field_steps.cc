@@ -44,7 +44,7 @@ void FieldScheme::StepTo(FlatVector* to, const FlatVector& from, double gamma, c
 
 absl::StatusOr<StepReport> OneLook::Step(Operator& field, const Cursor& cursor, Guard& guard) {
   const double gamma = GammaAt(cursor);
-  StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 1};
+  StepReport report{.step = cursor.step, .learning_rate = gamma};
   ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, Where(gamma), cursor.Key(), 0, *method_.exchange));
   report.evaluation = std::move(f.evaluation);
   ASSIGN_OR_RETURN(report.norms, norm_.Of(*f.aggregate));
@@ -63,13 +63,12 @@ TwoLooks::TwoLooks(FieldMethod method, const SchemeContext& context)
 absl::StatusOr<StepReport> TwoLooks::Step(Operator& field, const Cursor& cursor, Guard& guard) {
   const double gamma = GammaAt(cursor);
   Exchange *const at_z = method_.exchange.get(), *const at_zh = method_.half.get();
-  StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 2};
+  StepReport report{.step = cursor.step, .learning_rate = gamma};
   ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, z_, cursor.Key(), 0, *at_z));
   report.evaluation = std::move(f.evaluation);
   ASSIGN_OR_RETURN(report.norms, norm_.Of(*f.aggregate));
   report.gradient_norm = report.norms.total;
   if (!std::isfinite(report.gradient_norm)) {  // nothing can be evaluated at zh
-    report.evaluations = 1;
     return RefuseStep(std::move(report), FailedPrecondition("operator norm is %f", report.gradient_norm), guard, {at_z});
   }
   MoveHalf(gamma, *f.aggregate);

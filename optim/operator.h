@@ -59,6 +59,8 @@ class Operator {
   // The exchange that the next evaluations are for: Evaluate awaits each block of its point there (Exchange::AwaitShared) before it reads
   // it, and may form folded vectors in its places (Exchange::Place). Null: all have arrived, and vectors go to `on_block` alone.
   virtual void Attach(Exchange*) {}
+  // By Evaluate, from the beginning: a single worker's count 1 / M.
+  virtual double evaluations() const = 0;
   virtual OperatorConstants constants() const { return {}; }
 };
 

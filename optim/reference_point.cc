@@ -25,6 +25,12 @@ CONCLAVE_SIMD void Difference(const double* a, const double* b, double factor, d
   DifferenceLoop(a, b, factor, out, n);
 }
 
+void ScaleTerms(double factor, Evaluation* evaluation) {
+  for (Term& term : evaluation->terms) term.value *= factor;
+  for (double& value : evaluation->by_worker) value *= factor;
+  evaluation->objective *= factor;
+}
+
 RngKey SharedDraw(uint64_t seed, uint32_t step, Draw draw) {
   return {.seed = seed, .site = static_cast<uint32_t>(draw), .step = step, .worker = kSharedWorker, .kind = RngKind::kCoin};
 }
@@ -41,8 +47,7 @@ ReferencePoint::ReferencePoint(const SchemeContext& context, ReferencePointOptio
       F_w_(context.exchange.layout, context.exchange.dtype),
       F_m_w_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
       F_m_next_(context.exchange.layout, context.exchange.workers, context.exchange.dtype),
-      difference_({LargestBlock(*context.exchange.layout)}, context.exchange.dtype),
-      participates_(workers_, true) {
+      difference_({LargestBlock(*context.exchange.layout)}, context.exchange.dtype) {
   if (options_.variance_reduced) F_m_sample_.emplace(context.exchange.layout, context.exchange.workers, context.exchange.dtype);
 }
 
@@ -58,29 +63,37 @@ bool ReferencePoint::Coin(const SampleKey& key) const { return SharedDraw(seed_,
 // Selection sampling: worker m is taken with probability (still to take) / (still to come).
 void ReferencePoint::DrawParticipants(const SampleKey& key) {
   const RngKey draw = SharedDraw(seed_, key.step, Draw::kParticipants);
-  int64_t left = options_.participants;
+  int64_t left = options_.participants->count;
   for (int m = 0; m < workers_; ++m) {
-    participates_[m] = draw.UniformDouble(m) * (workers_ - m) < static_cast<double>(left);
-    left -= participates_[m];
+    char& chosen = options_.participants->chosen[static_cast<size_t>(m)];
+    chosen = draw.UniformDouble(m) * (workers_ - m) < static_cast<double>(left) ? 1 : 0;
+    left -= chosen;
   }
+}
+
+absl::StatusOr<Evaluation> ReferencePoint::EvaluateSome(Operator& field, const FlatVector& point, const SampleKey& key,
+                                                        const OnBlock& on_block) {
+  if (options_.participants != nullptr) field.Select(options_.participants->chosen);
+  absl::StatusOr<Evaluation> evaluation = field.Evaluate(point, key, /*each_worker=*/true, on_block);
+  field.Select({});
+  return evaluation;
 }
 
 absl::StatusOr<Exchanged> ReferencePoint::ExchangeDifferences(Operator& field, const FlatVector& point, const SampleKey& key,
                                                               Exchange& exchange) {
-  const bool all = options_.participants == 0;
+  const bool all = options_.participants == nullptr;
   if (!all) DrawParticipants(key);
-  const double factor = all ? 1 : workers_ / static_cast<double>(options_.participants);
+  const double factor = all ? 1 : workers_ / static_cast<double>(options_.participants->count);
   if (F_m_sample_) {
     const OnBlock keep = [this](WorkerId worker, BlockId block, const Tensor& span, bool) {
       F_m_sample_->At(worker, block).CopyFrom(span);
       return absl::OkStatus();
     };
-    RETURN_IF_ERROR(field.Evaluate(w_, key, /*each_worker=*/true, keep).status());
+    RETURN_IF_ERROR(EvaluateSome(field, w_, key, keep).status());
   }
   const WorkerVectors& base = F_m_sample_ ? *F_m_sample_ : F_m_w_;
   exchange.Begin(key.step, kDifferenceDraw);
   const auto put = [&](WorkerId worker, BlockId block, const Tensor& span, bool) {
-    if (!participates_[worker.value]) return absl::OkStatus();
     const Tensor out = difference_->Slice(0, span.elements()).Reshape(span.shape());
     DispatchFloat(span.dtype(), [&](auto t) {
       using T = decltype(t);
@@ -89,7 +102,8 @@ absl::StatusOr<Exchanged> ReferencePoint::ExchangeDifferences(Operator& field, c
     return exchange.Put(worker, block, out);
   };
   Exchanged result;
-  ASSIGN_OR_RETURN(result.evaluation, field.Evaluate(point, key, /*each_worker=*/true, std::ref(put)));
+  ASSIGN_OR_RETURN(result.evaluation, EvaluateSome(field, point, key, std::ref(put)));
+  if (!all) ScaleTerms(factor, &result.evaluation);
   ASSIGN_OR_RETURN(result.aggregate, exchange.Finish());
   return result;
 }

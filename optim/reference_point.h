@@ -2,6 +2,7 @@
 #ifndef CONCLAVE_OPTIM_REFERENCE_POINT_H_
 #define CONCLAVE_OPTIM_REFERENCE_POINT_H_
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,8 +16,9 @@ namespace conclave {
 struct ReferencePointOptions {
   std::string part;               // prefix of the names in the train state
   double p = 1;                   // probability that w is refreshed in a step
-  int64_t participants = 0;       // workers that send a difference in a step, drawn anew every step; 0: all
   bool variance_reduced = false;  // differences between evaluations of the step's sample, F(w) of the full data
+  // Those that the exchange of differences was made with: drawn anew every step. Null: all workers.
+  std::unique_ptr<Participants> participants;
 };
 
 // Holds w, F(w) and F_m(w). Within a step: Coin, ExchangeDifferences, and where w is to move EvaluateNext, then MoveTo or Discard. Train
@@ -35,8 +37,9 @@ class ReferencePoint {
   bool Coin(const SampleKey& key) const;
 
   // F_m(point) - F_m(w) of every worker through `exchange`: an estimate of F(point) - F(w). With b of M participants the b differences
-  // count M / b times, the others as +0, so that their mean over M stays unbiased. Neither commits nor discards. Cost: one evaluation;
-  // variance reduced two, of the same sample at w and at the point.
+  // count M / b times, the others as +0, so that their mean over M stays unbiased; the terms likewise, while counters are those of the
+  // participants alone. Neither commits nor discards. Cost: one evaluation by the participants; variance reduced two, of the same sample
+  // at w and at the point.
   absl::StatusOr<Exchanged> ExchangeDifferences(Operator& field, const FlatVector& point, const SampleKey& key, Exchange& exchange);
 
   // F(point), exactly, for a w that may move there; variance reduced of the full data. Returns its norm. Cost: one evaluation, one exact
@@ -49,6 +52,8 @@ class ReferencePoint {
 
  private:
   void DrawParticipants(const SampleKey& key);
+  // By the participants alone.
+  absl::StatusOr<Evaluation> EvaluateSome(Operator& field, const FlatVector& point, const SampleKey& key, const OnBlock& on_block);
 
   ReferencePointOptions options_;
   uint64_t seed_;
@@ -59,8 +64,7 @@ class ReferencePoint {
   WorkerVectors F_m_w_, F_m_next_;           // F_m(w): train state; those that may replace them
   std::optional<WorkerVectors> F_m_sample_;  // variance reduced: F_m(w) on the step's sample
   Aggregate F_next_ = nullptr;
-  OwnedTensor difference_;          // [largest block]
-  std::vector<bool> participates_;  // [M]
+  OwnedTensor difference_;  // [largest block]
 };
 
 }  // namespace conclave

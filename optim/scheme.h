@@ -25,7 +25,6 @@ struct StepReport {
   VectorNorms norms;         // its parts; norms.total == gradient_norm
   double clip_factor = 1;
   double learning_rate = 0;  // or gamma, schedule applied
-  int evaluations = 0;       // per worker
   bool skipped = false;      // the guard refused the update
   std::string reason;        // why
 };

@@ -66,8 +66,7 @@ class ModelOperator : public Operator {
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }
   ModelBuffers& buffers() { return buffers_; }
 
-  // By Evaluate, in the mean over workers.
-  double evaluations() const { return static_cast<double>(evaluations_) / options_.workers.workers; }
+  double evaluations() const override { return static_cast<double>(evaluations_) / options_.workers.workers; }
   // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved; and expert_rows the most
   // rows that experts of this rank were sent of a leaf since then, as they count in memory: of all layers, or of one where blocks are
   // recorded again.

@@ -133,8 +133,8 @@ absl::StatusOr<RaceResult> Race(const Assembly& a, Communicator& world, const Ra
   ASSIGN_OR_RETURN(const double start, yardstick.Measure());
   books.Skip();
   if (!(start > 0)) return FailedPrecondition("the starting point is a solution already: its measure is %g", start);
-  const double evaluated = a.field->evaluations();
   int64_t stride = 1;
+  double evaluated = a.field->evaluations();
   RETURN_IF_ERROR(a.scheme->Start(*a.field));
   result.costs.evaluations = a.field->evaluations() - evaluated;
   RETURN_IF_ERROR(books.Book(&result));
@@ -143,6 +143,7 @@ absl::StatusOr<RaceResult> Race(const Assembly& a, Communicator& world, const Ra
   std::optional<RaceEnd> end;
   while (!end) {
     const double began = RealClock().Seconds();
+    evaluated = a.field->evaluations();
     const absl::StatusOr<StepReport> report = a.scheme->Step(*a.field, cursor, *a.guard);
     if (absl::IsFailedPrecondition(report.status())) {  // the guard gave up
       end = RaceEnd::kDiverged;
@@ -152,7 +153,7 @@ absl::StatusOr<RaceResult> Race(const Assembly& a, Communicator& world, const Ra
     if (!report->skipped) a.field->FinishStep(report->evaluation);
     ++cursor.step;
     result.costs.seconds += RealClock().Seconds() - began;
-    result.costs.evaluations += report->evaluations;
+    result.costs.evaluations += a.field->evaluations() - evaluated;
     RETURN_IF_ERROR(books.Book(&result));
     if (cursor.step % options.measure_every != 0) continue;
     RETURN_IF_ERROR(a.scheme->Settle());

@@ -168,13 +168,14 @@ off() { awk -v v="$1" -v e="$2" 'BEGIN { if (v > 0 && e > 0) { d = v / e - 1; pr
 # Methods at their proven steps on a problem that curves as much as it turns: iterations follow Cq.
 proven=("$v/masha1_randk_provable.textproto" --set optim.step_multiple=1 --set optim.masha1.p=0.4 --set model.bilinear_game.heterogeneity=1
   --set model.bilinear_game.lambda=0.5 --set model.bilinear_game.dim=64 --max-evaluations 20000)
-# Iterations of b of 32 workers against Cq of b; L and its mean square are close to 1 and alike.
+# Iterations of b of 32 workers against Cq of b; L and its mean square are close to 1 and alike. One takes b / 32 evaluations and p refreshes.
 participation() {
   local b worst=0 few all
   contest pp "${proven[@]}" --set trainer.workers=32 --vary optim.masha1.participants=8,16,32
-  all=$(of pp "masha1_randk_provable participants=32" evaluations)
+  iterations_of() { awk -v e="$(of pp "masha1_randk_provable participants=$1" evaluations)" -v b="$1" 'BEGIN { print (e - 1) / (b / 32 + 0.4) }'; }
+  all=$(iterations_of 32)
   for b in 8 16; do
-    few=$(off "$(ratio "$(of pp "masha1_randk_provable participants=$b" evaluations)" "$all")" "$(awk -v b="$b" 'BEGIN {
+    few=$(off "$(ratio "$(iterations_of "$b")" "$all")" "$(awk -v b="$b" 'BEGIN {
       q = 64 / 6; print sqrt((1 + (32 - b) / (b * 31) + (q - 1) / b) / (1 + (q - 1) / 32)) }')")
     worst=$(awk -v a="$worst" -v b="${few:-9}" 'BEGIN { print (b + 0 > a + 0 ? b : a) }')
   done
@@ -319,6 +320,7 @@ laws() {
   law optim_test 'ProxSkipTest.*:LocalExtragradientTest.*' "local steps: controls add up to zero and remove the bias"
   law optim_test '*ProxTest.*:*SetTest.*:ProxFamilyTest.*:UncompressedTest.EverySchemeFindsTheSolutionThatAProxAsksFor' "prox terms: each solves its problem, firmly non-expansive, projections to the bit"
   law optim_test 'Masha1Test.WhereEveryWorker*:Masha1Test.APartialMean*' "partial participation: all is MASHA1 to the bit, some are unbiased"
+  law comm_test 'Participants.*' "partial participation: absent workers send nothing, bits and both books on any mesh"
   law models_test 'Games.*:ProblemRows.*:MatrixGame.*:GroupRobust.*:QuadraticGame.*' "games: solutions, gaps, constants, samples, files in LIBSVM's format"
   law trainer_test 'VineqErrors.*:RunFolder.ResumeTakesSafeChangesOnly:ResumeTest.*' "bad input: configs, and resuming with another M or codec"
   law optim_test '*SchemeTest.SkipsAPoisonedStep*:*AreRefused:*IsRefused:StepSizeTest.Missing*' "bad input: numbers that are none, settings without a meaning"

@@ -77,7 +77,6 @@ class Diloco final : public Scheme {
     StepReport report{.step = cursor.step};
     report.learning_rate = config_.diloco().lr() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
     ASSIGN_OR_RETURN(report.evaluation, copies_.Evaluate(field, copies_.x_m(), cursor.Key()));
-    report.evaluations = 1;
     RETURN_IF_ERROR(MeasureNorms(report));
     if (const absl::Status verdict = guard.Accept(report.evaluation.objective, report.gradient_norm); !verdict.ok()) {
       return copies_.Refuse(std::move(report), verdict, guard, false);

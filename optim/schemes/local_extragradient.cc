@@ -33,13 +33,12 @@ class LocalExtragradient final : public Scheme {
 
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     const double gamma = config_.local_extragradient().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 2};
+    StepReport report{.step = cursor.step, .learning_rate = gamma};
 
     ASSIGN_OR_RETURN(report.evaluation, copies_.Evaluate(field, copies_.x_m(), cursor.Key()));
     ASSIGN_OR_RETURN(report.gradient_norm, copies_.Norm());
     report.norms.total = report.gradient_norm;
     if (!std::isfinite(report.gradient_norm)) {  // nothing can be evaluated at zh_m
-      report.evaluations = 1;
       const absl::Status reason = FailedPrecondition("operator norm is %f", report.gradient_norm);
       return copies_.Refuse(std::move(report), reason, guard, false);
     }

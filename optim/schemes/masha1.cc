@@ -3,7 +3,8 @@
 //   zbar = (1 - p) z + p w;   zh = prox(zbar - gamma F(w));   g = mean_m Q_m(F_m(zh) - F_m(w));   z <- prox(zbar - gamma (F(w) + g))
 // Variance reduced (VR-MASHA1): g = mean_m Q_m(F_mB(zh) - F_mB(w)) on one sample B of every worker, F(w) of the full data; with an exact
 // exchange that is VR-extragradient (Alacaoglu and Malitsky, arXiv 2102.08352).
-// Partial participation: the mean is over b of the M workers, drawn anew every step; refreshes need all of them.
+// Partial participation: the mean is over b of the M workers, drawn anew every step; the others neither evaluate nor send. Refreshes need
+// all of them.
 #include <cmath>
 #include <utility>
 
@@ -17,16 +18,17 @@ namespace {
 
 class Masha1 final : public Scheme {
  public:
-  Masha1(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, std::unique_ptr<Exchange> compressed)
+  Masha1(const OptimConfig& config, const SchemeContext& context, std::unique_ptr<Prox> prox, std::unique_ptr<Exchange> compressed,
+         std::unique_ptr<Participants> participants)
       : config_(config),
         total_steps_(context.total_steps),
         prox_(std::move(prox)),
-        q_(std::move(compressed)),
         norm_(context.exchange.layout, context.exchange.world),
         reference_(context, {.part = "masha1",
                              .p = config.masha1().p(),
-                             .participants = config.masha1().participants(),
-                             .variance_reduced = config.masha1().variance_reduced()}),
+                             .variance_reduced = config.masha1().variance_reduced(),
+                             .participants = std::move(participants)}),
+        q_(std::move(compressed)),
         z_(InitialPoint(context)),
         zbar_(context.exchange.layout, context.exchange.dtype),
         zh_(context.exchange.layout, context.exchange.dtype),
@@ -39,7 +41,7 @@ class Masha1 final : public Scheme {
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     const double p = config_.masha1().p();
     const double gamma = config_.masha1().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = config_.masha1().variance_reduced() ? 2 : 1};
+    StepReport report{.step = cursor.step, .learning_rate = gamma};
 
     zbar_.Combine(1 - p, z_, p, reference_.w());
     zh_.Combine(1, zbar_, -gamma, reference_.F_w());
@@ -55,7 +57,6 @@ class Masha1 final : public Scheme {
 
     const bool refresh = std::isfinite(guarded) && reference_.Coin(cursor.Key());
     if (refresh) {
-      ++report.evaluations;
       ASSIGN_OR_RETURN(const double norm, reference_.EvaluateNext(field, z_new_, cursor.Key()));
       if (!std::isfinite(norm)) guarded = norm;
     }
@@ -80,9 +81,9 @@ class Masha1 final : public Scheme {
   OptimConfig config_;
   int64_t total_steps_;
   std::unique_ptr<Prox> prox_;
-  std::unique_ptr<Exchange> q_;
   LogicalNorm norm_;
   ReferencePoint reference_;
+  std::unique_ptr<Exchange> q_;              // of those that `reference_` draws
   FlatVector z_;                             // train state, as the reference is
   FlatVector zbar_, zh_, z_new_, estimate_;  // of one step
 };
@@ -97,8 +98,15 @@ absl::StatusOr<std::unique_ptr<Scheme>> MakeMasha1(const OptimConfig& config, co
                            context.exchange.workers.workers, participants);
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Prox> prox, MakeProx(config.prox(), context.exchange.layout->parameters()));
-  ASSIGN_OR_RETURN(std::unique_ptr<Exchange> compressed, MakeExchange(config.masha1().exchange(), context.exchange));
-  return std::make_unique<Masha1>(config, context, std::move(prox), std::move(compressed));
+  const int workers = context.exchange.workers.workers;
+  std::unique_ptr<Participants> some;
+  if (participants > 0 && participants < workers) {
+    some = std::make_unique<Participants>(Participants{.count = static_cast<int>(participants), .chosen = std::vector<char>(workers)});
+  }
+  ExchangeContext differences = context.exchange;
+  differences.participants = some.get();
+  ASSIGN_OR_RETURN(std::unique_ptr<Exchange> compressed, MakeExchange(config.masha1().exchange(), differences));
+  return std::make_unique<Masha1>(config, context, std::move(prox), std::move(compressed), std::move(some));
 }
 
 }  // namespace conclave

@@ -35,7 +35,7 @@ class Masha2 final : public Scheme {
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     const double p = config_.masha2().p();
     const double gamma = config_.masha2().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = config_.masha2().variance_reduced() ? 2 : 1};
+    StepReport report{.step = cursor.step, .learning_rate = gamma};
 
     zh_.Combine(1 - p, z_, p, reference_.w());
     zh_.Axpy(-gamma, reference_.F_w());
@@ -50,7 +50,6 @@ class Masha2 final : public Scheme {
     const bool refresh = std::isfinite(guarded) && reference_.Coin(cursor.Key());
     const FlatVector& next = config_.masha2().reference() == Masha2Config::PREVIOUS ? z_ : z_new_;
     if (refresh) {
-      ++report.evaluations;
       ASSIGN_OR_RETURN(const double norm, reference_.EvaluateNext(field, next, cursor.Key()));
       if (!std::isfinite(norm)) guarded = norm;
     }

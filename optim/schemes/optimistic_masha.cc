@@ -82,7 +82,7 @@ class OptimisticMasha final : public Scheme {
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     const double p = config_.optimistic_masha().p();
     const double gamma = config_.optimistic_masha().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 1};
+    StepReport report{.step = cursor.step, .learning_rate = gamma};
 
     ASSIGN_OR_RETURN(const Aggregate message, ExchangeMessages(field, cursor.Key(), &report.evaluation));
     g_.Combine(1, F_reference_, 1, *message);

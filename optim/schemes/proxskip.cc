@@ -36,7 +36,7 @@ class ProxSkip final : public Scheme {
   absl::StatusOr<StepReport> Step(Operator& field, const Cursor& cursor, Guard& guard) override {
     const double p = config_.proxskip().p();
     const double gamma = config_.proxskip().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
-    StepReport report{.step = cursor.step, .learning_rate = gamma, .evaluations = 1};
+    StepReport report{.step = cursor.step, .learning_rate = gamma};
 
     ASSIGN_OR_RETURN(report.evaluation, copies_.Evaluate(field, copies_.x_m(), cursor.Key()));
     ASSIGN_OR_RETURN(report.gradient_norm, copies_.Norm());

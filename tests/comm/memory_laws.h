@@ -52,6 +52,9 @@ struct MemoryRun {
   const SavedState* start = nullptr;
   std::function<ParameterSet()> parameters = TestParameters;
   std::vector<int> firsts = {};  // WorkerMap's
+  bool invariant = true;         // WORLD_SIZE_INVARIANT
+  // Who takes part in a step, equally many in every one; null: all, and the exchange is not told.
+  std::function<bool(int step, int worker)> takes_part = {};
 };
 
 struct MemoryResult {
@@ -89,6 +92,7 @@ inline absl::Status PutStep(const MemoryRun& run, const ExchangeContext& context
     const int count = expert ? context.workers.ColumnCount(column) : context.workers.Count(me);
     for (int worker = first; worker < first + count; ++worker) {
       if (run.skip && run.skip(worker, block)) continue;
+      if (context.participants != nullptr && context.participants->chosen[worker] == 0) continue;
       std::vector<float> v = WorkerVector<float>(worker, block, layout.parameters()[block].shape.elements(), vectors);
       RETURN_IF_ERROR(exchange.Put({worker}, block, TensorOf(v)));
     }
@@ -105,19 +109,27 @@ inline MemoryResult RunMemory(const MemoryRun& run) {
     const ParameterSet set = run.parameters();
     const Layout layout = TestLayout(&set, world.rank(), run.ranks, run.expert_axis);
     ASSIGN_OR_RETURN(std::unique_ptr<Communicator> data, world.Split(world.rank() % run.expert_axis, world.rank(), "data"));
+    Participants participants{.chosen = std::vector<char>(run.workers)};
+    const auto choose = [&](int step) {
+      for (int m = 0; m < run.workers && run.takes_part; ++m) participants.chosen[m] = run.takes_part(step, m);
+    };
+    choose(run.first);
+    participants.count = static_cast<int>(std::ranges::count(participants.chosen, 1));
     const ExchangeContext context = {
         .layout = &layout,
         .workers = {.workers = run.workers, .ranks = run.ranks, .expert_axis = run.expert_axis, .firsts = run.firsts},
         .world = &world,
         .data = data.get(),
-        .world_size_invariant = true,
+        .world_size_invariant = run.invariant,
         .bucket_bytes = 2000,
-        .seed = 42};
+        .seed = 42,
+        .participants = run.takes_part ? &participants : nullptr};
     ASSIGN_OR_RETURN(const std::unique_ptr<Exchange> exchange, MakeExchange(run.config, context));
     StateDict dict;
     exchange->Register(dict, "exchange");
     if (run.start != nullptr) LoadState(*run.start, dict);
     for (int step = run.first; step < run.first + run.steps; ++step) {
+      choose(step);
       if (run.refused && run.refused(step)) {
         exchange->Begin(static_cast<uint32_t>(step), 1);
         RETURN_IF_ERROR(PutStep(run, context, *exchange, step + 50));

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <complex>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,16 @@ struct Theory {
   double cq = std::sqrt(lipschitz * lipschitz * (1 + (q - 1) / 4));
   double gamma = std::min(std::sqrt(p / 2) / cq, p / (2 * mu));
 };
+
+// Between ranks, by exchanges.
+int64_t ExchangedBytes(const std::vector<WireReport>& wires) {
+  int64_t bytes = 0;
+  for (WireReport report : wires) {
+    std::erase_if(report.lines, [](const WireLine& line) { return !line.label.starts_with("exchange."); });
+    bytes += report.BetweenRanks().sent_bytes;
+  }
+  return bytes;
+}
 
 Play PlayOf(const std::string& config) { return {.config = ParseConfig<OptimConfig>(config)}; }
 
@@ -73,10 +84,10 @@ TEST(Masha1Test, FollowsItsRecursionModeByMode) {
   for (size_t i = 0; i < z.size(); ++i) {
     const Mode step = 0.4 * Mode(0.5, -(0.2 + 0.8 * static_cast<double>(i) / 5));
     Mode w = z[i];
-    for (const StepReport& report : end->reports) {
+    for (const double evaluations : end->evaluations) {
       const Mode zh = 0.7 * z[i] + (0.3 - step) * w;
       z[i] = (1.0 - step) * zh + step * w;
-      if (report.evaluations == 2) w = z[i];
+      if (evaluations == 2) w = z[i];
     }
     EXPECT_NEAR(std::abs(z[i] - expected[i]), 0, 1e-12) << "mode " << i;
   }
@@ -111,7 +122,7 @@ TEST(Masha1Test, TheCoinIsFairAndSharedAndCostsNoState) {
   const auto outcome = PlayGame(play);
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   int refreshed = 0;
-  for (const StepReport& report : outcome->reports) refreshed += report.evaluations == 2;
+  for (const double evaluations : outcome->evaluations) refreshed += evaluations == 2;
   EXPECT_NEAR(refreshed, 150, 4 * std::sqrt(500 * 0.3 * 0.7));
 }
 
@@ -122,6 +133,55 @@ TEST(Masha1Test, WhereEveryWorkerParticipatesNothingChanges) {
   const auto a = PlayGame(all), b = PlayGame(named);
   ASSERT_TRUE(a.ok() && b.ok()) << b.status();
   EXPECT_EQ(FirstDifference(a->state, b->state), "");
+  EXPECT_EQ(a->evaluations, b->evaluations);
+  for (size_t rank = 0; rank < a->wires.size(); ++rank) {
+    EXPECT_EQ(a->wires[rank].logical, b->wires[rank].logical);
+    EXPECT_EQ(a->wires[rank].BetweenRanks(), b->wires[rank].BetweenRanks());
+  }
+}
+
+// Two blocks of 60 coordinates of 8 bytes; RandK sends 3 of each. The start and refreshes are of all four workers.
+TEST(Masha1Test, WhoTakesNoPartNeitherEvaluatesNorSends) {
+  constexpr int64_t kMessage = 2 * 3 * 8, kVector = 2 * 60 * 8;
+  for (const int b : {1, 2, 3}) {
+    Play play = PlayOf(absl::StrFormat(
+        "masha1 { gamma: 0.01 p: 0.4 participants: %d exchange { quantized { codec { rand_k { fraction: 0.05 } } } } }", b));
+    play.game.n = 60;
+    std::optional<Outcome> one;
+    for (const int ranks : {1, 2, 4}) {
+      play.ranks = ranks;
+      const auto outcome = PlayGame(play);
+      ASSERT_TRUE(outcome.ok()) << outcome.status();
+      LogicalWire wire;
+      for (const WireReport& report : outcome->wires) wire += report.logical;
+      int64_t full = 1;
+      for (const double evaluations : outcome->evaluations) {
+        EXPECT_TRUE(evaluations == b / 4.0 || evaluations == b / 4.0 + 1) << evaluations;
+        full += evaluations > 1 ? 1 : 0;
+      }
+      EXPECT_GT(full, 1);
+      EXPECT_EQ(wire.encoded_bytes, play.steps * b * kMessage + full * 4 * kVector);
+      // Messages with their two frames to three others each; exact sums up and down.
+      EXPECT_EQ(wire.uplink_bytes + wire.downlink_bytes, play.steps * b * 3 * (kMessage + 2 * 32) + full * 4 * 2 * kVector * 3 / 4);
+      if (ranks == 4) {
+        EXPECT_EQ(ExchangedBytes(outcome->wires), wire.uplink_bytes + wire.downlink_bytes);
+      }
+      if (!one) one = *outcome;
+      EXPECT_EQ(FirstDifference(one->state, outcome->state), "") << ranks << " ranks";
+    }
+  }
+}
+
+// The participants' terms stand for everyone's.
+TEST(Masha1Test, ThePartialLossIsAnEstimateOfTheWhole) {
+  Play all = PlayOf(absl::StrFormat("masha1 { gamma: 0.2 p: 0.4 %s }", kRandK));
+  Play some = PlayOf(absl::StrFormat("masha1 { gamma: 0.2 p: 0.4 participants: 1 %s }", kRandK));
+  all.steps = some.steps = 1;  // the same half step
+  const auto a = PlayGame(all), b = PlayGame(some);
+  ASSERT_TRUE(a.ok() && b.ok()) << a.status() << b.status();
+  const Evaluation &whole = a->reports[0].evaluation, &part = b->reports[0].evaluation;
+  EXPECT_NEAR(part.objective, whole.objective, 1e-12 * std::abs(whole.objective));
+  EXPECT_NEAR(part.terms[0].value, whole.terms[0].value, 1e-12 * std::abs(whole.objective));
 }
 
 // Steps from one state many times, with fresh masks and coins each time: the mean of V+ = (1 - p) |z+ - u|^2 + |w+ - u|^2.

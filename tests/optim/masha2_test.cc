@@ -155,8 +155,9 @@ TEST(Masha2Test, FollowsItsAlgorithmWithAChangingStep) {
     RETURN_IF_ERROR(scheme->Start(*stage.game));
     Reference reference(play, stage);
     for (int64_t k = 0; k < play.steps; ++k) {
+      const double evaluated = stage.game->evaluations();
       ASSIGN_OR_RETURN(const StepReport report, scheme->Step(*stage.game, {.step = k}, *guard));
-      reference.Step(report.learning_rate, 0.3, report.evaluations == 2);
+      reference.Step(report.learning_rate, 0.3, stage.game->evaluations() - evaluated == 2);
       SavedState saved;
       saved.Add(state);
       std::vector<double> z = saved.Doubles("model/x.weight");
@@ -191,7 +192,7 @@ TEST(Masha2Test, NothingIsLostForAnyWorker) {
     Stage stage(world, alone);
     RETURN_IF_ERROR(stage.Open());
     Reference reference(alone, stage);
-    for (const StepReport& report : outcome->reports) reference.Step(0.25, 0.3, report.evaluations == 2);
+    for (const double evaluations : outcome->evaluations) reference.Step(0.25, 0.3, evaluations == 2);
     for (int m = 0; m < play.game.workers; ++m) {
       const std::string part = absl::StrFormat("exchange.differences.e_m/worker.%d/", m);
       std::vector<double> e = outcome->state.Doubles(part + "x.weight");

@@ -55,8 +55,7 @@ bool Same(double a, double b) { return std::bit_cast<uint64_t>(a) == std::bit_ca
 bool SameReport(const StepReport& a, const StepReport& b) {
   return Same(a.gradient_norm, b.gradient_norm) && Same(a.norms.dense, b.norms.dense) && Same(a.norms.expert, b.norms.expert) &&
          Same(a.clip_factor, b.clip_factor) && Same(a.learning_rate, b.learning_rate) &&
-         Same(a.evaluation.objective, b.evaluation.objective) && a.evaluations == b.evaluations && a.skipped == b.skipped &&
-         a.reason == b.reason;
+         Same(a.evaluation.objective, b.evaluation.objective) && a.skipped == b.skipped && a.reason == b.reason;
 }
 
 // What one rank leaves behind: its outcome, and the entries that another rank is to write.
@@ -80,11 +79,14 @@ absl::Status PlayRank(Communicator& world, const Play& play, RankOutcome* outcom
   ASSIGN_OR_RETURN(const double at_start, gap.Distance(scheme->point(), solution));
   outcome->distances.push_back(at_start);
   for (Cursor cursor{play.first}; cursor.step < play.first + play.steps; ++cursor.step) {
+    const double evaluated = stage.game->evaluations();
     ASSIGN_OR_RETURN(StepReport report, scheme->Step(*stage.game, cursor, *guard));
+    outcome->evaluations.push_back(stage.game->evaluations() - evaluated);
     ASSIGN_OR_RETURN(const double distance, gap.Distance(scheme->point(), solution));
     outcome->reports.push_back(std::move(report));
     outcome->distances.push_back(distance);
   }
+  outcome->wires.push_back(world.ledger()->Take());
   outcome->state.Add(state);
   for (const StateEntry& entry : state.entries()) {
     if (!entry.canonical) outcome->replicas[entry.name] = RawBytes(entry.data);
@@ -182,6 +184,8 @@ absl::StatusOr<Outcome> PlayGame(const Play& play) {
   RETURN_IF_ERROR(RunRanks(play.ranks, [&](Communicator& world) { return PlayRank(world, play, &outcomes[world.rank()]); }));
   Outcome result = std::move(outcomes[0]);
   for (int r = 1; r < play.ranks; ++r) {
+    if (outcomes[r].evaluations != result.evaluations) return Internal("rank %d: other evaluations than rank 0", r);
+    result.wires.push_back(std::move(outcomes[r].wires[0]));
     for (size_t i = 0; i < result.reports.size(); ++i) {
       if (!SameReport(result.reports[i], outcomes[r].reports[i]) || result.distances[i + 1] != outcomes[r].distances[i + 1]) {
         return Internal("step %d: rank %d reports something else than rank 0", i, r);

@@ -167,7 +167,9 @@ void AffineGame::EvaluateBlock(WorkerId worker, BlockId block, const FlatVector&
 
 absl::StatusOr<Evaluation> AffineGame::Evaluate(const FlatVector& point, const SampleKey& key, bool /*each_worker*/,
                                                 const OnBlock& on_block) {
-  ++evaluations_;
+  const int64_t evaluated =
+      selected_.empty() ? options_.workers : std::ranges::count_if(selected_, [](char selected) { return selected != 0; });
+  evaluations_ += evaluated;
   const int rank = layout_->rank();
   const int column = rank / workers_.expert_axis;
   std::vector<double> values;
@@ -189,17 +191,18 @@ absl::StatusOr<Evaluation> AffineGame::Evaluate(const FlatVector& point, const S
   }
   Evaluation evaluation;
   evaluation.samples = options_.workers;
-  evaluation.objective = DispatchFloat(options_.dtype, [&](auto t) {
+  const double value = DispatchFloat(options_.dtype, [&](auto t) {
     using T = decltype(t);
-    double value = 0;
+    double sum = 0;
     for (int i = 0; i < options_.n; ++i) {
       const double x = point.block(kX).template data<T>()[i], y = point.block(kY).template data<T>()[i];
-      value += options_.lambda / 2 * (x * x - y * y) + Sigma(i) * x * y;
+      sum += options_.lambda / 2 * (x * x - y * y) + Sigma(i) * x * y;
     }
-    return value;
+    return sum;
   });
+  evaluation.by_worker.assign(options_.workers, value / options_.workers);  // of equal weight
+  evaluation.objective = evaluated == options_.workers ? value : value * static_cast<double>(evaluated) / options_.workers;
   evaluation.terms.push_back({.name = "saddle", .value = evaluation.objective});
-  evaluation.by_worker.assign(options_.workers, evaluation.objective / options_.workers);  // of equal weight
   return evaluation;
 }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/ledger.h"
 #include "optim/operator.h"
 #include "optim/scheme.h"
 #include "optim/schemes.h"
@@ -50,7 +51,7 @@ class AffineGame : public Operator {
 
   void Solution(const FlatVector& z) const;
   double Sigma(int i) const;  // singular value of mode i of A
-  int evaluations() const { return evaluations_; }
+  double evaluations() const override { return static_cast<double>(evaluations_) / options_.workers; }
 
  private:
   // F_m of one block, noise and poison included.
@@ -66,7 +67,7 @@ class AffineGame : public Operator {
   std::vector<double> matrices_, offsets_;  // [M, n, n], [M, 2n]
   OwnedTensor out_;
   std::span<const char> selected_;  // by worker; empty: all
-  int evaluations_ = 0;
+  int64_t evaluations_ = 0;         // of single workers
 };
 
 // `text` as a config of type OptimConfig (or one of its parts), defaults filled in as the config loader does.
@@ -104,7 +105,9 @@ struct Play {
 struct Outcome {
   SavedState state;
   std::vector<StepReport> reports;
-  std::vector<double> distances;  // ||z - z*|| before the first step and after every step
+  std::vector<double> distances;    // ||z - z*|| before the first step and after every step
+  std::vector<double> evaluations;  // by step
+  std::vector<WireReport> wires;    // by rank: of all steps and the start
 };
 
 // Plays on loopback ranks. Fails where ranks disagree about a report or a replica.

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/trainer/model_run.h"
 
 namespace conclave {
@@ -53,6 +55,24 @@ TEST(RaceTest, Masha1CostsItsMessagesItsRefreshesAndItsStart) {
   EXPECT_EQ(race->costs.uplink_bytes, steps * message + full * vector);
   EXPECT_EQ(race->costs.two_way_bytes, steps * message * (kWorkers - 1) + full * vector * 2 * (kWorkers - 1) / kWorkers);
   EXPECT_EQ(race->costs.header_bytes, steps * 2 * 32 * (kWorkers - 1));
+}
+
+// Three of four evaluate and send; all do at the start and where the reference point moves. What they send does not depend on ranks.
+TEST(RaceTest, PartialParticipationCostsWhatItsFormulaSays) {
+  const Experiment config = RaceConfig("masha1 { gamma: 0.1 p: 0.25 participants: 3 exchange { quantized { codec { perm_k {} } } } }");
+  for (const int ranks : {1, 2}) {
+    const auto race = RaceOn(config, ranks, {.target = 1e-2});
+    ASSERT_TRUE(race.ok()) << race.status();
+    EXPECT_EQ(race->end, RaceEnd::kReached);
+    const double part = 3.0 / kWorkers * static_cast<double>(race->steps), full = race->costs.evaluations - part;
+    EXPECT_GT(full, 1);
+    EXPECT_EQ(full, std::round(full));
+    EXPECT_EQ(race->costs.rounds, part + full);
+    const double message = 2 * kDim / kWorkers * 4, vector = 2 * kDim * 4;
+    EXPECT_EQ(race->costs.uplink_bytes, part * message + full * vector);
+    EXPECT_EQ(race->costs.two_way_bytes, part * message * (kWorkers - 1) + full * vector * 2 * (kWorkers - 1) / kWorkers);
+    EXPECT_EQ(race->costs.header_bytes, part * 2 * 32 * (kWorkers - 1));
+  }
 }
 
 TEST(RaceTest, RanksChangeOnlyWhatCrossesBetweenThem) {
