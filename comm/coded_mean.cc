@@ -92,7 +92,8 @@ void CodedMean::SetServer(PartServer* server) {
 }
 
 void CodedMean::Begin(uint32_t step, uint32_t draw) {
-  key_ = {.seed = context_.seed, .step = step, .draw = draw};
+  cause_ = PoisonCause();
+  key_ = {.seed = context_.seed, .step = step, .draw = draw, .cause = &cause_};
   for (MessageBucket* bucket : message_buckets_) bucket->SetKey(key_);
   for (ServedBucket* bucket : served_buckets_) bucket->SetKey(key_);
   queue_.Begin();
@@ -140,6 +141,7 @@ absl::StatusOr<int64_t> CodedMean::PutSum(WorkerId worker, BlockId block, const 
     CodecKey key = key_;
     key.block = block;
     key.worker = worker;
+    key.first = piece.range.first;
     const std::span<std::byte> wire(scratch_wire_.data(), static_cast<size_t>(scratch_wire_.bytes()));
     const int64_t first = piece.range.first, elements = piece.range.elements;
     payload += EncodeFramed(*piece.up, x.Flat().Slice(first, elements), key, wire);

@@ -45,6 +45,8 @@ class CodedMean {
   absl::Status Put(WorkerId worker, BlockId block, const Tensor& x, const Tensor* decoded = nullptr);
   // Books the logical bytes. The mean is valid until the next Begin.
   absl::StatusOr<Aggregate> Finish();
+  // The lowest worker's lowest block that this rank sent as poison since Begin; null: none.
+  const PoisonCause* poison() const { return cause_.index < 0 ? nullptr : &cause_; }
 
  private:
   // Buckets as the logical book has them: what goes to `others` as messages, or as sums.
@@ -91,6 +93,7 @@ class CodedMean {
   LogicalWire logical_, now_;
   std::vector<int64_t> copies_;  // by block id: to how many others a message of varying size goes, logically
   CodecKey key_;
+  PoisonCause cause_;
   int64_t taken_ = 0;                // exchanges, up to the check
   int64_t encoded_ = 0, dense_ = 0;  // bytes of blocks that are not exact, in those
 };

@@ -5,6 +5,9 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "base/status.h"
 #include "tensor/ids.h"
@@ -29,6 +32,16 @@ struct CodecContract {
   double inverse_delta() const { return unbiased ? 2 - q : 1 / delta; }
 };
 
+// Why a message went as poison: what it stood for is not finite, or no number that its codec can carry.
+struct PoisonCause {
+  WorkerId worker;
+  int workers = 1;  // with more, the mean of so many from `worker` on
+  BlockId block;
+  int64_t index = -1;      // the first bad coordinate of the block; beyond a range the largest. -1: no message went as poison
+  double value = 0;        // there
+  std::string_view codec;  // whose range it is beyond, as the config has it; empty: not finite
+};
+
 // Addresses the randomness of one message.
 struct CodecKey {
   uint64_t seed = 0;
@@ -39,6 +52,7 @@ struct CodecKey {
   // Of a block that travels in parts: which one, and its first coordinate, from which random words are counted.
   int part = 0;
   int64_t first = 0;
+  PoisonCause* cause = nullptr;  // where EncodeFramed notes the lowest poison of an exchange; null: nobody asks
 };
 
 // In place of a worker: who sends means back down. Its draws are its own.
@@ -58,6 +72,13 @@ class Compressor {
   virtual int64_t Encode(const Tensor& x, const CodecKey& key, std::span<std::byte> wire) const = 0;
   // Writes all n elements of x; never writes -0. Errors: DataLoss for a message that cannot be one.
   virtual absl::Status Decode(std::span<const std::byte> wire, const CodecKey& key, const Tensor& x) const = 0;
+
+  // How the config has it, for messages.
+  const std::string& text() const { return text_; }
+  void SetText(std::string text) { text_ = std::move(text); }
+
+ private:
+  std::string text_;
 };
 
 // DataLoss, for decoders: a message of the wrong length, or whose content no encoder writes.

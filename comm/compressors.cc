@@ -1,8 +1,9 @@
 #include "comm/compressors.h"
 
 namespace conclave {
+namespace {
 
-CompressorOr MakeCompressor(const CodecConfig& config, const CompressorContext& context) {
+CompressorOr MakeOfKind(const CodecConfig& config, const CompressorContext& context) {
   switch (config.kind_case()) {
     case CodecConfig::kIdentity:
       return MakeIdentityCodec(config.identity(), context);
@@ -38,6 +39,14 @@ CompressorOr MakeCompressor(const CodecConfig& config, const CompressorContext& 
   return InvalidArgument(
       "codec: none is chosen; known: identity, rand_k, natural, qsgd, block_int, perm_k, top_k, ternary, scaled_sign, bf16, fp8, "
       "random_block, blockwise, low_rank");
+}
+
+}  // namespace
+
+CompressorOr MakeCompressor(const CodecConfig& config, const CompressorContext& context) {
+  CompressorOr made = MakeOfKind(config, context);
+  if (made.ok() && (*made)->text().empty()) (*made)->SetText(config.ShortDebugString());
+  return made;
 }
 
 }  // namespace conclave

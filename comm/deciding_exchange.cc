@@ -51,6 +51,7 @@ class DecidingExchange final : public Exchange {
   }
   void Commit() override { inner_->Commit(); }
   void Discard() override { inner_->Discard(); }
+  const PoisonCause* poison() const override { return inner_->poison(); }
   bool wants_each_worker() const override { return inner_->wants_each_worker(); }
   void Register(StateDict& state, const std::string& part) override {
     inner_->Register(state, part);

@@ -14,6 +14,7 @@
 namespace conclave {
 
 class CodecDecisions;
+struct PoisonCause;
 
 // Which workers (of M) feed which rank's Put calls. Rank r hosts workers First(r) .. First(r + 1) - 1, at least one: equally many as near
 // as can be, unless said otherwise. A replicated block receives one Put from each of the rank's own workers; an expert block receives one
@@ -90,8 +91,10 @@ class Exchange {
   virtual absl::Status StartSharing(const FlatVector& point);
   virtual absl::Status AwaitShared(BlockId) { return absl::OkStatus(); }
   virtual absl::Status FinishSharing() { return absl::OkStatus(); }
-  virtual void Commit() = 0;                   // accepts the new state
-  virtual void Discard() = 0;                  // returns to the state before Begin
+  virtual void Commit() = 0;   // accepts the new state
+  virtual void Discard() = 0;  // returns to the state before Begin
+  // Why a mean is not finite, where this rank's messages know: the lowest worker's lowest block that went as poison. Null: none did.
+  virtual const PoisonCause* poison() const { return nullptr; }
   virtual bool wants_each_worker() const = 0;  // false: folded Puts are accepted
   virtual void Register(StateDict& state, const std::string& part) = 0;
 };

@@ -20,6 +20,7 @@ class MemoryExchange : public Exchange {
   absl::Status Put(WorkerId worker, BlockId block, const Tensor& span, bool folded) final;
   absl::StatusOr<Aggregate> Finish() final;
   void Discard() override {}  // nothing but second copies was written
+  const PoisonCause* poison() const override { return mean_.poison(); }
   bool wants_each_worker() const final { return true; }
 
  protected:

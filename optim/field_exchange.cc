@@ -1,8 +1,10 @@
 #include "optim/field_exchange.h"
 
+#include <cmath>
 #include <utility>
 
 #include "base/trace.h"
+#include "optim/not_finite.h"
 
 namespace conclave {
 
@@ -22,15 +24,28 @@ absl::StatusOr<Exchanged> ExchangeField(Operator& field, const FlatVector& point
   ASSIGN_OR_RETURN(result.evaluation, std::move(evaluation));
   const TraceSpan span("exchange finish");
   ASSIGN_OR_RETURN(result.aggregate, exchange.Finish());
+  result.field = &field, result.point = &point, result.key = key, result.exchange = &exchange;
   return result;
+}
+
+absl::StatusOr<VectorNorms> NormOf(const FlatVector& x, const Exchanged& f, LogicalNorm& norm) {
+  ASSIGN_OR_RETURN(VectorNorms norms, norm.Of(x));
+  if (std::isfinite(norms.total)) return norms;
+  const Suspects suspects{
+      .exchange = f.exchange,
+      .vectors = [&f](const OnBlock& look) { return f.field->Evaluate(*f.point, f.key, /*each_worker=*/true, look).status(); },
+      .mean = f.aggregate};
+  ASSIGN_OR_RETURN(norms.why, WhyNotFinite(norm.layout()->parameters(), *norm.world(), suspects));
+  return norms;
 }
 
 absl::StatusOr<StepReport> RefuseStep(StepReport report, const absl::Status& reason, Guard& guard,
                                       std::initializer_list<Exchange*> exchanges) {
   for (Exchange* exchange : exchanges) exchange->Discard();
-  RETURN_IF_ERROR(Annotate(guard.Refused(reason), absl::StrFormat("step %d", report.step)));
   report.skipped = true;
   report.reason = std::string(reason.message());
+  if (!report.norms.why.empty()) report.reason += ": " + report.norms.why;
+  RETURN_IF_ERROR(Annotate(guard.Refused(absl::Status(reason.code(), report.reason)), absl::StrFormat("step %d", report.step)));
   return report;
 }
 

@@ -47,7 +47,7 @@ absl::StatusOr<StepReport> OneLook::Step(Operator& field, const Cursor& cursor, 
   StepReport report{.step = cursor.step, .learning_rate = gamma};
   ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, Where(gamma), cursor.Key(), 0, *method_.exchange));
   report.evaluation = std::move(f.evaluation);
-  ASSIGN_OR_RETURN(report.norms, norm_.Of(*f.aggregate));
+  ASSIGN_OR_RETURN(report.norms, NormOf(*f.aggregate, f, norm_));
   report.gradient_norm = report.norms.total;
   if (const absl::Status verdict = guard.Accept(report.evaluation.objective, report.gradient_norm); !verdict.ok()) {
     return RefuseStep(std::move(report), verdict, guard, {method_.exchange.get()});
@@ -66,15 +66,16 @@ absl::StatusOr<StepReport> TwoLooks::Step(Operator& field, const Cursor& cursor,
   StepReport report{.step = cursor.step, .learning_rate = gamma};
   ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, z_, cursor.Key(), 0, *at_z));
   report.evaluation = std::move(f.evaluation);
-  ASSIGN_OR_RETURN(report.norms, norm_.Of(*f.aggregate));
+  ASSIGN_OR_RETURN(report.norms, NormOf(*f.aggregate, f, norm_));
   report.gradient_norm = report.norms.total;
   if (!std::isfinite(report.gradient_norm)) {  // nothing can be evaluated at zh
     return RefuseStep(std::move(report), FailedPrecondition("operator norm is %f", report.gradient_norm), guard, {at_z});
   }
   MoveHalf(gamma, *f.aggregate);
   ASSIGN_OR_RETURN(const Exchanged fh, ExchangeField(field, zh_, cursor.Key(), 1, *at_zh));
-  ASSIGN_OR_RETURN(const VectorNorms norms_at_zh, norm_.Of(*fh.aggregate));
+  ASSIGN_OR_RETURN(VectorNorms norms_at_zh, NormOf(*fh.aggregate, fh, norm_));
   if (const absl::Status verdict = guard.Accept(report.evaluation.objective, norms_at_zh.total); !verdict.ok()) {
+    report.norms.why = std::move(norms_at_zh.why);
     return RefuseStep(std::move(report), verdict, guard, {at_z, at_zh});
   }
   at_z->Commit();

@@ -6,6 +6,7 @@
 
 #include "comm/sums.h"
 #include "optim/field_exchange.h"
+#include "optim/not_finite.h"
 
 namespace conclave {
 
@@ -35,7 +36,8 @@ absl::StatusOr<Aggregate> LocalCopies::MeanMove(const WorkerVectors& v_m, uint32
     Difference(v.dtype(), z_.block(id).raw(), v.raw(), move.raw(), v.elements());
     return exchange_->Put(worker, id, move);
   }));
-  return exchange_->Finish();
+  ASSIGN_OR_RETURN(mean_move_, exchange_->Finish());
+  return mean_move_;
 }
 
 absl::Status LocalCopies::LoseRound(const absl::Status& reason) {
@@ -47,12 +49,21 @@ absl::Status LocalCopies::LoseRound(const absl::Status& reason) {
 
 absl::StatusOr<StepReport> LocalCopies::Refuse(StepReport report, const absl::Status& reason, Guard& guard, bool met) {
   if (met) exchange_->Discard();
+  ASSIGN_OR_RETURN(const double norm, Norm());
+  if (!std::isfinite(norm)) {
+    const Suspects suspects{.vectors = [this](const OnBlock& look) {
+      return f_m_.ForEach([&](WorkerId worker, BlockId block, const Tensor& f) { return look(worker, block, f, false); });
+    }};
+    ASSIGN_OR_RETURN(report.norms.why, WhyNotFinite(z_.layout().parameters(), *norm_.world(), suspects));
+  }
   ASSIGN_OR_RETURN(const std::span<const double> squares, points_.SquaredNorms(x_m_, [](BlockId) { return true; }));
   return RefuseStep(std::move(report), std::isfinite(RootMean(squares)) ? reason : LoseRound(reason), guard, {});
 }
 
 absl::StatusOr<StepReport> LocalCopies::RefuseMeeting(StepReport report, Guard& guard) {
   guard.Withdraw();
+  const Suspects suspects{.exchange = exchange_.get(), .mean = mean_move_};
+  ASSIGN_OR_RETURN(report.norms.why, WhyNotFinite(z_.layout().parameters(), *norm_.world(), suspects));
   return RefuseStep(std::move(report), LoseRound(FailedPrecondition("the mean of what the workers moved by is not finite")), guard,
                     {exchange_.get()});
 }

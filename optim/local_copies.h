@@ -59,8 +59,9 @@ class LocalCopies {
   FlatVector z_;  // where the workers met last. Train state, as x_m
   WorkerPoints points_;
   WorkerVectors x_m_, f_m_;
-  OwnedTensor difference_;  // [largest block]
-  int64_t alone_ = 0;       // train state
+  OwnedTensor difference_;         // [largest block]
+  Aggregate mean_move_ = nullptr;  // the last one
+  int64_t alone_ = 0;              // train state
 };
 
 }  // namespace conclave

@@ -3,6 +3,7 @@
 #define CONCLAVE_OPTIM_NORM_H_
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "base/status.h"
@@ -17,6 +18,7 @@ struct VectorNorms {
   double dense = 0;
   double router = 0;
   double expert = 0;
+  std::string why;  // where total is not finite and somebody looked: see WhyNotFinite
 };
 
 // One f64 sum of squares per block (in chunks of 4,096 elements, see tensor/reduce.h), counted once, by the block's canonical owner; the
@@ -33,6 +35,7 @@ class LogicalNorm {
   // A block of the x that Of will be asked about next, final already. Of does not read it again.
   void Note(BlockId block, const Tensor& value);
 
+  const Layout* layout() const { return layout_; }
   Communicator* world() const { return world_; }
 
  private:

@@ -52,8 +52,10 @@ ReferencePoint::ReferencePoint(const SchemeContext& context, ReferencePointOptio
 }
 
 absl::Status ReferencePoint::Start(Operator& field, const FlatVector& z0) {
-  ASSIGN_OR_RETURN(const double norm, EvaluateNext(field, z0, SampleKey{}));
-  if (!std::isfinite(norm)) return FailedPrecondition("%s: the operator norm at the initial point is %f", options_.part, norm);
+  ASSIGN_OR_RETURN(const VectorNorms norms, EvaluateNext(field, z0, SampleKey{}));
+  if (!std::isfinite(norms.total)) {
+    return FailedPrecondition("%s: the operator norm at the initial point is %f: %s", options_.part, norms.total, norms.why);
+  }
   MoveTo(z0);
   return absl::OkStatus();
 }
@@ -105,10 +107,11 @@ absl::StatusOr<Exchanged> ReferencePoint::ExchangeDifferences(Operator& field, c
   ASSIGN_OR_RETURN(result.evaluation, EvaluateSome(field, point, key, std::ref(put)));
   if (!all) ScaleTerms(factor, &result.evaluation);
   ASSIGN_OR_RETURN(result.aggregate, exchange.Finish());
+  result.field = &field, result.point = &point, result.key = key, result.exchange = &exchange;
   return result;
 }
 
-absl::StatusOr<double> ReferencePoint::EvaluateNext(Operator& field, const FlatVector& point, const SampleKey& key) {
+absl::StatusOr<VectorNorms> ReferencePoint::EvaluateNext(Operator& field, const FlatVector& point, const SampleKey& key) {
   full_->Begin(key.step, kRefreshDraw);
   const OnBlock keep = [this](WorkerId worker, BlockId block, const Tensor& span, bool) {
     F_m_next_.At(worker, block).CopyFrom(span);
@@ -118,8 +121,7 @@ absl::StatusOr<double> ReferencePoint::EvaluateNext(Operator& field, const FlatV
   sample.full = options_.variance_reduced;
   RETURN_IF_ERROR(field.Evaluate(point, sample, /*each_worker=*/true, keep).status());
   ASSIGN_OR_RETURN(F_next_, full_->Finish());
-  ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*F_next_));
-  return norms.total;
+  return NormOf(*F_next_, {.aggregate = F_next_, .field = &field, .point = &point, .key = sample, .exchange = full_.get()}, norm_);
 }
 
 // Copies, never swaps: the train state is registered by address.

@@ -42,9 +42,9 @@ class ReferencePoint {
   // at w and at the point.
   absl::StatusOr<Exchanged> ExchangeDifferences(Operator& field, const FlatVector& point, const SampleKey& key, Exchange& exchange);
 
-  // F(point), exactly, for a w that may move there; variance reduced of the full data. Returns its norm. Cost: one evaluation, one exact
-  // exchange.
-  absl::StatusOr<double> EvaluateNext(Operator& field, const FlatVector& point, const SampleKey& key);
+  // F(point), exactly, for a w that may move there; variance reduced of the full data. Returns its norms. Cost: one evaluation, one
+  // exact exchange.
+  absl::StatusOr<VectorNorms> EvaluateNext(Operator& field, const FlatVector& point, const SampleKey& key);
   void MoveTo(const FlatVector& point);  // w = point, that of the last EvaluateNext
   void Discard() { full_->Discard(); }
 

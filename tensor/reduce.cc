@@ -1,5 +1,7 @@
 #include "tensor/reduce.h"
 
+#include <cmath>
+
 #include "base/simd.h"
 #include "tensor/kernels/sum_squares.h"
 
@@ -39,6 +41,17 @@ bool AllFinite(const Tensor& x) {
     default:
       return true;
   }
+}
+
+int64_t FirstNotFinite(const Tensor& x) {
+  for (int64_t i = 0; i < x.elements(); ++i) {
+    if (!std::isfinite(ValueAt(x, i))) return i;
+  }
+  return -1;
+}
+
+double ValueAt(const Tensor& x, int64_t index) {
+  return DispatchFloat(x.dtype(), [&](auto t) { return static_cast<double>(x.data<decltype(t)>()[index]); });
 }
 
 }  // namespace conclave

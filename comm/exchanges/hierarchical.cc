@@ -6,6 +6,7 @@
 // inner exchange sends with M / k workers.
 #include <optional>
 
+#include "comm/compressor.h"
 #include "comm/exchanges.h"
 #include "comm/group_bucket.h"
 
@@ -22,7 +23,10 @@ struct LeadersExchange {
 class Hierarchical final : public Exchange {
  public:
   explicit Hierarchical(const ExchangeContext& context, const WorkerGroups& groups)
-      : context_(context), aggregate_(context.layout, context.dtype), places_(context.layout->parameters().size()) {
+      : context_(context),
+        workers_per_group_(groups.size),
+        aggregate_(context.layout, context.dtype),
+        places_(context.layout->parameters().size()) {
     for (BucketPlan& plan : PlanBuckets(context, std::vector<bool>(places_.size(), true))) {
       for (size_t i = 0; i < plan.blocks.size(); ++i) {
         places_[static_cast<size_t>(plan.blocks[i].value)] = {.bucket = static_cast<int>(buckets_.size()), .index = static_cast<int>(i)};
@@ -88,6 +92,18 @@ class Hierarchical final : public Exchange {
       if (inner.exchange != nullptr) inner.exchange->Discard();
     }
   }
+  const PoisonCause* poison() const override {
+    for (const LeadersExchange& inner : inner_) {
+      const PoisonCause* const cause = inner.exchange == nullptr ? nullptr : inner.exchange->poison();
+      if (cause == nullptr) continue;
+      of_group_ = *cause;
+      if (cause->worker == kServer) return &of_group_;
+      of_group_.worker = {cause->worker.value * workers_per_group_};
+      of_group_.workers = workers_per_group_;
+      return &of_group_;
+    }
+    return nullptr;
+  }
   bool wants_each_worker() const override { return true; }
   void Register(StateDict& state, const std::string& part) override {
     if (inner_[0].exchange != nullptr) inner_[0].exchange->Register(state, part + ".groups");
@@ -141,6 +157,8 @@ class Hierarchical final : public Exchange {
   }
 
   const ExchangeContext context_;
+  const int workers_per_group_;
+  mutable PoisonCause of_group_;
   FlatVector aggregate_;
   std::vector<Place> places_;  // by block id
   std::vector<std::unique_ptr<GroupBucket>> buckets_;

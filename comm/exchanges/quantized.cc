@@ -21,6 +21,7 @@ class QuantizedExchange final : public Exchange {
   absl::StatusOr<Aggregate> Finish() override { return mean_.Finish(); }
   void Commit() override {}
   void Discard() override {}
+  const PoisonCause* poison() const override { return mean_.poison(); }
   bool wants_each_worker() const override { return true; }
   void Register(StateDict&, const std::string&) override {}
 

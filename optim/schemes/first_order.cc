@@ -47,7 +47,7 @@ class FirstOrder final : public Scheme {
     report.learning_rate = config_.first_order().lr() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
     ASSIGN_OR_RETURN(Exchanged f, ExchangeField(field, z_, cursor.Key(), 0, *exchange_, &norm_));
     report.evaluation = std::move(f.evaluation);
-    ASSIGN_OR_RETURN(report.norms, norm_.Of(*f.aggregate));
+    ASSIGN_OR_RETURN(report.norms, NormOf(*f.aggregate, f, norm_));
     report.gradient_norm = report.norms.total;
     if (const absl::Status verdict = guard.Accept(report.evaluation.objective, report.gradient_norm); !verdict.ok()) {
       return RefuseStep(std::move(report), verdict, guard, {exchange_.get()});

@@ -51,14 +51,14 @@ class Masha1 final : public Scheme {
     estimate_.Combine(1, reference_.F_w(), 1, *g.aggregate);  // of F(zh)
     z_new_.Combine(1, zbar_, -gamma, estimate_);
     prox_->Apply(z_new_, gamma);
-    ASSIGN_OR_RETURN(report.norms, norm_.Of(estimate_));
+    ASSIGN_OR_RETURN(report.norms, NormOf(estimate_, g, norm_));
     report.gradient_norm = report.norms.total;
     double guarded = report.gradient_norm;
 
     const bool refresh = std::isfinite(guarded) && reference_.Coin(cursor.Key());
     if (refresh) {
-      ASSIGN_OR_RETURN(const double norm, reference_.EvaluateNext(field, z_new_, cursor.Key()));
-      if (!std::isfinite(norm)) guarded = norm;
+      ASSIGN_OR_RETURN(VectorNorms refreshed, reference_.EvaluateNext(field, z_new_, cursor.Key()));
+      if (!std::isfinite(refreshed.total)) guarded = refreshed.total, report.norms.why = std::move(refreshed.why);
     }
     // Nothing of the train state was written so far.
     if (const absl::Status verdict = guard.Accept(report.evaluation.objective, guarded); !verdict.ok()) {

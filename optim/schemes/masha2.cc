@@ -43,15 +43,15 @@ class Masha2 final : public Scheme {
     report.evaluation = std::move(c.evaluation);
     z_new_.Combine(1, zh_, -gamma, *c.aggregate);
     estimate_.Combine(1, reference_.F_w(), 1, *c.aggregate);  // of F(zh), errors of the past included
-    ASSIGN_OR_RETURN(report.norms, norm_.Of(estimate_));
+    ASSIGN_OR_RETURN(report.norms, NormOf(estimate_, c, norm_));
     report.gradient_norm = report.norms.total;
     double guarded = report.gradient_norm;
 
     const bool refresh = std::isfinite(guarded) && reference_.Coin(cursor.Key());
     const FlatVector& next = config_.masha2().reference() == Masha2Config::PREVIOUS ? z_ : z_new_;
     if (refresh) {
-      ASSIGN_OR_RETURN(const double norm, reference_.EvaluateNext(field, next, cursor.Key()));
-      if (!std::isfinite(norm)) guarded = norm;
+      ASSIGN_OR_RETURN(VectorNorms refreshed, reference_.EvaluateNext(field, next, cursor.Key()));
+      if (!std::isfinite(refreshed.total)) guarded = refreshed.total, report.norms.why = std::move(refreshed.why);
     }
     // Nothing of the train state was written so far.
     if (const absl::Status verdict = guard.Accept(report.evaluation.objective, guarded); !verdict.ok()) {

@@ -67,9 +67,9 @@ class OptimisticMasha final : public Scheme {
     };
     RETURN_IF_ERROR(field.Evaluate(z_, SampleKey{}, /*each_worker=*/true, keep).status());
     ASSIGN_OR_RETURN(const Aggregate f, ExchangeFully(0));
-    ASSIGN_OR_RETURN(const VectorNorms norms, norm_.Of(*f));
+    ASSIGN_OR_RETURN(const VectorNorms norms, NormOf(*f, {.aggregate = f, .field = &field, .point = &z_, .exchange = full_.get()}, norm_));
     if (!std::isfinite(norms.total)) {
-      return FailedPrecondition("optimistic_masha: the operator norm at the initial point is %f", norms.total);
+      return FailedPrecondition("optimistic_masha: the operator norm at the initial point is %f: %s", norms.total, norms.why);
     }
     full_->Commit();
     w_.CopyFrom(z_);
@@ -84,12 +84,13 @@ class OptimisticMasha final : public Scheme {
     const double gamma = config_.optimistic_masha().gamma() * ScheduleFactor(config_.schedule(), cursor.step, total_steps_);
     StepReport report{.step = cursor.step, .learning_rate = gamma};
 
-    ASSIGN_OR_RETURN(const Aggregate message, ExchangeMessages(field, cursor.Key(), &report.evaluation));
-    g_.Combine(1, F_reference_, 1, *message);
+    ASSIGN_OR_RETURN(Exchanged message, ExchangeMessages(field, cursor.Key()));
+    report.evaluation = std::move(message.evaluation);
+    g_.Combine(1, F_reference_, 1, *message.aggregate);
     z_new_.Combine(1 - p, z_, p, w_);
     z_new_.Axpy(-gamma, g_);
     prox_->Apply(z_new_, gamma);
-    ASSIGN_OR_RETURN(report.norms, norm_.Of(g_));
+    ASSIGN_OR_RETURN(report.norms, NormOf(g_, message, norm_));
     report.gradient_norm = report.norms.total;
 
     const bool refresh = moved_ != 0 && std::isfinite(report.gradient_norm);
@@ -134,7 +135,7 @@ class OptimisticMasha final : public Scheme {
   }
 
   // mean_m Q_m(F_m(z) - F_m(w') + alpha (F_m(z) - F_m(z'))); every F_m(z) is kept aside.
-  absl::StatusOr<Aggregate> ExchangeMessages(Operator& field, const SampleKey& key, Evaluation* evaluation) {
+  absl::StatusOr<Exchanged> ExchangeMessages(Operator& field, const SampleKey& key) {
     q_->Begin(key.step, kMessageDraw);
     const OnBlock put = [this](WorkerId worker, BlockId block, const Tensor& span, bool) {
       F_m_now_.At(worker, block).CopyFrom(span);
@@ -148,8 +149,10 @@ class OptimisticMasha final : public Scheme {
       });
       return q_->Put(worker, block, out);
     };
-    ASSIGN_OR_RETURN(*evaluation, field.Evaluate(z_, key, /*each_worker=*/true, put));
-    return q_->Finish();
+    Exchanged result{.field = &field, .point = &z_, .key = key, .exchange = q_.get()};
+    ASSIGN_OR_RETURN(result.evaluation, field.Evaluate(z_, key, /*each_worker=*/true, put));
+    ASSIGN_OR_RETURN(result.aggregate, q_->Finish());
+    return result;
   }
 
   // The mean of the vectors kept aside, exactly.

@@ -208,7 +208,8 @@ TEST_P(SchemeTest, SkipsAPoisonedStepAndNothingElse) {
   auto poisoned = PlayGame(play);
   ASSERT_TRUE(poisoned.ok()) << poisoned.status();
   EXPECT_TRUE(poisoned->reports[3].skipped);
-  EXPECT_FALSE(poisoned->reports[3].reason.empty());
+  EXPECT_NE(poisoned->reports[3].reason.find("nan: worker 1, block 'y.bias': nan at index 0"), std::string::npos)
+      << poisoned->reports[3].reason;
   EXPECT_EQ(poisoned->state.scalars["guard.refused_in_a_row"], 1);
   poisoned->state.scalars["guard.refused_in_a_row"] = 0;
   EXPECT_EQ(FirstDifference(before->state, poisoned->state), "");
@@ -219,6 +220,51 @@ TEST_P(SchemeTest, SkipsAPoisonedStepAndNothingElse) {
   EXPECT_TRUE(std::isfinite(on->distances.back()));
   EXPECT_EQ(on->distances[4], on->distances[3]);
   EXPECT_NE(on->distances[5], on->distances[4]);
+}
+
+// Of finite vectors, the codec whose range they are beyond, whoever its message was to go to; without a codec the sum that overflows.
+TEST(SchemeFamilyTest, ARefusalNamesTheCodecThatCannotCarryAVector) {
+  const std::string natural = "quantized { codec { natural {} } }";
+  const std::string said = "is beyond the range of codec { natural { } }";
+  const std::pair<std::string, std::string> cases[] = {
+      {"exchange { " + natural + " }", "worker 0, block 'x.weight': "},
+      {"exchange { hierarchical { workers_per_group: 2 exchange { " + natural + " } } }", "mean of workers 0 to 1, block "},
+      {"exchange { quantized { codec { identity {} } } downlink { codec { natural {} } } }", "mean on its way back, block "},
+      {"exchange { ef21 { codec { top_k { fraction: 0.5 values { bf16 {} } } } } }",
+       "is beyond the range of codec { top_k { fraction: 0.5 values { bf16 { } } } }"},
+  };
+  for (const auto& [exchange, expected] : cases) {
+    std::string of_one_rank;
+    for (const int ranks : {1, 2, 4}) {
+      Play play{.config = ParseConfig<OptimConfig>("extragradient { gamma: 0.1 " + exchange + " } guard { policy: SKIP }")};
+      play.game.poison_step = 1;
+      play.game.spike = 1e100;
+      play.ranks = ranks;
+      play.steps = 2;
+      const auto outcome = PlayGame(play);
+      ASSERT_TRUE(outcome.ok()) << exchange << ": " << outcome.status();
+      const std::string& reason = outcome->reports[1].reason;
+      EXPECT_NE(reason.find(expected), std::string::npos) << exchange << ' ' << ranks << ": " << reason;
+      EXPECT_NE(reason.find("is beyond the range of codec"), std::string::npos) << reason;
+      if (ranks == 1) of_one_rank = reason;
+      EXPECT_EQ(reason, of_one_rank);
+      EXPECT_EQ(reason.find("natural") != std::string::npos, reason.find(said) != std::string::npos) << reason;
+    }
+  }
+}
+
+TEST(SchemeFamilyTest, ARefusalNamesTheSumThatOverflows) {
+  Play play{.config = ParseConfig<OptimConfig>("gda { gamma: 0.1 } guard { policy: SKIP }")};
+  play.game.dtype = DType::kF32;
+  play.game.poison_step = 1;
+  play.game.spike = 1e38;
+  play.game.heterogeneity = 0;
+  play.ranks = 2;
+  play.steps = 2;
+  const auto outcome = PlayGame(play);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  const std::string& reason = outcome->reports[1].reason;
+  EXPECT_NE(reason.find("every worker's vector is finite, their mean, block '"), std::string::npos) << reason;
 }
 
 TEST_P(SchemeTest, SkipsASpike) {
