@@ -91,6 +91,40 @@ absl::StatusOr<BlockCodecs> BlockCodecs::Make(const ExchangeConfig& config, cons
   return codecs;
 }
 
+absl::StatusOr<BlockCodecs> BlockCodecs::Of(const ExchangeConfig& config, const ExchangeContext& context) {
+  const auto make = [&](const CodecConfig& codec, CodecNeed need, const char* name) { return Make(config, codec, need, context, name); };
+  switch (config.kind_case()) {
+    case ExchangeConfig::kQuantized:
+      return make(config.quantized().codec(), CodecNeed::kUnbiased, "quantized");
+    case ExchangeConfig::kDiana:
+      return make(config.diana().codec(), CodecNeed::kUnbiased, "diana");
+    case ExchangeConfig::kMarina:
+      return make(config.marina().codec(), CodecNeed::kUnbiased, "marina");
+    case ExchangeConfig::kEf14:
+      return make(config.ef14().codec(), CodecNeed::kContractive, "ef14");
+    case ExchangeConfig::kEf21:
+      return make(config.ef21().codec(), CodecNeed::kContractive, "ef21");
+    case ExchangeConfig::kEf21Sgdm:
+      return make(config.ef21_sgdm().codec(), CodecNeed::kContractive, "ef21_sgdm");
+    case ExchangeConfig::kMajorityVote: {
+      CodecConfig signs;
+      signs.mutable_blockwise()->mutable_otherwise()->mutable_scaled_sign();
+      signs.mutable_blockwise()->set_exact_below(config.majority_vote().exact_below());
+      return make(signs, CodecNeed::kContractive, "majority_vote");
+    }
+    case ExchangeConfig::kOneBit: {
+      CodecConfig codec;
+      codec.mutable_scaled_sign();
+      if (config.one_bit().has_codec()) codec = config.one_bit().codec();
+      ExchangeConfig both = config;
+      if (!config.has_downlink()) *both.mutable_downlink()->mutable_codec() = codec;
+      return Make(both, codec, CodecNeed::kContractive, context, "one_bit");
+    }
+    default:
+      return Identity(context);
+  }
+}
+
 BlockCodecs BlockCodecs::Identity(const ExchangeContext& context) {
   ExchangeContext own = context;
   own.decisions = nullptr;

@@ -29,6 +29,9 @@ class BlockCodecs {
   // has the wrong contract, or makes no sense for one server (correlated between workers). exchange: its name, for messages.
   static absl::StatusOr<BlockCodecs> Make(const ExchangeConfig& config, const CodecConfig& codec, CodecNeed need,
                                           const ExchangeContext& context, std::string_view exchange);
+  // Those of the exchange that config.kind() names, with the contract that it needs; identity for kinds without codecs of their own. Errors
+  // as those of Make.
+  static absl::StatusOr<BlockCodecs> Of(const ExchangeConfig& config, const ExchangeContext& context);
   static BlockCodecs Identity(const ExchangeContext& context);
 
   bool served() const { return served_; }  // means have servers, and a way down of their own

@@ -10,6 +10,7 @@
 #include "launch/reference.h"
 #include "tensor/kernels/split_product.h"
 #include "tensor/products.h"
+#include "trainer/config_codecs.h"
 #include "trainer/config_resolved.h"
 #include "trainer/memory_tiers.h"
 #include "trainer/stop_signal.h"
@@ -66,6 +67,7 @@ int RunCheck(const Arguments& arguments, const std::vector<std::string>&) {
     config.mutable_model()->mutable_masked_lm()->set_vocab_size(256);
   const auto model = MakeModel(config.model(), {.seed = config.seed(), .workers = static_cast<int>(config.trainer().workers())});
   if (!model.ok()) return Fail(model.status());
+  if (const absl::Status fits = CheckCodecsOf(*loaded, (*model)->parameters()); !fits.ok()) return FailConfig(fits);
   if (const absl::Status fits = CheckMachines(arguments, config, **model); !fits.ok()) return FailConfig(fits);
   if (arguments.Has("--resolved")) std::fputs(ResolvedText(*loaded).c_str(), stdout);
   std::printf("ok: %s, config hash %s\n", arguments.positional().c_str(), HexDigest(loaded->hash).c_str());

@@ -8,6 +8,7 @@
 #include "launch/job.h"
 #include "launch/loading.h"
 #include "trainer/agreement.h"
+#include "trainer/config_codecs.h"
 #include "trainer/config_resolved.h"
 #include "trainer/trainer.h"
 
@@ -30,7 +31,13 @@ absl::StatusOr<int> TrainRank(const TrainRun& run, Communicator& world) {
   if (world.rank() == 0) prepared = run.folder.Prepare(run.loaded, run.raw, run.overrides, run.resume);
   RETURN_IF_ERROR(AgreeOn(world, prepared, "preparing the run folder"));
   Assembly assembly;
-  RETURN_IF_ERROR(Assemble(run.loaded.config, world, files, &assembly));
+  if (const absl::Status assembled = Assemble(run.loaded.config, world, files, &assembly); !assembled.ok()) {
+    // What only the model's blocks refuse has a place in the config too.
+    if (absl::IsInvalidArgument(assembled) && assembly.model != nullptr) {
+      RETURN_IF_ERROR(CheckCodecsOf(run.loaded, assembly.model->parameters()));
+    }
+    return assembled;
+  }
   if (world.rank() == 0) {
     LOG_INFO << "run folder " << run.folder.path();
     LOG_INFO << absl::StrFormat("%d ranks = data %d x expert %d, %d workers", world.size(), assembly.mesh->shape().data,

@@ -1,6 +1,7 @@
 // Rules about what travels: workers' vectors through exchanges, tokens to experts.
 #include "parallel/dispatch_route.h"
 #include "tensor/ops/mlp_pieces.h"
+#include "trainer/config_codecs.h"
 #include "trainer/config_defaults.h"
 #include "trainer/config_validate.h"
 
@@ -23,6 +24,23 @@ void CheckExchanges(const Experiment& config, ConfigRules* rules) {
                      absl::StrFormat("%d workers cannot be cut into equal groups of %d", workers, size));
     }
   });
+}
+
+// Schemes whose method has an exchange of one kind.
+void CheckKinds(const OptimConfig& optim, ConfigRules* rules) {
+  const auto* kinds = ExchangeConfig::descriptor()->FindOneofByName("kind");
+  const auto require = [&](bool chosen, const std::string& scheme, const ExchangeConfig& exchange, ExchangeConfig::KindCase lossy) {
+    if (!chosen || exchange.kind_case() == ExchangeConfig::kExact || exchange.kind_case() == lossy) return;
+    const std::string path = "optim." + scheme + ".exchange";
+    const auto* kind = exchange.GetReflection()->GetOneofFieldDescriptor(exchange, kinds);
+    const std::string got = kind == nullptr ? "none" : kind->name();
+    rules->Require(
+        false, {path + "." + got, path, "optim." + scheme},
+        absl::StrFormat("%s takes exact or %s, not %s", path, ExchangeConfig::descriptor()->FindFieldByNumber(lossy)->name(), got));
+  };
+  require(optim.has_masha1(), "masha1", optim.masha1().exchange(), ExchangeConfig::kQuantized);
+  require(optim.has_masha2(), "masha2", optim.masha2().exchange(), ExchangeConfig::kEf14);
+  require(optim.has_optimistic_masha(), "optimistic_masha", optim.optimistic_masha().exchange(), ExchangeConfig::kQuantized);
 }
 
 // How tokens travel to experts.
@@ -67,6 +85,8 @@ void CheckDispatch(const Experiment& config, ConfigRules* rules) {
 
 void CheckWire(const Experiment& config, ConfigRules* rules) {
   CheckExchanges(config, rules);
+  CheckKinds(config.optim(), rules);
+  CheckCodecs(config, nullptr, rules);
   CheckDispatch(config, rules);
 }
 

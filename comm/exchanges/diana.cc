@@ -94,7 +94,7 @@ class DianaExchange final : public MemoryExchange {
 }  // namespace
 
 ExchangeOr MakeDianaExchange(const ExchangeConfig& config, const ExchangeContext& context) {
-  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.diana().codec(), CodecNeed::kUnbiased, context, "diana"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   std::vector<double> alpha(codecs.size(), config.diana().alpha());
   for (size_t i = 0; i < codecs.size(); ++i) {
     const double most = 1 / codecs.UpQ({static_cast<int>(i)});

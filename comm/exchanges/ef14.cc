@@ -44,7 +44,7 @@ class Ef14Exchange final : public MemoryExchange {
 }  // namespace
 
 ExchangeOr MakeEf14Exchange(const ExchangeConfig& config, const ExchangeContext& context) {
-  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.ef14().codec(), CodecNeed::kContractive, context, "ef14"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   return std::make_unique<Ef14Exchange>(context, std::move(codecs));
 }
 

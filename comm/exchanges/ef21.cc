@@ -87,15 +87,14 @@ class Ef21Exchange final : public MemoryExchange {
 }  // namespace
 
 ExchangeOr MakeEf21Exchange(const ExchangeConfig& config, const ExchangeContext& context) {
-  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.ef21().codec(), CodecNeed::kContractive, context, "ef21"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   return std::make_unique<Ef21Exchange>(std::nullopt, context, std::move(codecs));
 }
 
 ExchangeOr MakeEf21SgdmExchange(const ExchangeConfig& config, const ExchangeContext& context) {
   const double eta = config.ef21_sgdm().eta();
   if (!(eta > 0 && eta <= 1)) return InvalidArgument("ef21_sgdm: eta must be in (0, 1], got %g", eta);
-  ASSIGN_OR_RETURN(BlockCodecs codecs,
-                   BlockCodecs::Make(config, config.ef21_sgdm().codec(), CodecNeed::kContractive, context, "ef21_sgdm"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   return std::make_unique<Ef21Exchange>(eta, context, std::move(codecs));
 }
 

@@ -59,10 +59,7 @@ ExchangeOr MakeMajorityVoteExchange(const ExchangeConfig& config, const Exchange
   if (config.has_downlink()) {
     return InvalidArgument("majority_vote exchange: every rank counts the votes itself; leave downlink out");
   }
-  CodecConfig signs;
-  signs.mutable_blockwise()->mutable_otherwise()->mutable_scaled_sign();
-  signs.mutable_blockwise()->set_exact_below(config.majority_vote().exact_below());
-  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, signs, CodecNeed::kContractive, context, "majority_vote"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   return std::make_unique<MajorityVote>(context, std::move(codecs));
 }
 

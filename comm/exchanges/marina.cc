@@ -70,7 +70,7 @@ class MarinaExchange final : public MemoryExchange {
 ExchangeOr MakeMarinaExchange(const ExchangeConfig& config, const ExchangeContext& context) {
   if (!(config.marina().p() > 0 && config.marina().p() <= 1))
     return InvalidArgument("marina: p must be in (0, 1], got %g", config.marina().p());
-  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.marina().codec(), CodecNeed::kUnbiased, context, "marina"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   return std::make_unique<MarinaExchange>(config.marina().p(), context, std::move(codecs));
 }
 

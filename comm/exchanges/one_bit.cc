@@ -99,12 +99,7 @@ ExchangeOr MakeOneBitExchange(const ExchangeConfig& config, const ExchangeContex
   const OneBitConfig& own = config.one_bit();
   if (own.warmup_steps() < 1) return InvalidArgument("one_bit: warmup_steps must be at least 1, got %d", own.warmup_steps());
   if (!(own.beta1() >= 0 && own.beta1() < 1)) return InvalidArgument("one_bit: beta1 must be in [0, 1), got %g", own.beta1());
-  CodecConfig codec;
-  codec.mutable_scaled_sign();
-  if (own.has_codec()) codec = own.codec();
-  ExchangeConfig both = config;
-  if (!config.has_downlink()) *both.mutable_downlink()->mutable_codec() = codec;
-  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(both, codec, CodecNeed::kContractive, context, "one_bit"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   return std::make_unique<OneBitExchange>(own, context, std::move(codecs));
 }
 

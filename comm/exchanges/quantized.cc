@@ -32,7 +32,7 @@ class QuantizedExchange final : public Exchange {
 }  // namespace
 
 ExchangeOr MakeQuantizedExchange(const ExchangeConfig& config, const ExchangeContext& context) {
-  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Make(config, config.quantized().codec(), CodecNeed::kUnbiased, context, "quantized"));
+  ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
   if (config.quantized().codec().rand_k().common_mask() && context.world->rank() == 0) {
     LOG_WARNING
         << "rand_k { common_mask: true }: the workers' errors do not average out; independent masks or perm_k usually need fewer bytes";

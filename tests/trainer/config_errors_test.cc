@@ -286,6 +286,19 @@ INSTANTIATE_TEST_SUITE_P(
                     "optim { first_order { lr: 0.1 rule { adamw {} } exchange { hierarchical { workers_per_group: 3 exchange { exact {} "
                     "} } } } }"),
             {"5:75: error: 4 workers cannot be cut into equal groups of 3"}},
+        BadConfig{Without("optim", "optim { masha1 { gamma: 0.1 p: 0.5 exchange { quantized { codec { top_k { fraction: 0.1 } } } } } }"),
+                  {"5:67: error: quantized exchange: the codec of block (any) is biased, and nothing here makes up for it; choose an "
+                   "unbiased codec (identity, rand_k, natural, qsgd, block_int { rounding: STOCHASTIC }, perm_k, ternary, random_block)"}},
+        BadConfig{Without("optim", "optim { masha2 { gamma: 0.1 p: 0.5 exchange { ef14 { codec { rand_k { fraction: 0.1 } } } } } }"),
+                  {"5:62: error: ef14 exchange: the codec of block (any) is not contractive (unbiased with q = 10, must be below 2), "
+                   "so its error memory would grow; choose a contractive codec (top_k, block_int { rounding: NEAREST }, scaled_sign, "
+                   "bf16, fp8, low_rank)"}},
+        BadConfig{Without("optim", "optim { masha1 { gamma: 0.1 p: 0.5 exchange { ef14 { codec { top_k { fraction: 0.1 } } } } } }"),
+                  {"5:47: error: optim.masha1.exchange takes exact or quantized, not ef14"}},
+        BadConfig{Without("optim",
+                          "optim { gda { gamma: 0.1 exchange { quantized { codec { natural {} } } downlink { codec { perm_k {} } } } } }"),
+                  {"5:91: error: quantized exchange, downlink of block (any): perm_k and common masks share draws between workers, and a "
+                   "mean has one sender; choose natural, block_int, rand_k or another codec whose messages are independent"}},
         BadConfig{
             Without("model",
                     "model { moe_lm { moe { experts: 4 top_k: 3 combine_order: PRE_REDUCE } } } parallel { dispatch { route: AUTO } }"),

@@ -4,6 +4,7 @@
 #include "comm/loopback.h"
 #include "tests/trainer/config_fixture.h"
 #include "trainer/assembly.h"
+#include "trainer/config_codecs.h"
 
 namespace conclave {
 namespace {
@@ -60,6 +61,27 @@ TEST(VineqErrors, MoreWorkersThanCoordinatesAreRefused) {
   });
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   EXPECT_NE(std::string(status.message()).find("perm_k"), std::string::npos) << status;
+}
+
+// What only the blocks of the model tell is found in the config's text as well, wherever the codec stands in it.
+TEST(VineqErrors, CodecsThatBlocksRefuseHaveAPlace) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"quantized { codec { perm_k {} } }", "x.textproto:4:67: error: quantized exchange, block x"},
+      {"quantized { codec { blockwise { otherwise { perm_k {} } } } }", "x.textproto:4:67: error: quantized exchange, block x"},
+      {"ef21 { codec { low_rank {} } }", "x.textproto:4:62: error: ef21 exchange, block x"},
+      {"hierarchical { workers_per_group: 3 exchange { quantized { codec { perm_k {} } } } }", ""},
+      {"quantized { codec { rand_k { fraction: 0.5 } } }", ""},
+  };
+  for (const auto& [exchange, expected] : cases) {
+    const absl::StatusOr<LoadedConfig> loaded =
+        LoadText(kProblem + ("optim { extragradient { gamma: 0.1 exchange { " + exchange + " } } }\n"), {"trainer.workers=9"});
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    const auto model = MakeModel(loaded->config.model(), {.workers = 9});
+    ASSERT_TRUE(model.ok()) << model.status();
+    const absl::Status found = CheckCodecsOf(*loaded, (*model)->parameters());
+    EXPECT_EQ(found.ok(), expected.empty()) << exchange << ": " << found;
+    EXPECT_NE(std::string(found.message()).find(expected), std::string::npos) << exchange << ": " << found;
+  }
 }
 
 }  // namespace
