@@ -1,6 +1,31 @@
 #include "comm/exchanges.h"
 
+#include <vector>
+
+#include "base/log.h"
+
 namespace conclave {
+namespace {
+
+// Whether a codec anywhere in the message has one mask for all workers. Exchanges inside say so themselves.
+bool HasCommonMask(const google::protobuf::Message& message) {
+  if (message.GetDescriptor() == RandKConfig::descriptor() && static_cast<const RandKConfig&>(message).common_mask()) return true;
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const google::protobuf::FieldDescriptor* field : fields) {
+    if (field->message_type() == nullptr || field->message_type() == HierarchicalConfig::descriptor()) continue;
+    const int count = field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      if (HasCommonMask(field->is_repeated() ? reflection.GetRepeatedMessage(message, field, i) : reflection.GetMessage(message, field))) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+}  // namespace
 
 ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& context) {
   if (context.to_canonical && config.kind_case() != ExchangeConfig::kExact && config.kind_case() != ExchangeConfig::KIND_NOT_SET) {
@@ -8,6 +33,10 @@ ExchangeOr MakeExchange(const ExchangeConfig& config, const ExchangeContext& con
         "parallel.updates: SHARDED needs the exact exchange: with a codec every owner decodes the mean itself; choose exact or REPLICATED");
   }
   if (config.has_when_it_pays()) return MakeDecidingExchange(config, context);
+  if (HasCommonMask(config) && context.world->rank() == 0) {
+    LOG_WARNING
+        << "rand_k { common_mask: true }: the workers' errors do not average out; independent masks or perm_k usually need fewer bytes";
+  }
   switch (config.kind_case()) {
     case ExchangeConfig::kExact:
     case ExchangeConfig::KIND_NOT_SET:

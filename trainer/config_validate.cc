@@ -220,9 +220,26 @@ void CheckStep(const OptimConfig& optim, ConfigRules* rules) {
                  absl::StrFormat("optim.step finds a gamma, and %s has none", member->name()));
 }
 
+// A constant step leaves a method as far off the solution as the noise of its samples takes it; differences of one sample at two points
+// have noise that vanishes there.
+void CheckProvable(const Experiment& config, ConfigRules* rules) {
+  if (config.optim().step() != OptimConfig::PROVABLE || config.optim().masha1().variance_reduced()) return;
+  const ModelConfig& model = config.model();
+  const auto refuse = [&](bool samples, const char* field) {
+    rules->Require(!samples, {"optim.step", field},
+                   absl::StrFormat("no constant step is proven for evaluations of samples, and %s says so; set it to 0 (all data), take "
+                                   "step: AUTO_TUNE, or give gamma",
+                                   field));
+  };
+  refuse(model.auc_saddle().batch() > 0, "model.auc_saddle.batch");
+  refuse(model.robust_least_squares().batch() > 0, "model.robust_least_squares.batch");
+  refuse(model.gaussian_wgan().samples() > 0, "model.gaussian_wgan.samples");
+}
+
 void CheckOptim(const Experiment& config, ConfigRules* rules) {
   const OptimConfig& optim = config.optim();
   CheckStep(optim, rules);
+  CheckProvable(config, rules);
   const bool by_rule = optim.has_first_order() || optim.has_diloco() || optim.scheme_case() == OptimConfig::SCHEME_NOT_SET;
   rules->Require(by_rule || optim.clip_norm() == 0, {"optim.clip_norm", "optim"},
                  "clip_norm goes with first_order and diloco only: a clipped operator is no longer the one the scheme's steps are about");

@@ -1,6 +1,5 @@
 // The quantized exchange: the mean over workers of Q_m(v_m), Q_m an unbiased codec with a draw of its own for every worker, block, step and
 // draw. No memory.
-#include "base/log.h"
 #include "comm/coded_mean.h"
 #include "comm/exchanges.h"
 
@@ -33,10 +32,6 @@ class QuantizedExchange final : public Exchange {
 
 ExchangeOr MakeQuantizedExchange(const ExchangeConfig& config, const ExchangeContext& context) {
   ASSIGN_OR_RETURN(BlockCodecs codecs, BlockCodecs::Of(config, context));
-  if (config.quantized().codec().rand_k().common_mask() && context.world->rank() == 0) {
-    LOG_WARNING
-        << "rand_k { common_mask: true }: the workers' errors do not average out; independent masks or perm_k usually need fewer bytes";
-  }
   return std::make_unique<QuantizedExchange>(context, std::move(codecs));
 }
 

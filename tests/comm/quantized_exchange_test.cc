@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
 #include "comm/compressors.h"
@@ -41,6 +42,30 @@ TEST(QuantizedExchange, IdentityCodecIsTheExactExchange) {
           EXPECT_TRUE(SameBits(v, TreeMean<float>(c, {id}, set[{id}].shape.elements()))) << id << " on " << ranks;
       }
     }
+  }
+}
+
+// Wherever a config has it, it is warned of once by every exchange that uses it, on rank 0.
+TEST(QuantizedExchange, CommonMasksAreWarnedOfWhereverTheyStand) {
+  const std::string mask = "rand_k { fraction: 0.5 common_mask: true }";
+  const std::pair<std::string, size_t> cases[] = {
+      {"quantized { codec { " + mask + " } }", 1},
+      {"diana { codec { " + mask + " } }", 1},
+      {"quantized { codec { blockwise { rules { pattern: '*' codec { " + mask + " } } otherwise { identity {} } } } }", 1},
+      {"quantized { codec { " + mask + " } } when_it_pays { link_rate: 1 codec_rate: 1e12 }", 1},
+      {"hierarchical { workers_per_group: 2 exchange { marina { p: 0.5 codec { " + mask + " } } } }",
+       2},  // of replicated blocks, of experts
+      {"quantized { codec { rand_k { fraction: 0.5 } } }", 0},
+  };
+  for (const auto& [text, expected] : cases) {
+    ExchangeConfig config;
+    ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &config)) << text;
+    testing::internal::CaptureStderr();
+    RunExchange<float>(With(config, {.workers = 8, .ranks = 2}));
+    const std::string told = testing::internal::GetCapturedStderr();
+    size_t warnings = 0;
+    for (size_t at = 0; (at = told.find("common_mask: true", at)) != std::string::npos; ++at) ++warnings;
+    EXPECT_EQ(warnings, expected) << text << ": " << told;
   }
 }
 

@@ -49,6 +49,32 @@ TEST(VineqErrors, BadInputIsRefusedBeforeAnythingRuns) {
   }
 }
 
+// Sampled operators have no proven step but with variance reduction, whose proof needs a constant that is not known.
+TEST(VineqErrors, StepsOfSampledOperatorsAreNotProven) {
+  const auto load = [](const std::string& optim, int batch) {
+    const std::string text = absl::StrFormat(
+        "name: \"game\"\ntrainer { steps: 6 workers: 2 global_batch: 0 }\nmodel { auc_saddle { dim: 4 rows: 16 batch: %d lambda: 0.1 } }\n"
+        "optim { step: PROVABLE %s }\n",
+        batch, optim);
+    const absl::StatusOr<LoadedConfig> loaded = LoadText(text);
+    RETURN_IF_ERROR(loaded.status());
+    return RunRanks(1, [&](Communicator& world) -> absl::Status {
+      Assembly assembly;
+      return Assemble(loaded->config, world, RealFileSystem(), &assembly);
+    });
+  };
+  for (const std::string optim : {"extragradient {}", "ogda {}", "masha1 { p: 0.25 }"}) {
+    const absl::Status refused = load(optim, 4);
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << optim;
+    for (const char* part : {"x.textproto:4:9: error: no constant step is proven", "AUTO_TUNE", "model.auc_saddle.batch"}) {
+      EXPECT_NE(std::string(refused.message()).find(part), std::string::npos) << refused;
+    }
+    EXPECT_TRUE(load(optim, 0).ok()) << load(optim, 0);  // all rows
+  }
+  const absl::Status unknown = load("masha1 { p: 0.25 variance_reduced: true }", 4);
+  EXPECT_NE(std::string(unknown.message()).find("mean-square Lipschitz constant, which no model declares"), std::string::npos) << unknown;
+}
+
 // A block of fewer coordinates than workers cannot be dealt out.
 TEST(VineqErrors, MoreWorkersThanCoordinatesAreRefused) {
   const absl::StatusOr<LoadedConfig> loaded =
