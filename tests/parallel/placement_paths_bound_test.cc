@@ -3,10 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/check.h"
 #include "base/rng.h"
 #include "parallel/chain_search.h"
 #include "parallel/markov_trace.h"
+#include "parallel/path_prices.h"
 #include "parallel/placement_bound.h"
 #include "parallel/placement_solver.h"
 #include "tests/parallel/placement_case.h"
@@ -99,6 +103,52 @@ TEST(PathsBound, SixteenExpertsAreWithinAPercent) {
     EXPECT_GE(bound, kept);
     EXPECT_LE(static_cast<double>(bound), 1.01 * static_cast<double>(kept)) << sigma;
     EXPECT_EQ(KeptAtMost(counts, 8), bound) << sigma;
+  }
+}
+
+// How often paths drawn with weight e^(value / T) take every expert of three layers, by going through all paths.
+std::vector<double> Taken(const RoutingCounts& counts, const std::vector<double>& prices, double temperature) {
+  const ExpertPairs pairs(counts.experts());
+  const int n = counts.experts();
+  const auto kept = [&](int layer, int64_t s, int64_t t) {
+    const auto w = counts.transitions(layer);
+    const int a = pairs.first[s] * n, b = pairs.second[s] * n, c = pairs.first[t], d = pairs.second[t];
+    return static_cast<double>(w[a + c] + w[a + d] + w[b + c] + w[b + d]);
+  };
+  const auto price = [&](int layer, int64_t s) { return prices[layer * n + pairs.first[s]] + prices[layer * n + pairs.second[s]]; };
+  std::vector<double> taken(prices.size()), value;
+  const int64_t m = pairs.count;
+  for (int64_t path = 0; path < m * m * m; ++path) {
+    const int64_t s = path / m / m, t = path / m % m, u = path % m;
+    value.push_back(kept(0, s, t) + kept(1, t, u) - price(0, s) - price(1, t) - price(2, u));
+  }
+  const double most = *std::max_element(value.begin(), value.end());
+  double all = 0;
+  for (int64_t path = 0; path < m * m * m; ++path) {
+    const double weight = std::exp((value[path] - most) / temperature);
+    const int64_t at[] = {path / m / m, path / m % m, path % m};
+    for (int j = 0; j < 3; ++j) taken[j * n + pairs.first[at[j]]] += weight, taken[j * n + pairs.second[at[j]]] += weight;
+    all += weight;
+  }
+  for (double& share : taken) share /= all;
+  return taken;
+}
+
+// At every temperature, also where transitions differ by thousands of temperatures.
+TEST(PathPrices, EveryExpertIsTakenEquallyOften) {
+  constexpr int64_t kUnits = 1 << 20;
+  for (const double sigma : {1.5, 6.0}) {
+    const RoutingCounts counts = MarkovCounts({.layers = 3, .experts = 6, .sigma = sigma, .tokens = 100'000});
+    PathPrices prices(counts);
+    for (double temperature = 10'000; temperature > 20; temperature *= 0.5) {
+      for (int round = 0; round < 20; ++round) {
+        prices.SetTemperature(temperature);
+        for (int i = 0; i < 5; ++i) prices.Sweep();
+      }
+      std::vector<double> tokens;
+      for (const int64_t price : prices.Rounded(kUnits)) tokens.push_back(static_cast<double>(price) / kUnits);
+      for (const double share : Taken(counts, tokens, temperature)) EXPECT_NEAR(share, 1.0 / 3, 0.01) << sigma << " at " << temperature;
+    }
   }
 }
 
