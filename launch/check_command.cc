@@ -1,5 +1,6 @@
 // conclave check: parses and validates a config; conclave tokenize: makes its tokens; conclave version.
 
+#include <algorithm>
 #include <cstdio>
 
 #include "base/strings.h"
@@ -22,20 +23,27 @@ namespace {
 const OptionSpec kSet{"--set", "PATH=VALUE", "override a field", true};
 
 absl::StatusOr<int64_t> BytesOf(const Arguments& arguments, const std::string& option) {
+  if (!arguments.Has(option)) return 0;
+  constexpr double kMostGibibytes = 1 << 20;
   ASSIGN_OR_RETURN(const double gibibytes, arguments.Real(option, 0));
-  if (gibibytes < 0) return InvalidArgument("%s: must not be negative", option);
-  return static_cast<int64_t>(gibibytes * (1 << 30));
+  if (gibibytes <= 0 || gibibytes > kMostGibibytes)
+    return InvalidArgument("%s: expected above 0 and at most %g, got %g", option, kMostGibibytes, gibibytes);
+  return std::max<int64_t>(1, static_cast<int64_t>(gibibytes * (1 << 30)));
 }
 
 // Whether the model's experts fit the machines that are described; prints what they need.
 absl::Status CheckMachines(const Arguments& arguments, const Experiment& config, const Model& model) {
   MachineMemory memory;
   ASSIGN_OR_RETURN(memory.machines, arguments.Integer("--machines", 1));
-  if (memory.machines < 1) return InvalidArgument("--machines: expected at least 1, got %d", memory.machines);
+  if (memory.machines < 1 || memory.machines > 1'000'000)
+    return InvalidArgument("--machines: expected 1 to 1000000, got %d", memory.machines);
   ASSIGN_OR_RETURN(memory.device, BytesOf(arguments, "--device-gib"));
   ASSIGN_OR_RETURN(memory.host, BytesOf(arguments, "--host-gib"));
   ASSIGN_OR_RETURN(memory.disk, BytesOf(arguments, "--disk-gib"));
-  if (memory.device + memory.host + memory.disk == 0) return absl::OkStatus();
+  if (memory.device + memory.host + memory.disk == 0) {
+    if (!arguments.Has("--machines")) return absl::OkStatus();
+    return InvalidArgument("--machines: of what memory? add --device-gib, --host-gib or --disk-gib");
+  }
   ASSIGN_OR_RETURN(const MixtureSize size, SizeOfMixture(model, config.model().moe_lm().moe().top_k()));
   const std::vector<TierDemand> demands = DemandsOf(size, memory);
   RETURN_IF_ERROR(CheckTiers(demands, memory.machines));

@@ -92,7 +92,10 @@ std::vector<OptionSpec> RingOptions() {
 }
 
 absl::StatusOr<std::unique_ptr<RingMemory>> RingFrom(const Arguments& arguments, const RunFolder& folder, const Assembly& assembly) {
-  if (!arguments.Has("--resident-layers")) return nullptr;
+  if (!arguments.Has("--resident-layers")) {
+    if (arguments.Has("--scratch")) return InvalidArgument("--scratch: there is nothing to keep there without --resident-layers");
+    return nullptr;
+  }
   ASSIGN_OR_RETURN(const int64_t resident, arguments.Integer("--resident-layers", 0));
   absl::StatusOr<std::unique_ptr<RingMemory>> ring =
       RingMemory::Create(assembly.scheme->point(), resident, arguments.Get("--scratch", folder.path()));

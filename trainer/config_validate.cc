@@ -352,6 +352,20 @@ void CheckTasks(const Experiment& config, ConfigRules* rules) {
                                  with, config.data().sources_size(), sum, config.trainer().global_batch()));
   rules->Require(with > 0 || config.parallel().assignment() == ParallelConfig::WORKERS, {"parallel.assignment"},
                  "there are no tasks to deal ranks out to; give every source a batch, or set WORKERS");
+  const int64_t rows = config.trainer().global_batch() / std::max<int64_t>(config.trainer().workers(), 1);
+  for (int i = 0; i < config.data().sources_size(); ++i) {
+    const SourceConfig& source = config.data().sources(i);
+    if (source.batch() == 0) continue;
+    const std::string path = absl::StrFormat("data.sources[%d]", i);
+    rules->Require(source.weight() == 1, {path + ".weight", path + ".batch", path, "data.sources"},
+                   "a source with a batch has that share of every step; leave its weight out");
+    rules->Require(
+        config.parallel().assignment() == ParallelConfig::WORKERS || rows == 0 || source.batch() % rows == 0,
+        {path + ".batch", path, "data.sources", "trainer.workers"},
+        absl::StrFormat("a rank is to have one task, but the %d samples of this one are no multiple of the %d of a worker; choose "
+                        "another trainer.workers",
+                        source.batch(), rows));
+  }
 }
 
 }  // namespace

@@ -1,5 +1,9 @@
 #include "trainer/memory_tiers.h"
 
+#include <algorithm>
+#include <limits>
+#include <utility>
+
 #include "base/strings.h"
 
 namespace conclave {
@@ -13,7 +17,7 @@ TierDemand Demand(std::string tier, std::string formula, std::pair<Wide, Wide> b
   return {.tier = std::move(tier),
           .formula = std::move(formula),
           .needed = static_cast<int64_t>((numerator + denominator - 1) / denominator),
-          .available = static_cast<int64_t>(available),
+          .available = static_cast<int64_t>(std::min(available, Wide{std::numeric_limits<int64_t>::max()})),
           .fits = numerator <= available * denominator};
 }
 

@@ -60,7 +60,7 @@ absl::StatusOr<TraceHeader> RoutingHeader(const Assembly& a) {
                      .top_k = static_cast<int>(moe.top_k()),
                      .seed = static_cast<uint64_t>(a.config.seed())};
   for (const SourceConfig& source : a.config.data().sources()) {
-    if (source.has_text()) header.corpus = source.text().path();
+    if (source.has_text()) header.corpus += (header.corpus.empty() ? "" : ", ") + source.text().path();
   }
   return header;
 }

@@ -45,6 +45,8 @@ refused "unknown option" 2 2 "unknown option '--resum'; did you mean '--resume'"
 refused "option without its value" 2 2 "option '--batches' needs a value" eval "$scratch" --batches
 refused "no config" 2 2 "missing argument CONFIG" train
 refused "a tuned setting that no entrant has" 1 2 "--tune: none of the 1 entrants has a field 'optim.ogda.gama'" compare configs/vineq/ogda.textproto --tune optim.ogda.gama=1,2
+refused "machines without a memory" 1 2 "--machines: of what memory\?" check "$good" --machines 2
+refused "a memory beyond measure" 1 2 "--disk-gib: expected above 0 and at most" check "$good" --machines 2 --disk-gib 1e30
 refused "config that is not there" 2 2 "absent.textproto" train "$scratch/absent.textproto"
 
 # The config: place, what was expected, what to do.

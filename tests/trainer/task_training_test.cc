@@ -106,8 +106,11 @@ TEST_F(TaskTraining, RefusesWhatIsNoTask) {
                 .find("there are no tasks to deal ranks out to"),
             std::string::npos);
   const auto odd = Tasks({"data.sources[0].batch=17", "data.sources[1].batch=3", "parallel.assignment=TASKS_BY_LOAD"});
-  EXPECT_NE(Train(*odd, 2, 1).status().message().find("data.sources[0].batch: 17 is no multiple of the 2 samples of a worker"),
-            std::string::npos);
+  EXPECT_NE(odd.status().message().find("the 17 samples of this one are no multiple of the 2 of a worker"), std::string::npos)
+      << odd.status();
+  EXPECT_TRUE(Tasks({"data.sources[0].batch=17", "data.sources[1].batch=3"}).ok());  // a rank may mix them
+  const auto weighted = Tasks({"data.sources[0].weight=3"});
+  EXPECT_NE(weighted.status().message().find("a source with a batch has that share of every step"), std::string::npos) << weighted.status();
 }
 
 }  // namespace
