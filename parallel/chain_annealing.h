@@ -20,7 +20,8 @@ struct AnnealOptions {
 // 1983; Salamon et al., "Simulated annealing with constant thermodynamic speed", Computer Physics Communications 1988.
 void Anneal(ChainState& state, const AnnealOptions& options);
 
-// About how many nanoseconds a pass takes: what budgets are shared out by.
+// About how many nanoseconds a pass takes: what budgets are shared out by. Deals take less, 0.65 of it with two experts and 0.9 with four:
+// half as many passes more made plans no better.
 double PassNanoseconds(const PlacementProblem& problem);
 
 }  // namespace conclave

@@ -16,6 +16,7 @@ constexpr float kMostEightBond = 1 << 15;
 static_assert(kNoiseRun >= kEightWays);
 
 typedef float WayFloats __attribute__((vector_size(kWayChunk * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef int32_t WayInts __attribute__((vector_size(kWayChunk * sizeof(int32_t)), aligned(sizeof(int32_t)), may_alias));
 typedef int16_t WayNoise __attribute__((vector_size(kWayChunk * sizeof(int16_t)), aligned(sizeof(int16_t)), may_alias));
 
 // Ways to part eight experts into two hands of four: +1 for the hand of expert 0. Way 0 parts 0..3 from 4..7, then come the 16 ways that
@@ -93,16 +94,42 @@ CONCLAVE_SIMD void AdvanceEight(const EightStep& in, float* value) {
   for (int k = 0; k < kEightWays; ++k) value[k] -= first;
 }
 
-// join[k]: what way k of one layer gains with way `next` of the layer after it over half of all transitions.
-CONCLAVE_SIMD void JoinEight(const float* bonds, int next, float* join) {
-  WayFloats sums[kWayChunks] = {};
+// join[k]: what way k of one layer gains with way `next` of the layer after it over half of all transitions. Returns the way with which
+// value and that are most, the first of equals.
+CONCLAVE_INLINE int ChooseEightLanes(const float* bonds, const float* value, int next, float* join) {
+  WayFloats sums[kWayChunks] = {}, total[kWayChunks];
   for (int x = 0; x < kEight; ++x) {
     float bond = 0;
     for (int y = 0; y < kEight; ++y) bond += kEightWay.side[y][next] * bonds[x * kEight + y];
     for (int c = 0; c < kWayChunks; ++c) sums[c] += bond * ChunkOf(kEightWay.side[x], c);
   }
-  for (int c = 0; c < kWayChunks; ++c) reinterpret_cast<WayFloats*>(join)[c] = sums[c];
+  for (int c = 0; c < kWayChunks; ++c) {
+    reinterpret_cast<WayFloats*>(join)[c] = sums[c];
+    total[c] = ChunkOf(value, c) + (sums[c] < 0 ? -sums[c] : sums[c]);
+  }
+  WayFloats most = total[0];
+  for (int c = 1; c < kWayChunks; ++c) most = total[c] > most ? total[c] : most;
+  float best = most[0];
+  for (int i = 1; i < kWayChunk; ++i) best = most[i] > best ? most[i] : best;
+  int way = 0;
+  while (reinterpret_cast<const float*>(total)[way] != best) ++way;
+  return way;
 }
+
+CONCLAVE_SIMD int ChooseEight(const float* bonds, const float* value, int next, float* join) {
+  return ChooseEightLanes(bonds, value, next, join);
+}
+
+CONCLAVE_INLINE void ScaleLanes(const int32_t* counts, float scale, float* bonds) {
+  for (int c = 0; c < kEight * kEight / kWayChunk; ++c) {
+    WayFloats units = scale * __builtin_convertvector(reinterpret_cast<const WayInts*>(counts)[c], WayFloats);
+    units = units < kMostEightBond ? units : WayFloats{} + kMostEightBond;
+    reinterpret_cast<WayFloats*>(bonds)[c] = __builtin_convertvector(__builtin_convertvector(units, WayInts), WayFloats);
+  }
+}
+
+// Bonds in whole units. counts, bonds: [8, 8].
+CONCLAVE_SIMD void ScaleBonds(const int32_t* counts, float scale, float* bonds) { ScaleLanes(counts, scale, bonds); }
 
 class DealsOfFour : public ColumnDeals {
  public:
@@ -134,13 +161,14 @@ class DealsOfFour : public ColumnDeals {
 void DealsOfFour::ReadBonds(int layer, float scale) {
   Layer& at = deal_[layer];
   const int* const to = deal_[layer + 1].experts;
+  const int32_t* const rows = state_->Forward(layer, 0);
+  const int experts = state_->experts();
+  int32_t counts[kEight * kEight];
   for (int x = 0; x < kEight; ++x) {
-    const int32_t* const row = state_->Forward(layer, at.experts[x]);
-    for (int y = 0; y < kEight; ++y) {
-      const float bond = scale * static_cast<float>(row[to[y]]);
-      at.bonds[x * kEight + y] = static_cast<float>(static_cast<int32_t>(bond < kMostEightBond ? bond : kMostEightBond));
-    }
+    const int32_t* const row = rows + at.experts[x] * experts;
+    for (int y = 0; y < kEight; ++y) counts[x * kEight + y] = row[to[y]];
   }
+  ScaleBonds(counts, scale, at.bonds);
 }
 
 // Back from the last layer.
@@ -149,14 +177,9 @@ void DealsOfFour::Choose(float temperature, std::span<const uint32_t> words) {
   for (int j = layers - 1; j >= 0; --j) {
     Layer& at = deal_[j];
     const bool last = j + 1 == layers;
-    float join[kEightWays] = {};
-    if (!last) JoinEight(at.bonds, deal_[j + 1].way, join);
-    at.way = 0;
-    float most = at.value[0] + std::abs(join[0]);
-    for (int k = 1; k < kEightWays; ++k) {
-      const float value = at.value[k] + std::abs(join[k]);
-      if (value > most) most = value, at.way = k;
-    }
+    float join[kEightWays];
+    at.way = last ? static_cast<int>(std::max_element(at.value, at.value + kEightWays) - at.value)
+                  : ChooseEight(at.bonds, at.value, deal_[j + 1].way, join);
     const int16_t* const noise = temperature > 0 ? GumbelNoise(words[j] >> 18) : NoNoise();
     at.over = !last && deal_[j + 1].over != (2 * join[at.way] + static_cast<float>(noise[0] - noise[1]) < 0);
   }
