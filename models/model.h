@@ -52,6 +52,8 @@ class Model {
   virtual CacheShape cache_shape() const { return {}; }
   virtual int64_t vocabulary() const { return 0; }
 
+  // Rows that an evaluation takes of its own accord, of all those there are, over all workers; 1: all of them, or none are counted.
+  virtual double sample_share() const { return 1; }
   virtual std::optional<ProblemConstants> constants() const { return std::nullopt; }
   // The solution of a problem that has one in closed form: one value per element of `block`. Empty: unknown.
   virtual std::vector<double> Solution(BlockId block) const;

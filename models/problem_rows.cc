@@ -60,6 +60,12 @@ ProblemRows::Sample ProblemRows::Record(Recorder& r, int64_t batch) const {
   return {tape.Constant(features), tape.Constant(targets), batch};
 }
 
+double SampleShare(const std::vector<ProblemRows>& workers, int64_t batch) {
+  int64_t rows = 0;
+  for (const ProblemRows& own : workers) rows += own.rows();
+  return batch == 0 ? 1 : static_cast<double>(batch * static_cast<int64_t>(workers.size())) / static_cast<double>(rows);
+}
+
 absl::StatusOr<std::vector<ProblemRows>> ReadLibSvm(const std::string& path, int64_t dim, int workers) {
   ASSIGN_OR_RETURN(const std::string text, RealFileSystem().ReadAll(path));
   return ParseLibSvm(text, path, dim, workers);

@@ -32,6 +32,9 @@ class ProblemRows {
   ProblemConstant features_, targets_;
 };
 
+// What Record takes, over all workers, of all their rows.
+double SampleShare(const std::vector<ProblemRows>& workers, int64_t batch);
+
 // Rows of a file in LIBSVM's format, "label index:value ...", indices from 1 in ascending order. Worker m of M gets rows floor(m N / M) to
 // floor((m + 1) N / M) - 1. Errors: InvalidArgument with the line; the file system's.
 absl::StatusOr<std::vector<ProblemRows>> ReadLibSvm(const std::string& path, int64_t dim, int workers);

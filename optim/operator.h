@@ -59,7 +59,7 @@ class Operator {
   // The exchange that the next evaluations are for: Evaluate awaits each block of its point there (Exchange::AwaitShared) before it reads
   // it, and may form folded vectors in its places (Exchange::Place). Null: all have arrived, and vectors go to `on_block` alone.
   virtual void Attach(Exchange*) {}
-  // By Evaluate, from the beginning: a single worker's count 1 / M.
+  // By Evaluate, from the beginning: one of all workers' full data counts 1, others the share of workers and of rows that they take.
   virtual double evaluations() const = 0;
   virtual OperatorConstants constants() const { return {}; }
 };

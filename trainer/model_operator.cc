@@ -143,7 +143,8 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
   Evaluation evaluation{.samples = step_samples_};
   evaluation.by_worker.resize(options_.workers.workers * terms.size());
   RETURN_IF_ERROR(table_.Gather(options_.mesh->control(), options_.micro_batches, evaluation.by_worker));
-  evaluations_ += selected_.empty() ? options_.workers.workers : std::ranges::count_if(selected_, [](char c) { return c != 0; });
+  (key.full ? evaluations_.full : evaluations_.samples) +=
+      selected_.empty() ? options_.workers.workers : std::ranges::count_if(selected_, [](char c) { return c != 0; });
   for (size_t t = 0; t < terms.size(); ++t) {
     const double value = table_.Sum(t);
     evaluation.terms.push_back({terms[t].name, value, terms[t].objective, terms[t].coefficient});
@@ -243,6 +244,18 @@ absl::Status ModelOperator::Deliver(const MicroStep& step, BlockId block, const 
     if (sum.defined() && Counts(worker.value)) RETURN_IF_ERROR(HandOver(on_block, worker, block, sum, false));
   }
   return absl::OkStatus();
+}
+
+double ModelOperator::SampleShare() const {
+  if (options_.loader == nullptr) return options_.model->sample_share();
+  const double rows = static_cast<double>(options_.loader->rows() * leaves_),
+               all = static_cast<double>(options_.loader->samples_per_epoch());
+  return rows > 0 ? rows / all : 1;
+}
+
+double ModelOperator::evaluations() const {
+  const double samples = SampleShare() * static_cast<double>(evaluations_.samples);
+  return (static_cast<double>(evaluations_.full) + samples) / options_.workers.workers;
 }
 
 int64_t ModelOperator::sample_bytes() const {

@@ -66,7 +66,8 @@ class ModelOperator : public Operator {
   void FinishStep(const Evaluation& evaluation) { options_.model->UpdateBuffers(evaluation.counters, &buffers_); }
   ModelBuffers& buffers() { return buffers_; }
 
-  double evaluations() const override { return static_cast<double>(evaluations_) / options_.workers.workers; }
+  // Rows are the loader's samples, or those of the model's own.
+  double evaluations() const override;
   // Memory, in bytes. Activations live in an arena, `activation_bytes` is its largest use since it was reserved; and expert_rows the most
   // rows that experts of this rank were sent of a leaf since then, as they count in memory: of all layers, or of one where blocks are
   // recorded again.
@@ -112,6 +113,7 @@ class ModelOperator : public Operator {
   absl::Status Deliver(const MicroStep& step, BlockId block, const OnBlock& on_block);
   absl::Status HandOver(const OnBlock& on_block, WorkerId worker, BlockId block, const Tensor& sum, bool folded);
   Recorder::Options WithArrivals(Recorder::Options options);
+  double SampleShare() const;  // rows of a step, of all there are
   int64_t PeakOfArenas() const;
   int64_t RowsOfALeaf() const;
   double ScaleOf(TermScale scale, int64_t leaf_samples) const;
@@ -133,8 +135,10 @@ class ModelOperator : public Operator {
   std::vector<int64_t> column_turns_;  // by coordinate of the expert axis: the running micro-step's, -1 where no leaf is run
   std::vector<char> final_;            // by block: handed over in the running micro-step
   int64_t step_samples_ = 0;           // T_step
-  int64_t evaluations_ = 0;            // of single workers
-  std::span<const char> selected_;     // by worker; empty: all
+  struct {
+    int64_t full = 0, samples = 0;
+  } evaluations_;                   // of single workers
+  std::span<const char> selected_;  // by worker; empty: all
   struct {
     int64_t bytes = 0, rows = 0;
   } before_;  // what the operators used that this one goes on from

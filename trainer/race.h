@@ -39,7 +39,7 @@ struct RaceCosts {
   double two_way_bytes = 0;  // what it sends, copies to other workers and forwarded sums included
   double header_bytes = 0;
   double rounds = 0;       // vectors that it exchanged
-  double evaluations = 0;  // of its operator
+  double evaluations = 0;  // of its operator on its full data
   double seconds = 0;      // wall clock of the steps, measuring left out
   double Of(RaceCost cost) const;
 };

@@ -31,6 +31,7 @@ class AucSaddle : public Model {
   }
 
   SampleShape sample_shape() const override { return {}; }
+  double sample_share() const override { return SampleShare(workers_, config_.batch()); }
 
   // Of the columns (1, 0) of positive rows and (0, 1) of negative ones, times their weights 1 - p and p.
   absl::Status Record(Recorder& r) const override {

@@ -21,6 +21,7 @@ class RobustLeastSquares : public Model {
   }
 
   SampleShape sample_shape() const override { return {}; }
+  double sample_share() const override { return SampleShare(workers_, config_.batch()); }
 
   absl::Status Record(Recorder& r) const override {
     if (!r.present()) return absl::OkStatus();

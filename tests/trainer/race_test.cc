@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "tests/trainer/labelled_points.h"
 #include "tests/trainer/model_run.h"
 
 namespace conclave {
@@ -55,6 +56,72 @@ TEST(RaceTest, Masha1CostsItsMessagesItsRefreshesAndItsStart) {
   EXPECT_EQ(race->costs.uplink_bytes, steps * message + full * vector);
   EXPECT_EQ(race->costs.two_way_bytes, steps * message * (kWorkers - 1) + full * vector * 2 * (kWorkers - 1) / kWorkers);
   EXPECT_EQ(race->costs.header_bytes, steps * 2 * 32 * (kWorkers - 1));
+}
+
+Experiment RowsConfig(const std::string& scheme, int batch) {
+  return ParseExperiment(
+      absl::StrFormat("name: 'rows' trainer { workers: 4 global_batch: 0 } parallel { numerics: WORLD_SIZE_INVARIANT } optim { %s }"
+                      " model { precision { compute: F64 } auc_saddle { dim: 4 rows: 40 batch: %d lambda: 0.1 } }",
+                      scheme, batch));
+}
+
+// Of 40 rows 10: a sample at two points costs half an evaluation of the full data, a refresh a whole one. Every step has one exchange, and
+// every refresh; with participants a share of one.
+TEST(RaceTest, VarianceReductionIsCountedByRows) {
+  const struct {
+    const char* scheme;
+    double part;  // of the workers
+  } cases[] = {{"masha1 { gamma: 0.1 p: 0.1 variance_reduced: true exchange { quantized { codec { natural {} } } } }", 1},
+               {"masha1 { gamma: 0.1 p: 0.1 variance_reduced: true }", 1},
+               {"masha1 { gamma: 0.1 p: 0.1 participants: 2 variance_reduced: true }", 0.5},
+               {"masha2 { gamma: 0.1 p: 0.1 variance_reduced: true exchange { ef14 { codec { top_k { fraction: 0.6 } } } } }", 1}};
+  for (const auto& [scheme, part] : cases) {
+    const auto race = RaceOn(RowsConfig(scheme, 10), 2, {.target = 0.2});
+    ASSERT_TRUE(race.ok()) << race.status();
+    EXPECT_EQ(race->end, RaceEnd::kReached) << scheme;
+    const double full = race->costs.rounds - part * static_cast<double>(race->steps);
+    EXPECT_GT(full, 1) << scheme;
+    EXPECT_NEAR(race->costs.evaluations, 2 * part * 10 / 40 * static_cast<double>(race->steps) + full, 1e-9) << scheme;
+  }
+}
+
+// Eight of a loader's 4096 samples a step, on four workers.
+TEST(RaceTest, SamplesOfALoaderAreCountedByTheirShare) {
+  const ModelRun run{.config =
+                         "name: 'points' trainer { workers: 4 global_batch: 8 } optim { extragradient { gamma: 0.1 } }"
+                         " model { robust_mlp { inputs: 2 classes: 2 hidden: 4 } }",
+                     .source = [] { return std::make_unique<LabelledPoints>(2); }};
+  const absl::Status status = RunRanks(1, [&](Communicator& world) -> absl::Status {
+    Assembly a;
+    RETURN_IF_ERROR(BuildRun(run, world, &a));
+    const auto cost = [&](const SampleKey& key, std::span<const char> workers) -> absl::StatusOr<double> {
+      const double before = a.field->evaluations();
+      a.field->Select(workers);
+      const OnBlock forget = [](WorkerId, BlockId, const Tensor&, bool) { return absl::OkStatus(); };
+      RETURN_IF_ERROR(a.field->Evaluate(a.scheme->point(), key, /*each_worker=*/true, forget).status());
+      return a.field->evaluations() - before;
+    };
+    const char two[] = {0, 1, 0, 1};
+    ASSIGN_OR_RETURN(const double sample, cost({.step = 1}, {}));
+    ASSIGN_OR_RETURN(const double some, cost({.step = 2}, two));
+    ASSIGN_OR_RETURN(const double full, cost({.full = true}, {}));
+    EXPECT_EQ(sample, 8.0 / 4096);
+    EXPECT_EQ(some, 4.0 / 4096);
+    EXPECT_EQ(full, 1);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+// The same count for methods that only ever see samples, so that the two compare.
+TEST(RaceTest, SamplesOfRowsAreCountedByRowsForEveryMethod) {
+  for (const int batch : {0, 5, 10}) {
+    const auto race = RaceOn(RowsConfig("extragradient { gamma: 0.1 }", batch), 1, {.target = 0, .max_evaluations = 20});
+    ASSERT_TRUE(race.ok()) << race.status();
+    EXPECT_EQ(race->end, RaceEnd::kOutOfEvaluations);
+    EXPECT_EQ(race->steps, batch == 0 ? 10 : 10 * 40 / batch);
+    EXPECT_NEAR(race->costs.evaluations, 20, 1e-9);
+  }
 }
 
 // Three of four evaluate and send; all do at the start and where the reference point moves. What they send does not depend on ranks.
