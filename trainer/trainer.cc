@@ -5,6 +5,7 @@
 #include "base/strings.h"
 #include "base/trace.h"
 #include "trainer/agreement.h"
+#include "trainer/replica_check.h"
 #include "trainer/starting_weights.h"
 #include "trainer/version.h"
 
@@ -231,12 +232,22 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   const int64_t every = assembly_.config.trainer().eval().every();
   const bool last = cursor_.step == total_steps();
   if (assembly_.data.evaluation.size() > 0 && (last || (every > 0 && cursor_.step % every == 0))) RETURN_IF_ERROR(Evaluate(&record));
+  RETURN_IF_ERROR(CompareReplicas());
   RETURN_IF_ERROR(rebalancer_->AfterStep(cursor_.step, wire ? &*wire : nullptr, &record));
   if (control_.ledger() != nullptr) control_.ledger()->Take();  // routing records and migrations are no part of the next step
   Record(report, std::move(record));
   const int64_t save_every = assembly_.config.checkpoint().every();
   if (save_every > 0 && cursor_.step % save_every == 0 && !last) RETURN_IF_ERROR(Save());
   return report;
+}
+
+absl::Status Trainer::CompareReplicas() {
+  const int64_t every = assembly_.config.observe().replicas_every();
+  const bool due = every > 0 && (cursor_.step % every == 0 || cursor_.step == total_steps());
+  if (!due || control_.size() == 1 || assembly_.expert_memory != nullptr) return absl::OkStatus();
+  const TraceSpan span("replicas");
+  RETURN_IF_ERROR(assembly_.scheme->Settle());
+  return Annotate(CheckReplicas(MakeState(), control_), absl::StrFormat("after step %d", cursor_.step));
 }
 
 absl::Status Trainer::AverageWeights() {

@@ -57,6 +57,7 @@ class Trainer {
   absl::Status Save();
   void Record(const StepReport& report, StepRecord record);
   absl::Status AverageWeights();
+  absl::Status CompareReplicas();
   void SetPhase(Phase phase);
   int64_t total_steps() const { return assembly_.config.trainer().steps(); }
 
