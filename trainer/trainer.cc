@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "base/trace.h"
+#include "optim/norm.h"
 #include "trainer/agreement.h"
 #include "trainer/replica_check.h"
 #include "trainer/starting_weights.h"
@@ -22,6 +23,13 @@ void FillWire(const WireReport& report, StepRecord* record) {
                   .logical_down = report.logical.downlink_bytes,
                   .physical_sent = between.sent_bytes,
                   .physical_received = between.received_bytes};
+}
+
+// A model's routers, experts and all else.
+void AddNorms(const std::string& name, const VectorNorms& norms, StepRecord* record) {
+  record->extra.push_back({name + ".router", norms.router});
+  record->extra.push_back({name + ".experts", norms.expert});
+  record->extra.push_back({name + ".dense", norms.dense});
 }
 
 // Largest load over mean load of each MoE layer, and the largest of all: 1 is perfect balance.
@@ -232,6 +240,7 @@ absl::StatusOr<StepReport> Trainer::Attempt() {
   const int64_t every = assembly_.config.trainer().eval().every();
   const bool last = cursor_.step == total_steps();
   if (assembly_.data.evaluation.size() > 0 && (last || (every > 0 && cursor_.step % every == 0))) RETURN_IF_ERROR(Evaluate(&record));
+  if (cursor_.step % assembly_.config.trainer().log_every() == 0) RETURN_IF_ERROR(MeasureParameters(&record));
   RETURN_IF_ERROR(CompareReplicas());
   RETURN_IF_ERROR(rebalancer_->AfterStep(cursor_.step, wire ? &*wire : nullptr, &record));
   if (control_.ledger() != nullptr) control_.ledger()->Take();  // routing records and migrations are no part of the next step
@@ -255,6 +264,16 @@ absl::Status Trainer::AverageWeights() {
   RETURN_IF_ERROR(assembly_.scheme->Settle());
   const double decay = assembly_.config.trainer().eval().ema_decay();
   averaged_.Combine(decay, averaged_, 1 - decay, assembly_.scheme->point());
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::MeasureParameters(StepRecord* record) {
+  if (assembly_.model->experts().empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(assembly_.scheme->Settle());
+  ASSIGN_OR_RETURN(const VectorNorms norms, LogicalNorm(assembly_.layout.get(), &control_).Of(assembly_.scheme->point()));
+  if (assembly_.expert_memory) assembly_.expert_memory->Trim();
+  record->extra.push_back({"parameter_norm", norms.total});
+  AddNorms("parameter_norm", norms, record);
   return absl::OkStatus();
 }
 
@@ -350,6 +369,9 @@ void Trainer::Record(const StepReport& report, StepRecord record) {
   record.skipped = report.skipped;
   record.reason = report.reason;
   if (report.skipped) LOG_WARNING << "step " << cursor_.step << " refused: " << report.reason;
+  // Schemes whose workers move on their own know the whole norm alone.
+  const bool parts = report.norms.dense != 0 || report.norms.router != 0 || report.norms.expert != 0;
+  if (parts && !assembly_.model->experts().empty()) AddNorms("gradient_norm", report.norms, &record);
   AddLoads(report.evaluation, assembly_.model->experts(), &record);
   telemetry_->Record(record);
   const bool named = !report.evaluation.terms.empty();

@@ -54,6 +54,8 @@ class Trainer {
   void ReportMemory() const;
   StateDict MakeState();
   absl::Status Evaluate(StepRecord* record);
+  // Norms of the weights of a mixture. Collective. Cost: a pass over them.
+  absl::Status MeasureParameters(StepRecord* record);
   absl::Status Save();
   void Record(const StepReport& report, StepRecord record);
   absl::Status AverageWeights();

@@ -57,7 +57,11 @@ absl::Status MixtureLayer::RecordLosses(Recorder& r, const Routing& routing, int
     }
   }
   if (n == 0) return absl::OkStatus();
-  if (terms.balance >= 0) r.AddTerm(terms.balance, BalanceLoss(tape, routing, args));
+  if (terms.balance >= 0) {
+    const Var balance = BalanceLoss(tape, routing, args);
+    r.AddTerm(terms.balance, balance);
+    if (terms.layer_balance >= 0) r.AddMetric(terms.layer_balance, *tape.value(balance).data<double>());
+  }
   if (terms.z >= 0) r.AddTerm(terms.z, RouterZSum(tape, routing.logits), 1.0 / static_cast<double>(n));
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@ namespace conclave {
 
 struct MixtureTerms {
   int balance = -1, z = -1;  // term ids; -1: absent
+  int layer_balance = -1;    // the balance loss of this layer alone, which is reported only; -1: not reported
 };
 
 class MixtureLayer {

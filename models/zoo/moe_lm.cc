@@ -207,6 +207,10 @@ class MoeLm : public Model {
                                .capacity = CapacityOf(moe),
                                .scope = moe.balance_scope()};
     MixtureLayer::Options options{.router = router, .expert = expert, .layer = moe_layers_, .terms = router_terms_};
+    if (router_terms_.balance >= 0) {
+      options.terms.layer_balance = static_cast<int>(terms_.size());
+      terms_.push_back({absl::StrFormat("balance.%d", moe_layers_), TermScale::kLeafMean, 1.0, false});
+    }
     options.shared_hidden = moe.shared_hidden();
     options.shared_gate = moe.shared_gate();
     const int64_t mixtures = config_.layers() / moe.every();

@@ -299,7 +299,7 @@ TEST(MoeLm, ARankWithoutTokens) {
     if (world.rank() == 0) {
       for (size_t t = 0; t < model->terms().size(); ++t) {
         const TermSpec& term = model->terms()[t];
-        together += term.coefficient * leaf->Term(static_cast<int>(t)) * (t == 0 ? 1.0 / batch.count : 1.0);
+        if (term.objective) together += term.coefficient * leaf->Term(static_cast<int>(t)) * (t == 0 ? 1.0 / batch.count : 1.0);
       }
     }
     std::vector<Seed> seeds;

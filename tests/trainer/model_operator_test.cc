@@ -206,7 +206,7 @@ TEST(ModelOperator, UnequalLeavesCountByTheirTokens) {
       ASSIGN_OR_RETURN(const Evaluation step, a.field->Evaluate(a.scheme->point(), {.step = 0}, false, ignore));
       ASSIGN_OR_RETURN(const Evaluation held_out, a.field->EvaluateHeldOut(a.scheme->point(), 8, 2));
       EXPECT_EQ(step.samples, held_out.samples);
-      EXPECT_EQ(step.terms.size(), 3u);
+      EXPECT_EQ(step.terms.size(), 5u);  // loss, balance, z, and balance of two layers
       for (size_t t = 0; t < step.terms.size(); ++t) {
         EXPECT_NEAR(step.terms[t].value, held_out.terms[t].value, 1e-14 * std::abs(step.terms[t].value)) << step.terms[t].name;
       }

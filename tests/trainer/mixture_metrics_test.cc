@@ -1,5 +1,7 @@
-// What each layer moves: to the byte what the ledger books, and what the trace of the same tokens says.
+// What the metrics say of a mixture. What each layer moves: to the byte what the ledger books, and what the trace of the same tokens says.
+// Balance by layer, and norms of routers, experts and all else.
 #include "base/strings.h"
+#include "tests/trainer/state_fields.h"
 #include "tests/trainer/text_run.h"
 #include "trainer/layer_report.h"
 #include "trainer/run_folder.h"
@@ -21,20 +23,16 @@ data { sources { text {} } validation_fraction: 0.2 }
 const std::vector<std::string> kRandomMoves = {"parallel.rebalance.every=2", "parallel.rebalance.after_step=1",
                                                "parallel.rebalance.hysteresis=0", "parallel.rebalance.placement.random.seed=4"};
 
-class LayerTrafficTest : public TextRunTest {
+class MixtureMetricsTest : public TextRunTest {
  protected:
   struct Run {
     std::vector<std::string> overrides;
     int ranks = 4;
     std::vector<int> nodes = {0, 0, 1, 1};  // by rank
   };
-  struct Window {
-    std::vector<LayerReport> layers;
-    TrafficPrediction::Bytes ledger;  // of dispatch and combine rows, all ranks
-  };
 
-  // The windows of a run, by step.
-  absl::StatusOr<std::map<int64_t, Window>> Windows(const Run& run) {
+  // Metrics of a whole run. after: on every rank at its end; may be null.
+  absl::StatusOr<std::string> Metrics(const Run& run, const std::function<void(Assembly&)>& after = nullptr) {
     ASSIGN_OR_RETURN(const Experiment config, Config(kTrafficConfig, run.overrides));
     const RunFolder folder(&RealFileSystem(), JoinPath(folder_, absl::StrFormat("run-%d", runs_++)));
     RETURN_IF_ERROR(RealFileSystem().CreateDirs(folder.path()));
@@ -45,10 +43,28 @@ class LayerTrafficTest : public TextRunTest {
           Assembly a;
           RETURN_IF_ERROR(Assemble(config, world, RealFileSystem(), &a));
           ASSIGN_OR_RETURN(const auto trainer, Trainer::Create(&a, &world, {.files = &RealFileSystem(), .folder = &folder, .stop = &stop}));
-          return trainer->Run().status();
+          RETURN_IF_ERROR(trainer->Run().status());
+          if (after) after(a);
+          return absl::OkStatus();
         },
         {.nodes = run.nodes}));
-    ASSIGN_OR_RETURN(const std::string metrics, RealFileSystem().ReadAll(folder.Metrics()));
+    return RealFileSystem().ReadAll(folder.Metrics());
+  }
+
+ private:
+  int runs_ = 0;
+};
+
+class LayerTrafficTest : public MixtureMetricsTest {
+ protected:
+  struct Window {
+    std::vector<LayerReport> layers;
+    TrafficPrediction::Bytes ledger;  // of dispatch and combine rows, all ranks
+  };
+
+  // The windows of a run, by step.
+  absl::StatusOr<std::map<int64_t, Window>> Windows(const Run& run) {
+    ASSIGN_OR_RETURN(const std::string metrics, Metrics(run));
     std::map<int64_t, Window> windows;
     for (const std::string& line : SplitString(metrics, '\n')) {
       if (line.find("\"layers\":") == std::string::npos) continue;
@@ -94,9 +110,6 @@ class LayerTrafficTest : public TextRunTest {
     a.insert(a.end(), b.begin(), b.end());
     return a;
   }
-
- private:
-  int runs_ = 0;
 };
 
 TEST_F(LayerTrafficTest, IsTheLedgersAndTheTraces) {
@@ -149,6 +162,81 @@ TEST_F(LayerTrafficTest, OfASampleIsNearAndOfNoOneIsNothing) {
         EXPECT_EQ(layer.measured, LayerTraffic());
         EXPECT_EQ(layer.predicted->inside + layer.predicted->between, 0);
       }
+    }
+  }
+}
+
+// A number of the lines of metrics, by step; steps that lack it are left out.
+std::map<int64_t, double> Numbers(const std::string& metrics, const std::string& group, const std::string& name) {
+  std::map<int64_t, double> numbers;
+  for (const std::string& line : SplitString(metrics, '\n')) {
+    const auto value = ParseJson(line);
+    if (!value.ok() || value->Find("step") == nullptr) continue;
+    const JsonValue* const members = group.empty() ? &*value : value->Find(group);
+    const JsonValue* const number = members == nullptr ? nullptr : members->Find(name);
+    if (number != nullptr) numbers[*value->Find("step")->AsInt64()] = *number->AsDouble();
+  }
+  return numbers;
+}
+
+TEST_F(MixtureMetricsTest, PartsOfNormsAddUpAndAreThoseOfAnyRanks) {
+  const std::vector<std::string> overrides = {"trainer.log_every=2", "model.moe_lm.moe.balance_loss=0.01"};
+  std::map<std::string, double> squares;  // of the weights at the end
+  std::string alone;
+  for (const int ranks : {1, 2, 4}) {
+    std::vector<std::string> more = overrides;
+    more.push_back(absl::StrFormat("parallel.expert=%d", ranks));
+    const auto metrics = Metrics({.overrides = more, .ranks = ranks, .nodes = std::vector<int>(ranks)}, [&](Assembly& a) {
+      if (ranks > 1) return;
+      for (const BlockId id : a.layout->local_blocks()) {
+        const std::string& name = a.model->parameters()[id].name;
+        const char* part = name.find(".experts.") != std::string::npos ? "experts"
+                           : name.find("router") != std::string::npos  ? "router"
+                                                                       : "dense";
+        for (const float x : a.scheme->point().block(id).span<float>()) squares[part] += double{x} * x;
+      }
+    });
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    std::string states;
+    for (const std::string& line : SplitString(*metrics, '\n')) states += std::string(StateFields(line)) + "\n";
+    if (ranks == 1) alone = states;
+    EXPECT_EQ(states, alone) << ranks;
+    const auto whole = Numbers(*metrics, "", "gradient_norm"), weights = Numbers(*metrics, "extra", "parameter_norm");
+    ASSERT_EQ(whole.size(), 4u);
+    ASSERT_EQ(weights.size(), 2u);
+    EXPECT_TRUE(weights.contains(2) && weights.contains(4));
+    for (const auto& [of, sums] : {std::pair{"gradient_norm", &whole}, {"parameter_norm", &weights}}) {
+      for (const auto& [step, sum] : *sums) {
+        double parts = 0;
+        for (const char* part : {"router", "experts", "dense"}) {
+          const double norm = Numbers(*metrics, "extra", absl::StrFormat("%s.%s", of, part)).at(step);
+          EXPECT_GT(norm, 0) << of << part << step;
+          parts += norm * norm;
+          if (sums != &weights || step < 4) continue;
+          EXPECT_NEAR(norm * norm, squares[part], 1e-12 * squares[part]) << part;
+        }
+        EXPECT_NEAR(parts, sum * sum, 1e-13 * parts) << of << step;
+      }
+    }
+  }
+}
+
+// Routing in turn loads all experts alike, so a layer's balance is 1 whatever the probabilities are.
+TEST_F(MixtureMetricsTest, BalanceByLayerAddsUp) {
+  for (const bool even : {false, true}) {
+    const auto metrics = Metrics({.overrides = {"model.moe_lm.moe.balance_loss=0.01", "model.moe_lm.moe.z_loss=0",
+                                                absl::StrFormat("model.moe_lm.moe.selection=%s", even ? "ROUND_ROBIN" : "BY_SCORE")}});
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    const auto sum = Numbers(*metrics, "terms", "balance"), first = Numbers(*metrics, "terms", "balance.0"),
+               second = Numbers(*metrics, "terms", "balance.1");
+    ASSERT_EQ(sum.size(), 4u);
+    for (const auto& [step, value] : sum) {
+      EXPECT_NEAR(first.at(step) + second.at(step), value, 1e-12) << step;
+      EXPECT_NEAR(first.at(step), 1, even ? 1e-6 : 0.5) << step;
+      EXPECT_EQ(std::abs(first.at(step) - second.at(step)) < 1e-6, even) << step;
+      // The objective counts each once.
+      const double loss = Numbers(*metrics, "terms", "loss").at(step);
+      EXPECT_NEAR(Numbers(*metrics, "", "objective").at(step), loss + 0.01 * value, 1e-12) << step;
     }
   }
 }
