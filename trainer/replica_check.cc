@@ -73,7 +73,7 @@ absl::Status Blame(const std::string& name, const std::vector<int64_t>& digests)
   return DataLoss(
       "replicas of '%s' are not the same bytes any more: %s; memory or a processor is at fault there, or the program: go on from an "
       "earlier "
-      "checkpoint without these",
+      "checkpoint without these ranks",
       name, with_most > 1 ? text + " differ" : text + " differ from the others");
 }
 
