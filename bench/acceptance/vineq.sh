@@ -44,7 +44,7 @@ round() { awk -v v="$1" 'BEGIN { if (v ~ /^[0-9.]/) printf "%.3g", v }'; }
 
 # -- contests ------------------------------------------------------------------------------------------------------------------------------
 v=configs/vineq
-seeds=5 tuning=2 points=7
+seeds=5 tuning=2 points=7 # of extragradient's and descent-ascent's grid
 optimistic=(--tune 'optim.optimistic_masha.gamma=0.3..0.6/3' --tune 'optim.optimistic_masha.p=0.004,0.006,0.01,0.02,0.04')
 masha1=(--tune 'optim.masha1.gamma=0.08..0.32/7')
 # contest NAME ARGUMENTS...: conclave compare into $scratch/NAME, if it is not there yet; every method on a grid of at least six steps,
@@ -62,7 +62,7 @@ contest() {
 # of NAME ENTRANT FIELD
 of() { sed -n "s/^{\"entrant\":\"$2\".*\"$3\":\"\\{0,1\\}\\([^,\"}]*\\).*/\\1/p" "$scratch/$1" 2> /dev/null | head -n 1; }
 baselines=("$v/extragradient.textproto" "$v/ogda.textproto"
-  --tune "optim.extragradient.gamma=0.7..1.5/$points" --tune "optim.ogda.gamma=0.35..0.9/$points")
+  --tune "optim.extragradient.gamma=0.7..1.5/$points" --tune "optim.ogda.gamma=0.35..1.0535/$((points + 1))")
 
 two_way=(--tune 'optim.optimistic_masha.gamma=0.3..1/5' --tune 'optim.optimistic_masha.p=0.004,0.008,0.016,0.032,0.064,0.12')
 if $quick; then
