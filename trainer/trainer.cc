@@ -268,10 +268,10 @@ absl::Status Trainer::AverageWeights() {
 }
 
 absl::Status Trainer::MeasureParameters(StepRecord* record) {
-  // Experts on disk would all be read for it.
-  if (assembly_.model->experts().empty() || assembly_.expert_memory != nullptr) return absl::OkStatus();
+  if (assembly_.model->experts().empty()) return absl::OkStatus();
   RETURN_IF_ERROR(assembly_.scheme->Settle());
   ASSIGN_OR_RETURN(const VectorNorms norms, LogicalNorm(assembly_.layout.get(), &control_).Of(assembly_.scheme->point()));
+  if (assembly_.expert_memory) assembly_.expert_memory->Trim();
   record->extra.push_back({"parameter_norm", norms.total});
   AddNorms("parameter_norm", norms, record);
   return absl::OkStatus();

@@ -294,7 +294,7 @@ law() {
   local passed pattern patterns
   IFS=: read -ra patterns <<< "$2"
   for pattern in "${patterns[@]}"; do
-    if ! "$bin_dir/$1" --gtest_list_tests --gtest_filter="$pattern" 2> /dev/null | grep -q '^  '; then short "no $pattern" "all pass" "$3"; return; fi
+    if ! "$bin_dir/$1" --gtest_list_tests --gtest_filter="$pattern" 2> /dev/null | grep -c '^  ' > /dev/null; then short "no $pattern" "all pass" "$3"; return; fi
   done
   if "$bin_dir/$1" --gtest_filter="$2" > "$scratch/log" 2>&1; then
     passed=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$scratch/log")
