@@ -13,9 +13,7 @@ struct BFloat16 {
   uint16_t bits = 0;
 };
 
-inline float Bf16ToFloat(uint16_t h) {
-  return std::bit_cast<float>(uint32_t{h} << 16);
-}
+inline float Bf16ToFloat(uint16_t h) { return std::bit_cast<float>(uint32_t{h} << 16); }
 
 inline uint16_t FloatToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);

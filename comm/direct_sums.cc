@@ -55,12 +55,11 @@ void DirectSums::Begin(const SumPieces& sum, int tag) {
   CHECK(!open_ || dropped_);
   before_ += sum_.vector.defined() ? sum_.count() : 0;
   sum_ = sum;
-  chunk_ = {.vector = sum.vector, .op = sum.op, .members = members_, .bytes = kChunk};
   tag_ = tag;
   ++number_;
   summed_ = 0;
   std::fill(taken_.begin(), taken_.end(), 0);
-  if (contributions_.bytes() == 0) contributions_ = Buffer(chunk_.stride() * members_);
+  if (contributions_.bytes() == 0) contributions_ = Buffer(Chunks().stride() * members_);
   open_ = true;
   if (dropped_) return;
   Seat& mine = seat(member_);
@@ -90,14 +89,15 @@ uint64_t DirectSums::AddressAt(int from, std::span<const std::byte> part) const 
 // In chunks, so that contributions are added while they are in the cache, and the memory they take stays there.
 absl::Status DirectSums::AddParts() {
   const std::span<std::byte> part = sum_.Part(summed_, member_);
-  const size_t chunk = static_cast<size_t>(chunk_.bytes / members_ / kLine * kLine);
+  const SumPieces chunks = Chunks();
+  const size_t chunk = static_cast<size_t>(chunks.bytes / members_ / kLine * kLine);
   for (size_t at = 0; at < part.size(); at += chunk) {
     const std::span<std::byte> mine = part.subspan(at, std::min(chunk, part.size() - at));
     for (int hop = 1; hop < members_; ++hop) {
       const int from = (member_ + hop) % members_;
-      RETURN_IF_ERROR(Read(from, AddressAt(from, mine), {contributions_.data() + from * chunk_.stride(), mine.size()}));
+      RETURN_IF_ERROR(Read(from, AddressAt(from, mine), {contributions_.data() + from * chunks.stride(), mine.size()}));
     }
-    chunk_.Add(member_, contributions_.data(), mine);
+    chunks.Add(member_, contributions_.data(), mine);
   }
   seat(member_).summed.store(before_ + ++summed_, std::memory_order_release);
   return absl::OkStatus();

@@ -53,6 +53,7 @@ class DirectSums {
   };
 
   Seat& seat(int member) const { return seats_[member]; }
+  SumPieces Chunks() const { return {.vector = sum_.vector, .op = sum_.op, .members = members_, .bytes = kChunk}; }
   absl::StatusOr<bool> AllOpened() const;
   absl::Status AddParts();
   absl::Status TakeSums();
@@ -62,7 +63,7 @@ class DirectSums {
   Seat* const seats_;
   const int member_, members_;
   uint64_t mark_;
-  SumPieces sum_, chunk_;
+  SumPieces sum_;
   int64_t number_ = 0, tag_ = 0;  // of the sum
   int64_t before_ = 0;            // pieces of earlier sums
   int64_t summed_ = 0;            // own parts of this one

@@ -21,12 +21,10 @@ inline constexpr int64_t kPriceUnits = 1024;
 int64_t KeptAtPrices(const RoutingCounts& counts, std::span<const int64_t> prices);
 
 // The least of these over the prices that PathPrices comes to at falling temperatures, as far down as numbers hold. They are floating point
-// and rounded, so machines may differ in the last tokens; the bound holds on each. With the best prices it is the bound of the linear program
-// in which ranks are mixtures of paths.
-// For layers * E^4 beyond that of 24 layers of 64 experts fewer sweeps are taken, and beyond three times that none: then it is
-// counts.total().
-// Cost: at most some 300 sweeps, layers * E^4 multiplications each, and layers * E^3 / 2 numbers of memory; 3 to 6 s and 24 MB for 24 layers
-// of 64 experts.
+// and rounded, so machines may differ in the last tokens; the bound holds on each. With the best prices it is the bound of the linear
+// program in which ranks are mixtures of paths. For layers * E^4 beyond that of 24 layers of 64 experts fewer sweeps are taken, and beyond
+// three times that none: then it is counts.total(). Cost: at most some 300 sweeps, layers * E^4 multiplications each, and layers * E^3 / 2
+// numbers of memory; 3 to 6 s and 24 MB for 24 layers of 64 experts.
 int64_t PathsKeepAtMost(const RoutingCounts& counts);
 
 }  // namespace conclave
