@@ -15,7 +15,8 @@ cluster_packages=(iproute2)
 # missing_packages NAME...: those of the named packages that are not installed, one a line.
 missing_packages() {
   local installed
-  installed=$(dpkg-query --show --showformat '${Package} ${db:Status-Status}\n' "$@" 2> /dev/null | sed -n 's/ installed$//p')
+  # dpkg-query fails when it does not know a name, which is what is being asked: no error here, whatever the caller's shell options.
+  installed=$(dpkg-query --show --showformat '${Package} ${db:Status-Status}\n' "$@" 2> /dev/null | sed -n 's/ installed$//p') || true
   local name
   for name in "$@"; do
     grep -qxF -- "$name" <<< "$installed" || echo "$name"
