@@ -124,7 +124,7 @@ std::string HumanCount(int64_t count) {
 
 std::string HumanDuration(double seconds) {
   if (!std::isfinite(seconds)) return "?";
-  if (seconds < 0) return "-" + HumanDuration(-seconds);
+  if (seconds < 0) return absl::StrFormat("-%s", HumanDuration(-seconds));
   if (seconds < 999.5e-9) return absl::StrFormat("%.0f ns", seconds * 1e9);
   if (seconds < 999.5e-6) return ThreeDigits(seconds * 1e6) + " us";
   if (seconds < 999.5e-3) return ThreeDigits(seconds * 1e3) + " ms";
