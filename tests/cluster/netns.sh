@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Emulated hosts on one machine: network namespaces joined by a switch, each with its own address, host name and shaped link.
 # Bandwidth is real (token bucket); delay and loss are not offered, since many kernels lack the module for them. TCP is Linux's usual, cubic,
-# whatever this machine's is: one that sets its own pace (bbr) wakes a processor for every few packets.
+# whatever this machine's is: one that sets its own pace (bbr) wakes a processor for every few packets. Where there are processors for all,
+# every host has its own, which also take in its packets: else the timers of all links gather on one processor, and the ranks there fall
+# behind the others by all that packets cost.
 set -euo pipefail
 
 prefix=cvxh        # unusual on purpose: `down` deletes namespaces of exactly this prefix and a number (or `sw`), nothing else
@@ -37,6 +39,7 @@ add_host() {
   ip -n "$name" link set lo up
   ip -n "$name" link set eth0 up
   use_cubic "$number"
+  own_processors "$number" "$count"
   mkdir -p "/etc/netns/$name"
   {
     echo "127.0.0.1 localhost"
@@ -50,6 +53,24 @@ use_cubic() {
   ip -n "$prefix$1" route replace "$network.0/24" dev eth0 proto kernel scope link src "$network.$(($1 + 1))" congctl cubic 2> /dev/null || true
 }
 
+# own_processors NUMBER COUNT: those numbers, of the processors allowed here, that leave NUMBER over after division by COUNT; all where they
+# are fewer than hosts. Kept for those who start programs there, and set for what arrives there.
+own_processors() {
+  local number=$1 count=$2 all own=() i mask=0
+  mapfile -t all < <(allowed_processors)
+  for i in "${!all[@]}"; do ((i % count != number)) || own+=("${all[i]}"); done
+  if ((${#all[@]} < count)); then own=("${all[@]}"); fi
+  (IFS=,; echo "${own[*]}") > "$state/processors.$prefix$number"
+  ((${#all[@]} >= count)) || return 0
+  for i in "${own[@]}"; do ((i >= 31)) || mask=$((mask | 1 << i)); done
+  ip netns exec "$prefix$number" sh -c "echo $(printf '%x' $mask) > /sys/class/net/eth0/queues/rx-0/rps_cpus" 2> /dev/null || true
+}
+# allowed_processors: numbers of the processors that this shell may use, one a line.
+allowed_processors() {
+  awk '/^Cpus_allowed_list/ { n = split($2, runs, ","); for (i = 1; i <= n; ++i) { split(runs[i] "-" runs[i], ends, "-"); for (c = ends[1]; c <= ends[2]; ++c) print c } }' \
+    /proc/self/status
+}
+
 # The remote shell that mpirun calls as: agent HOST COMMAND...
 write_agent() {
   cat > "$state/agent.sh" << 'AGENT'
@@ -57,7 +78,8 @@ write_agent() {
 while [[ $1 == -* ]]; do shift; done
 host=$1
 shift
-exec ip netns exec "$host" unshare --uts bash -c 'hostname "$1"; shift; eval "$*"' _ "$host" "$@"
+state=$(dirname "${BASH_SOURCE[0]}")
+exec ip netns exec "$host" taskset -c "$(< "$state/processors.$host")" unshare --uts bash -c 'hostname "$1"; shift; eval "$*"' _ "$host" "$@"
 AGENT
   chmod +x "$state/agent.sh"
 }
@@ -105,7 +127,7 @@ on_host() {
   local name=$prefix$1
   shift
   grep -qx "$name" "$state/hosts" || fail "no host $name"
-  ip netns exec "$name" unshare --uts bash -c 'hostname "$1"; shift; exec "$@"' _ "$name" "$@"
+  ip netns exec "$name" taskset -c "$(< "$state/processors.$name")" unshare --uts bash -c 'hostname "$1"; shift; exec "$@"' _ "$name" "$@"
 }
 
 run() {
