@@ -30,7 +30,7 @@ bool AlikeInAllColumns(const Mesh& mesh, const std::vector<int>& pattern) {
 PlannerRanks::PlannerRanks(const Mesh& mesh, int64_t ranks_per_node) : topology{.ranks = mesh.shape().expert} {
   const std::vector<std::vector<int>> nodes = CoordinatesByNode(mesh, ranks_per_node);
   for (const std::vector<int>& members : nodes) coordinate.insert(coordinate.end(), members.begin(), members.end());
-  const bool even = std::ranges::all_of(nodes, [&](const auto& members) { return members.size() == nodes[0].size(); });
+  even = std::ranges::all_of(nodes, [&](const auto& members) { return members.size() == nodes[0].size(); });
   if (even) topology.nodes = static_cast<int>(nodes.size());
   rank.resize(coordinate.size());
   for (size_t r = 0; r < coordinate.size(); ++r) rank[coordinate[r]] = static_cast<int>(r);

@@ -15,6 +15,7 @@ namespace conclave {
 // Coordinates of the expert axis in the order of their nodes, which is how placements count ranks.
 struct PlannerRanks {
   Topology topology;                  // one node where nodes have unequal numbers of ranks of the axis
+  bool even = true;                   // they have equal numbers
   std::vector<int> coordinate, rank;  // of a planner's rank, of a coordinate
 
   // Nodes as CoordinatesByNode gives them. Not collective.

@@ -88,7 +88,14 @@ void AddSent(const WireReport& wire, std::string_view label, RowCount* bytes) {
 
 }  // namespace
 
-Rebalancer::Rebalancer(const MigratedRun& run, const Options& options) : run_(run), options_(options), meter_(run.assembly) {}
+Rebalancer::Rebalancer(const MigratedRun& run, const Options& options) : run_(run), options_(options), meter_(run.assembly) {
+  const ParallelConfig& parallel = assembly().config.parallel();
+  if (parallel.rebalance().every() == 0 || !parallel.rebalance().placement().has_coactivation() || assembly().mesh->rank() != 0) return;
+  if (PlannerRanks(*assembly().mesh, parallel.dispatch().ranks_per_node()).even) return;
+  LOG_WARNING << "placement: nodes hold unequal numbers of the " << assembly().mesh->shape().expert
+              << " ranks of the expert axis, so experts are placed as if all were on one node; parallel.dispatch.ranks_per_node is "
+              << parallel.dispatch().ranks_per_node();
+}
 
 void Rebalancer::BeforeStep(int64_t step) {
   if (assembly().routing != nullptr) assembly().routing->Arm(step);

@@ -427,6 +427,16 @@ TEST(Rebalancer, CoactivationSendsFewerRowsBetweenNodes) {
   EXPECT_LT(MetricOf(metrics, 3, "dispatch_bytes_between"), MetricOf(still_files.Read("run/metrics.jsonl"), 3, "dispatch_bytes_between"));
 }
 
+TEST(Rebalancer, SaysThatUnevenNodesCountAsOne) {
+  const MovingFolder files;
+  testing::internal::CaptureStderr();
+  const std::vector<std::string> overrides = {"parallel.expert=4", "observe.routing_window=1", "parallel.dispatch.route=DEDUPLICATED",
+                                              "parallel.rebalance.every=2", "parallel.rebalance.placement.coactivation.effort=5"};
+  const auto run = TrainMoving({.files = &files, .overrides = overrides, .ranks = 4, .nodes = {0, 0, 0, 1}});
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("unequal numbers of the 4 ranks of the expert axis"), std::string::npos);
+  EXPECT_TRUE(run.ok()) << run.status();
+}
+
 // Windows close behind steps 3, 6 and 9, plans fall due behind every step.
 TEST(Rebalancer, PlansWaitForLoadsToSettle) {
   const auto train = [](const MovingFolder& files, double most, int64_t stop_after = 0, bool resume = false) {
