@@ -107,7 +107,9 @@ std::vector<Suspect> FindCulprits(const std::vector<std::optional<Heartbeat>>& r
   if (!suspects.empty() || !ranks[view.me].has_value()) return suspects;
   for (const std::optional<Heartbeat>& h : ranks) {
     if (h->waiting == 0 && h->quiet_ns > view.busy_ns) {
-      suspects.push_back({h->rank, absl::StrFormat("is alive but went nowhere for %.1f s: %s", Seconds(h->quiet_ns), Where(*h))});
+      suspects.push_back(
+          {h->rank, absl::StrFormat("is alive but went nowhere for %.1f s: %s; if it was at work, raise comm.timeout_seconds",
+                                    Seconds(h->quiet_ns), Where(*h))});
     }
   }
   if (!suspects.empty()) return suspects;

@@ -31,7 +31,7 @@ optim { first_order { lr: 0.001 rule { adamw {} } } }
 model {
   moe_lm { layers: 6 width: 512 heads: 8 context: 128 tied_head: false moe { experts: 16 top_k: 2 hidden: 1024 selection: ROUND_ROBIN } }
 }
-comm { bucket_bytes: 1048576 }
+comm { bucket_bytes: 1048576 timeout_seconds: 600 }
 data { sources { text { path: "$scratch/text" } } tokenizer { bytes {} } cache_dir: "$scratch/cache" validation_fraction: 0 }
 checkpoint { keep_last: 1 }
 observe { trace_every: 1 rank_logs: false progress: NONE }

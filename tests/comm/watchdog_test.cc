@@ -109,6 +109,7 @@ TEST_F(WatchdogTest, NamesTheRankThatDoesNotCome) {
   ASSERT_FALSE(reports.empty());
   for (const std::string& report : reports) {
     EXPECT_NE(report.find("culprit: rank 1 is alive but went nowhere"), std::string::npos) << report;
+    EXPECT_NE(report.find("if it was at work, raise comm.timeout_seconds"), std::string::npos) << report;
     EXPECT_EQ(report.find("culprit: rank 0"), std::string::npos) << report;
     EXPECT_NE(report.find("rank 2: phase step, step 3, waits for 'gradient norm' on world (operation 1)"), std::string::npos) << report;
   }
