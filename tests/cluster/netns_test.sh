@@ -39,4 +39,16 @@ knock() { ./netns.sh exec 0 timeout 1 bash -c 'exec 3<> /dev/tcp/cvxh1/9' 2>&1 |
 ./netns.sh down
 [[ $(ip netns list) == "$before" ]] || fail "namespaces are left: $(ip netns list)"
 [[ ! -e /etc/netns/cvxh0 && ! -e /run/conclave-netns-cvxh ]] || fail "files are left"
+# With a processor for each, hosts share none, whether a program is started there or by mpirun, and they take in their own packets.
+if (($(nproc) >= 2)); then
+  ./netns.sh up 2 || fail "up 2"
+  processors() { sed -n 's/^Cpus_allowed_list:\s*//p'; }
+  first=$(./netns.sh exec 0 cat /proc/self/status | processors) second=$(./netns.sh exec 1 cat /proc/self/status | processors)
+  [[ -n $first && -n $second && $first != "$second" ]] || fail "hosts on processors '$first' and '$second'"
+  [[ $(./netns.sh run 2 cat /proc/self/status 2> /dev/null | processors | sort) == "$(printf '%s\n' "$first" "$second" | sort)" ]] ||
+    fail "ranks are not on their hosts' processors"
+  masks=$(for host in 0 1; do ./netns.sh exec "$host" cat /sys/class/net/eth0/queues/rx-0/rps_cpus; done | sort -u | wc -l)
+  ((masks == 2)) || fail "both hosts' packets are taken in on the same processors"
+  ./netns.sh down
+fi
 echo "100 Mbit/s links carried $shaped Mbit/s, unshaped ones $free"
