@@ -209,6 +209,11 @@ absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, boo
   CHECK(span.elements() == block.elements && span.dtype() == dtype_) << span.elements() << ' ' << NameOf(span.dtype());
   CHECK(!folded || fold_) << "a folded vector, where each worker's own is needed";
   const int expected = senders_.count(group_->rank());
+  const TreeNode& own = senders_.range(group_->rank());
+  if (worker.value < own.lo || worker.value >= own.hi) {
+    return Internal("exchange: worker %d puts block %d, but workers %d to %d feed this rank", worker.value, block.id.value, own.lo,
+                    own.hi - 1);
+  }
   if (senders_.row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.id.value);
   const auto enough = [&] { return block.puts == expected || block.folded_puts > 0; };
   if (started_ || enough()) {
@@ -221,9 +226,7 @@ absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, boo
     for (size_t l = 0; l < lanes_.size(); ++l) {
       if (lanes_[l].workers.lo <= worker.value && worker.value < lanes_[l].workers.hi) taken = block.sums[l].Add(worker.value, span.raw());
     }
-    if (!taken)
-      return Internal("exchange: worker %d puts block %d twice, after a later worker, or is not of this rank", worker.value,
-                      block.id.value);
+    if (!taken) return Internal("exchange: worker %d puts block %d twice, or after a later worker", worker.value, block.id.value);
   }
   ++(folded ? block.folded_puts : block.puts);
   if (enough()) ++full_blocks_;
