@@ -78,11 +78,7 @@ CodecKey MessageBucket::KeyOf(int worker, const Block& block) const {
 absl::StatusOr<int64_t> MessageBucket::Put(WorkerId worker, int index, const Tensor& span) {
   const Block& block = blocks_[index];
   CHECK(span.elements() == block.elements && span.dtype() == dtype_) << span.elements() << ' ' << NameOf(span.dtype());
-  if (worker.value < own_.lo || worker.value >= own_.hi) {
-    return Internal("exchange: worker %d puts block %d, but workers %d to %d feed this rank", worker.value, block.id.value, own_.lo,
-                    own_.hi - 1);
-  }
-  if (senders_.row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.id.value);
+  RETURN_IF_ERROR(senders_.Check(group_->rank(), worker, block.id));
   const size_t place = static_cast<size_t>((worker.value - own_.lo) * static_cast<int64_t>(blocks_.size()) + index);
   if (started_ || present_[place]) return Internal("exchange: worker %d puts block %d twice", worker.value, block.id.value);
   present_[place] = true;

@@ -138,11 +138,7 @@ std::span<std::byte> ServedBucket::Message(int worker, const Part& part) const {
 
 absl::StatusOr<int64_t> ServedBucket::Put(WorkerId worker, int index, const Tensor& x, const Tensor* decoded) {
   const BlockId block = blocks_[static_cast<size_t>(index)];
-  if (worker.value < own_.lo || worker.value >= own_.hi) {
-    return Internal("exchange: worker %d puts block %d, but workers %d to %d feed this rank", worker.value, block.value, own_.lo,
-                    own_.hi - 1);
-  }
-  if (senders_.row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.value);
+  RETURN_IF_ERROR(senders_.Check(group_->rank(), worker, block));
   const size_t place = static_cast<size_t>(worker.value - own_.lo) * blocks_.size() + static_cast<size_t>(index);
   if (started_ || present_[place]) return Internal("exchange: worker %d puts block %d twice", worker.value, block.value);
   present_[place] = true;

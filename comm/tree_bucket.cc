@@ -209,12 +209,7 @@ absl::Status TreeBucket::Put(WorkerId worker, int index, const Tensor& span, boo
   CHECK(span.elements() == block.elements && span.dtype() == dtype_) << span.elements() << ' ' << NameOf(span.dtype());
   CHECK(!folded || fold_) << "a folded vector, where each worker's own is needed";
   const int expected = senders_.count(group_->rank());
-  const TreeNode& own = senders_.range(group_->rank());
-  if (worker.value < own.lo || worker.value >= own.hi) {
-    return Internal("exchange: worker %d puts block %d, but workers %d to %d feed this rank", worker.value, block.id.value, own.lo,
-                    own.hi - 1);
-  }
-  if (senders_.row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.id.value);
+  RETURN_IF_ERROR(senders_.Check(group_->rank(), worker, block.id));
   const auto enough = [&] { return block.puts == expected || block.folded_puts > 0; };
   if (started_ || enough()) {
     return Internal("exchange: worker %d puts block %d, which has all its %d vectors", worker.value, block.id.value, expected);

@@ -49,6 +49,16 @@ bool Senders::Update() {
   return true;
 }
 
+absl::Status Senders::Check(int member, WorkerId worker, BlockId block) const {
+  const TreeNode& own = range(member);
+  if (worker.value < own.lo || worker.value >= own.hi) {
+    return Internal("exchange: worker %d puts block %d, but workers %d to %d feed this rank", worker.value, block.value, own.lo,
+                    own.hi - 1);
+  }
+  if (row(worker.value) < 0) return Internal("exchange: worker %d takes no part and puts block %d", worker.value, block.value);
+  return absl::OkStatus();
+}
+
 bool Senders::any(const TreeNode& node) const {
   return std::any_of(rows_.begin() + node.lo, rows_.begin() + node.hi, [](int row) { return row >= 0; });
 }

@@ -29,6 +29,8 @@ class Senders {
   // Where a worker's vector lies if those of a member lie together, from the place of its first worker on; -1: it does not send.
   int row(int worker) const { return rows_[static_cast<size_t>(worker)]; }
   bool any(const TreeNode& node) const;  // does a worker of the node send?
+  // Internal for a worker of any number whose vectors do not come to this member, or that does not send.
+  absl::Status Check(int member, WorkerId worker, BlockId block) const;
 
  private:
   const Participants* participants_;

@@ -58,10 +58,12 @@ use_cubic() {
 own_processors() {
   local number=$1 count=$2 all own=() i mask=0
   mapfile -t all < <(allowed_processors)
+  if ((${#all[@]} < count)); then
+    (IFS=,; echo "${all[*]}") > "$state/processors.$prefix$number"
+    return 0
+  fi
   for i in "${!all[@]}"; do ((i % count != number)) || own+=("${all[i]}"); done
-  if ((${#all[@]} < count)); then own=("${all[@]}"); fi
   (IFS=,; echo "${own[*]}") > "$state/processors.$prefix$number"
-  ((${#all[@]} >= count)) || return 0
   for i in "${own[@]}"; do ((i >= 31)) || mask=$((mask | 1 << i)); done
   ip netns exec "$prefix$number" sh -c "echo $(printf '%x' $mask) > /sys/class/net/eth0/queues/rx-0/rps_cpus" 2> /dev/null || true
 }

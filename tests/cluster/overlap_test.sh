@@ -69,7 +69,7 @@ same_bits() {
 # measure MESH BATCH STEPS [free]: with `free` also on links without a limit.
 measure() {
   configure "$1" "$2" "$3"
-  local round name after during thread step_after step_during step_thread
+  local round name after during thread free step_after step_during step_thread
   for ((round = 1; round <= rounds; ++round)); do
     train "after-$round" --set comm.overlap=false
     train "during-$round"
@@ -89,7 +89,12 @@ measure() {
   printf 'with a progress thread %.0f ms: %s %% hidden; ' "$thread" "$(share "$(less "$after" "$thread")" "$after")"
   printf 'it takes %.0f ms, %.0f ms (%s %% of the wait gained), ' "$step_after" "$step_during" "$(share "$(less "$step_after" "$step_during")" "$after")"
   printf '%.0f ms (%s %% gained)' "$step_thread" "$(share "$(less "$step_after" "$step_thread")" "$after")"
-  if (($# > 3)); then printf '; without a limit, after backward, %.0f ms' "$(least free step)"; fi
+  if (($# > 3)); then
+    free=$(least free step)
+    printf '; without a limit, after backward, %.0f ms: at most %s %% can be gained, of which %s %%, with a progress thread %s %%' "$free" \
+      "$(share "$(less "$step_after" "$free")" "$after")" "$(share "$(less "$step_after" "$step_during")" "$(less "$step_after" "$free")")" \
+      "$(share "$(less "$step_after" "$step_thread")" "$(less "$step_after" "$free")")"
+  fi
   printf '\n'
   awk -v a="$after" 'BEGIN { exit !(a > 0) }' || fail "nothing was waited for without overlap"
   same_bits during-1 thread-1
