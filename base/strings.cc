@@ -21,9 +21,7 @@ absl::StatusOr<Number> Parse(std::string_view text, std::string_view what) {
 }
 
 // Three significant digits of a value in [1, 1024) (four from 1000 on).
-std::string ThreeDigits(double value) {
-  return absl::StrFormat("%.*f", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value);
-}
+std::string ThreeDigits(double value) { return absl::StrFormat("%.*f", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value); }
 
 std::string LowerCase(std::string_view text) {
   std::string lower(text);
@@ -59,12 +57,8 @@ std::string_view StripWhitespace(std::string_view text) {
   return text;
 }
 
-absl::StatusOr<int64_t> ParseInt64(std::string_view text) {
-  return Parse<int64_t>(text, "a 64-bit integer");
-}
-absl::StatusOr<double> ParseDouble(std::string_view text) {
-  return Parse<double>(text, "a number");
-}
+absl::StatusOr<int64_t> ParseInt64(std::string_view text) { return Parse<int64_t>(text, "a 64-bit integer"); }
+absl::StatusOr<double> ParseDouble(std::string_view text) { return Parse<double>(text, "a number"); }
 
 int64_t EditDistance(std::string_view a, std::string_view b) {
   // row[j] = distance of the first i characters of a to the first j of b; `before` is the row of i - 1, `before2` that of i - 2.
@@ -136,8 +130,6 @@ std::string HumanDuration(double seconds) {
   return absl::StrFormat("%dd%02dh", whole / 86400, whole % 86400 / 3600);
 }
 
-std::string HexDigest(uint64_t value) {
-  return absl::StrFormat("%016x", value);
-}
+std::string HexDigest(uint64_t value) { return absl::StrFormat("%016x", value); }
 
 }  // namespace conclave
