@@ -13,8 +13,9 @@
 
 namespace conclave {
 
-// Products at the quickstart's shapes, attention, norms, softmax, cross-entropy, GELU and AdamW on this thread. What memory bounds is also
-// given as a share of the copying speed measured beside it ("of_copy"; bytes counted once per tensor read or written).
+// The multipliers' instructions, products at the quickstart's shapes, attention, norms, softmax, cross-entropy, GELU and AdamW on this
+// thread. What memory bounds is also given as a share of the copying speed measured beside it ("of_copy"; bytes counted once per tensor
+// read or written).
 absl::StatusOr<BenchReport> BenchKernels();
 
 // Encode plus decode of each codec on 2^20 f32 values: bytes of the vector a second, the share of the copying speed, wire bits a value.

@@ -3,6 +3,7 @@
 
 #include "base/rng.h"
 #include "bench/benches.h"
+#include "bench/instruction_rates.h"
 #include "optim/rules.h"
 #include "tensor/layout.h"
 #include "tensor/ops/ops.h"
@@ -81,6 +82,10 @@ class KernelBench {
     report_.results.push_back({.name = name, .unit = unit, .work = work, .seconds = Measure(body)});
   }
 
+  void Instructions() {
+    for (BenchResult& rate : InstructionRates()) report_.results.push_back(std::move(rate));
+  }
+
   BenchReport Take() { return std::move(report_); }
 
  private:
@@ -103,6 +108,7 @@ class KernelBench {
 absl::StatusOr<BenchReport> BenchKernels() {
   UseOneComputeThread();
   KernelBench bench;
+  bench.Instructions();
   bench.Product("qkv", kTokens, kWidth, 3 * kWidth);
   bench.Product("expert", kTokens / 4, kWidth, 2 * kHidden);
   bench.Product("head", kTokens, kWidth, kVocabulary);

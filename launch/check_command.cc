@@ -104,7 +104,9 @@ int RunVersion(const Arguments&, const std::vector<std::string>&) {
   std::printf("conclave %s\n", kProgramVersion);
   for (const auto& [name, version] : LibraryVersions()) std::printf("  %-10s %s\n", name.c_str(), version.c_str());
   const bool unit = cpu::SplitProductsWork();
-  const char* const rounded = unit ? "by AMX" : Bf16ProductsWork() ? "by oneDNN" : "not on this processor";
+  const char* const rounded = unit                      ? "by AMX"
+                              : Bf16ProductsAreNarrow() ? "by oneDNN"
+                                                        : "of rounded f32 (faster here than bf16 instructions, or there are none)";
   std::printf("  %-10s f32 %s, bf16 %s\n", "products", unit ? "by AMX, from three bf16 parts a number" : "by oneDNN", rounded);
   return kExitFinished;
 }

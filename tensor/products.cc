@@ -49,9 +49,20 @@ int64_t Tallest(ProductPrecision precision, int64_t columns, const ProductOption
   return options.done == nullptr ? kTall : ProductOptions::kRowsAtOnce;
 }
 
-// Space for a tile of rows filled up with zeros. Two: a product has at most two sides that are cut.
+// How operands become bf16: as floats, for kernels of f32, or in two bytes, for kernels of bf16.
+enum class Rounding : uint8_t { kNone, kFloats, kBf16 };
+
+// Floats where the library has no kernels of bf16, or slower ones.
+Rounding RoundingOf(ProductPrecision precision) {
+  if (precision != ProductPrecision::kBf16) return Rounding::kNone;
+  static const bool floats = !cpu::SplitProductsWork() && (!TilesAreRowIndependent(ProductPrecision::kBf16) || cpu::Bf16VectorsAreSlow());
+  return floats ? Rounding::kFloats : Rounding::kBf16;
+}
+
+// Space for rows of a tile, filled up with zeros or rounded. A product has at most two sides that are cut, and weights.
+constexpr int kWeightsSide = 2;
 float* TailSpace(int side, int64_t elements) {
-  thread_local std::array<std::vector<float>, 2> space;
+  thread_local std::array<std::vector<float>, 3> space;
   if (static_cast<int64_t>(space[side].size()) < elements) space[side].resize(elements);
   return space[side].data();
 }
@@ -64,14 +75,21 @@ float* FilledUp(int side, const float* x, const Cut& cut, int64_t width) {
   return space;
 }
 
-// The operand of a tile: the rows as they lie where they fill the tile, filled up otherwise, rounded with kBf16.
-const void* TileOperand(ProductPrecision precision, int side, const float* x, const Cut& cut, int64_t width) {
-  if (precision != ProductPrecision::kBf16) return cut.rows == cut.height ? x : FilledUp(side, x, cut, width);
+// `cut.rows` rows in T, rounded to bf16, followed by zero rows.
+template <typename T>
+T* RoundedRows(int side, const float* x, const Cut& cut, int64_t width) {
   const int64_t real = cut.rows * width, all = cut.height * width;
-  auto* const rounded = reinterpret_cast<uint16_t*>(TailSpace(side, (all + 1) / 2));
+  auto* const rounded = reinterpret_cast<T*>(TailSpace(side, all * static_cast<int64_t>(sizeof(T)) / 4 + 1));
   cpu::RoundToBf16(x, rounded, real);
-  std::memset(rounded + real, 0, (all - real) * sizeof(uint16_t));
+  std::memset(rounded + real, 0, (all - real) * sizeof(T));
   return rounded;
+}
+
+// The operand of a tile: the rows as they lie where they fill the tile, filled up otherwise, rounded if asked for.
+const void* TileOperand(Rounding rounding, int side, const float* x, const Cut& cut, int64_t width) {
+  if (rounding == Rounding::kFloats) return RoundedRows<float>(side, x, cut, width);
+  if (rounding == Rounding::kBf16) return RoundedRows<uint16_t>(side, x, cut, width);
+  return cut.rows == cut.height ? x : FilledUp(side, x, cut, width);
 }
 
 struct ProductShape {
@@ -109,19 +127,22 @@ struct RowOperands {
   const float* w;
   const float* bias;
   float* y;
+  Rounding rounding;
 };
 
 // kNT or kNN: x: [n, wide_x], y: [n, wide_y]. Weights are packed once a call.
 void TiledRows(TileShape shape, const RowOperands& data, const ProductOptions& options, TalliedProduct& product) {
   const int64_t n = product.rows();
-  const void* const packed = PackWeights(shape, data.w);
+  const float* const w =
+      data.rounding == Rounding::kFloats ? RoundedRows<float>(kWeightsSide, data.w, {shape.out, shape.out}, shape.in) : data.w;
+  const void* const packed = PackWeights(shape, w);
   const int64_t wide_x = shape.kind == ProductKind::kNT ? shape.in : shape.out;
   const int64_t wide_y = shape.kind == ProductKind::kNT ? shape.out : shape.in;
   const int64_t tallest = Tallest(shape.precision, wide_y, options);
   for (int64_t r = 0; r < n;) {
     const Cut cut = NextTile(n - r, shape.precision, tallest);
     shape.rows = cut.height;
-    const void* const x = TileOperand(shape.precision, 0, data.x + r * wide_x, cut, wide_x);
+    const void* const x = TileOperand(data.rounding, 0, data.x + r * wide_x, cut, wide_x);
     float* y = data.y + r * wide_y;
     if (cut.rows == cut.height) {
       RunTile(shape, {x, packed, data.bias, y});
@@ -140,8 +161,8 @@ void TiledSum(TileShape shape, const RowOperands& data, int64_t n) {
   for (int64_t r = 0; r < n;) {
     const Cut cut = NextTile(n - r, shape.precision);
     shape.rows = cut.height;
-    const void* const d = TileOperand(shape.precision, 0, data.x + r * shape.out, cut, shape.out);
-    const void* const x = TileOperand(shape.precision, 1, data.w + r * shape.in, cut, shape.in);
+    const void* const d = TileOperand(data.rounding, 0, data.x + r * shape.out, cut, shape.out);
+    const void* const x = TileOperand(data.rounding, 1, data.w + r * shape.in, cut, shape.in);
     RunTile(shape, {d, x, nullptr, data.y});
     shape.accumulate = true;
     r += cut.rows;
@@ -150,9 +171,7 @@ void TiledSum(TileShape shape, const RowOperands& data, int64_t n) {
 
 // The same three products as kernels of our own take them.
 template <typename T>
-cpu::BlockOperands<T> BlocksOf(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& y, bool accumulate) {
-  const T *a = x.data<T>(), *b = w.data<T>();
-  T* c = y.data<T>();
+cpu::BlockOperands<T> BlocksOf(const ProductShape& s, const T* a, const T* b, T* c, bool accumulate) {
   switch (s.kind) {
     case ProductKind::kNT:
       return {a, s.in, 1, b, 1, s.in, c, s.out, s.n, s.out, s.in, accumulate};
@@ -162,6 +181,19 @@ cpu::BlockOperands<T> BlocksOf(const ProductShape& s, const Tensor& x, const Ten
       return {a, 1, s.out, b, s.in, 1, c, s.in, s.out, s.in, s.n, accumulate};
   }
   return {};
+}
+
+// Of rounded operands, by the kernels of f32 that the library does without: kTall rows at a time.
+void RoundedBlocks(const ProductShape& s, const RowOperands& data, bool accumulate) {
+  const bool sums = s.kind == ProductKind::kTN;
+  const float* const w = sums ? nullptr : RoundedRows<float>(kWeightsSide, data.w, {s.out, s.out}, s.in);
+  const int64_t wide_x = s.kind == ProductKind::kNT ? s.in : s.out, wide_y = s.kind == ProductKind::kNT ? s.out : s.in;
+  for (int64_t r = 0; r < s.n; r += kTall) {
+    const int64_t rows = std::min(kTall, s.n - r);
+    const float* const x = RoundedRows<float>(0, data.x + r * wide_x, {rows, rows}, wide_x);
+    const float* const b = sums ? RoundedRows<float>(1, data.w + r * s.in, {rows, rows}, s.in) : w;
+    cpu::BlockProduct(BlocksOf({s.kind, rows, s.in, s.out}, x, b, sums ? data.y : data.y + r * wide_y, accumulate || (sums && r > 0)));
+  }
 }
 
 void Split(const cpu::BlockOperands<float>& operands, const float* bias, const ProductOptions& options, TalliedProduct& product) {
@@ -174,23 +206,35 @@ void Split(const cpu::BlockOperands<float>& operands, const float* bias, const P
   cpu::SplitProduct(operands, rows);
 }
 
+void MultiplyFloats(const ProductShape& s, const RowOperands& data, const ProductOptions& options, TalliedProduct& tallied) {
+  if (options.precision != ProductPrecision::kFullLibrary && ProductsAreSplit(s.in, s.out))
+    return Split(BlocksOf(s, data.x, data.w, data.y, options.accumulate), data.bias, options, tallied);
+  const ProductPrecision library = data.rounding == Rounding::kBf16 ? ProductPrecision::kBf16 : ProductPrecision::kFull;
+  if (TilesAreRowIndependent(library)) {
+    const TileShape shape{
+        .kind = s.kind, .accumulate = options.accumulate, .bias = data.bias != nullptr, .in = s.in, .out = s.out, .precision = library};
+    return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, options, tallied);
+  }
+  if (data.rounding == Rounding::kNone) {
+    cpu::BlockProduct(BlocksOf(s, data.x, data.w, data.y, options.accumulate));
+  } else {
+    RoundedBlocks(s, data, options.accumulate);
+  }
+  if (data.bias != nullptr) cpu::AddRow(data.bias, data.y, s.n, s.out);
+  tallied.Done(options, 0, s.n);
+}
+
 void Multiply(const ProductShape& s, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options) {
   const TraceSpan span("products", s.n);
   TalliedProduct tallied(s);
   CHECK(x.dtype() == w.dtype() && y.dtype() == w.dtype()) << NameOf(x.dtype()) << ' ' << NameOf(w.dtype()) << ' ' << NameOf(y.dtype());
-  const bool whole = s.n > 0 && s.in > 0 && s.out > 0;
-  if (w.dtype() == DType::kF32 && whole && options.precision != ProductPrecision::kFullLibrary && ProductsAreSplit(s.in, s.out))
-    return Split(BlocksOf<float>(s, x, w, y, options.accumulate), bias.defined() ? bias.data<float>() : nullptr, options, tallied);
-  if (w.dtype() == DType::kF32 && whole && TilesAreRowIndependent(options.precision)) {
-    const TileShape shape{
-        .kind = s.kind, .accumulate = options.accumulate, .bias = bias.defined(), .in = s.in, .out = s.out, .precision = options.precision};
-    const RowOperands data{x.data<float>(), w.data<float>(), bias.defined() ? bias.data<float>() : nullptr, y.data<float>()};
-    return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, options, tallied);
+  if (w.dtype() == DType::kF32 && s.n > 0 && s.in > 0 && s.out > 0) {
+    const float* const added = bias.defined() ? bias.data<float>() : nullptr;
+    return MultiplyFloats(s, {x.data<float>(), w.data<float>(), added, y.data<float>(), RoundingOf(options.precision)}, options, tallied);
   }
-  CHECK(options.precision != ProductPrecision::kBf16 || w.dtype() == DType::kF64 || !whole) << "no bf16 products on this CPU";
   DispatchFloat(w.dtype(), [&](auto t) {
     using T = decltype(t);
-    cpu::BlockProduct(BlocksOf<T>(s, x, w, y, options.accumulate));
+    cpu::BlockProduct(BlocksOf<T>(s, x.data<T>(), w.data<T>(), y.data<T>(), options.accumulate));
     if (bias.defined()) cpu::AddRow(bias.data<T>(), y.data<T>(), s.n, s.out);
   });
   tallied.Done(options, 0, s.n);
@@ -210,7 +254,7 @@ bool ProductsAreSplit(int64_t in, int64_t out) {
   return in >= kNarrow && out >= kNarrow && filled(in) * filled(out) * 3 <= 4 * in * out && cpu::SplitProductsWork();
 }
 
-bool Bf16ProductsWork() { return TilesAreRowIndependent(ProductPrecision::kBf16); }
+bool Bf16ProductsAreNarrow() { return RoundingOf(ProductPrecision::kBf16) == Rounding::kBf16; }
 
 void ProductNT(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y, const ProductOptions& options) {
   const int64_t n = x.dim(0), in = w.dim(1), out = w.dim(0);

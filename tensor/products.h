@@ -15,9 +15,9 @@ namespace conclave {
 // product; the first f32 product of a thread does it otherwise.
 void UseOneComputeThread();
 
-// Whether this CPU makes bf16 products with the bits that ProductNT promises: AVX-512 BF16 or AMX is needed. Products of kBf16 must not be
-// asked for where it does not.
-bool Bf16ProductsWork();
+// Whether products of kBf16 are made of operands in two bytes, by AMX or AVX-512 BF16. Elsewhere, and where that is slower, those of f32
+// are made of rounded floats: as fast as f32, less what rounding costs.
+bool Bf16ProductsAreNarrow();
 
 // Whether this CPU makes f32 products of kFull with weights [out, in] from three bf16 parts a number: it has AMX, and the weights fill its
 // registers well enough. The number of rows is never asked for.

@@ -84,15 +84,16 @@ all_peers() {
 }
 
 # -- bf16 ----------------------------------------------------------------------------------------------------------------------------------
-# Processor time of a step in f32 over that in bf16, a run of each.
+# Processor time of a step in f32 over that in bf16, a run of each. Beside it what registers alone allow, where there is no matrix unit.
 bf16_speed() {
-  local steps=$1 full
+  local steps=$1 full limit=''
   step "$steps" reference
   full=$(fact cpu_seconds)
   : > "$scratch/bench"
   step "$steps" reference --set model.precision.compute=BF16
+  grep -q amx_bf16 /proc/cpuinfo || limit=$("$conclave" bench kernels | awk '/instruction, bf16/ { printf " (this processor starts %s bf16 products for one of f32: docs/adr/0020)", $NF }')
   at_least "$(awk -v a="$full" -v b="$(fact cpu_seconds)" 'BEGIN { if (a > 0 && b > 0) printf "%.2f", a / b }')" 1.5 "" \
-    "times our f32, bf16 products with f32 masters, reference shape"
+    "times our f32, bf16 products with f32 masters, reference shape$limit"
 }
 # last_loss PRECISION: mean loss of the last 50 of 500 steps.
 last_loss() {

@@ -270,6 +270,8 @@ bool SplitProductsWork() {
   return work;
 }
 
+bool Bf16VectorsAreSlow() { return __builtin_cpu_is("intel") && __builtin_cpu_supports("avx512fp16"); }
+
 void SplitProduct(const BlockOperands<float>& operands, const SplitRowsOptions& options) {
   const BlockOperands<float>& o = operands;
   CHECK((o.a_column == 1 || o.a_row == 1) && (o.b_column == 1 || o.b_row == 1))

@@ -9,6 +9,10 @@ namespace conclave::cpu {
 // Whether this processor and system have AMX for bf16; asks the system for it at the first call.
 bool SplitProductsWork();
 
+// Whether vectors multiply bf16 pairs slower than f32 here: Intel's cores with AVX-512 FP16, whose unit for bf16 is AMX, start half as many
+// products a cycle (docs/adr/0020-bf16-without-a-matrix-unit.md).
+bool Bf16VectorsAreSlow();
+
 // How operands are taken, and what happens to rows of c that are final.
 struct SplitRowsOptions {
   int parts = 3;                // of an operand; 1: it is rounded to bf16, to nearest, ties to even

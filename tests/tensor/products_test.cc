@@ -134,12 +134,8 @@ TEST_P(Products, SameBitsInAnyThreadAndAlignment) {
   }
 }
 
-// Products of bf16 operands, where the CPU makes them.
 class Bf16Products : public ::testing::Test {
  protected:
-  void SetUp() override {
-    if (!Bf16ProductsWork()) GTEST_SKIP() << "no bf16 products on this CPU";
-  }
   static OwnedTensor Rounded(const Tensor& x) {
     OwnedTensor y(x.shape(), DType::kF32);
     for (int64_t i = 0; i < x.elements(); ++i) y->data<float>()[i] = Bf16ToFloat(FloatToBf16(x.data<float>()[i]));
@@ -164,6 +160,23 @@ TEST_F(Bf16Products, AreThoseOfRoundedOperands) {
     EXPECT_TRUE(Near(*dx, NaiveProduct(vd, vw, {s.n, s.in, s.out}), Tolerance(DType::kF32, s.out)));
     ProductTN(*d, *x, *dw, kMore);
     EXPECT_TRUE(Near(*dw, Plus(before, NaiveProduct(vd, vx, {s.out, s.in, s.n, true, false})), Tolerance(DType::kF32, s.n)));
+  }
+}
+
+// What is rounded beforehand is multiplied by the kernels of f32: there is no other sum.
+TEST_F(Bf16Products, WithoutNarrowOperandsHaveTheBitsOfF32) {
+  if (Bf16ProductsAreNarrow()) GTEST_SKIP() << "this CPU multiplies operands of two bytes";
+  constexpr ProductOptions kLibrary{.precision = ProductPrecision::kFullLibrary};
+  for (const Sizes s : {Sizes{1, 3, 5}, {300, 270, 40}, {130, 17, 1}}) {
+    const OwnedTensor x = RandomTensor({s.n, s.in}, DType::kF32, 1), w = RandomTensor({s.out, s.in}, DType::kF32, 2);
+    const OwnedTensor d = RandomTensor({s.n, s.out}, DType::kF32, 3), y({s.n, s.out}, DType::kF32), same({s.n, s.out}, DType::kF32);
+    const OwnedTensor dw({s.out, s.in}, DType::kF32), same_dw({s.out, s.in}, DType::kF32);
+    ProductNT(*x, *w, {}, *y, kBf16);
+    ProductNT(*Rounded(*x), *Rounded(*w), {}, *same, kLibrary);
+    EXPECT_TRUE(SameBits(*same, *y));
+    ProductTN(*d, *x, *dw, kBf16);
+    ProductTN(*Rounded(*d), *Rounded(*x), *same_dw, kLibrary);
+    EXPECT_TRUE(SameBits(*same_dw, *dw));
   }
 }
 

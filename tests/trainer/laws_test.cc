@@ -6,8 +6,6 @@
 
 #include <gtest/gtest.h>
 
-#include "tensor/products.h"
-
 namespace conclave {
 namespace {
 
@@ -49,7 +47,6 @@ TEST(WorldSizeInvariant, AlsoForTheOtherRouters) {
 }
 
 TEST(WorldSizeInvariant, AlsoWithBf16Products) {
-  if (!Bf16ProductsWork()) GTEST_SKIP() << "no bf16 products on this CPU";
   const std::string bf16 = std::string(kInvariant) + " model { precision { compute: BF16 } }";
   ModelRun run = SmallMixture(bf16);
   run.steps = 3;
