@@ -11,14 +11,19 @@
 #include "base/rng.h"
 
 namespace conclave {
+namespace {
+
+constexpr int kHead = 4;  // numbers beside a token's experts
+
+}  // namespace
 
 RoutingRecorder::RoutingRecorder(const RoutingRecorderOptions& options) : options_(options), counts_(options.layers, options.experts) {
   heap_.reserve(static_cast<size_t>(options.sample));
 }
 
-void RoutingRecorder::BeginLeaf(int64_t leaf) {
+void RoutingRecorder::BeginLeaf(int64_t leaf, int64_t turn) {
   if (!armed_) return;
-  leaf_ = leaf;
+  leaf_ = leaf, turn_ = turn;
   rows_ = 0;
 }
 
@@ -62,7 +67,7 @@ void RoutingRecorder::EndLeaf() {
         ++counts_.transitions(j)[int64_t{here[0]} * options_.experts + here[top_k_]];
     }
     const uint64_t priority = uint64_t{words_[2 * t]} << 32 | words_[2 * t + 1];
-    if (whole) Offer({priority, step_, leaf_ << 32 | t}, ids);
+    if (whole) Offer({priority, step_, leaf_ << 32 | t, turn_}, ids);
   }
   leaf_ = -1;
 }
@@ -93,14 +98,14 @@ absl::StatusOr<RoutingWindow> RoutingRecorder::Gather(Communicator& control) {
     RETURN_IF_ERROR(
         control.AllReduce("routing transitions", Tensor(flow.data(), {static_cast<int64_t>(flow.size())}, DType::kI64), ReduceOp::kSum));
   }
-  // A head is priority, step, token; places that hold no token have token -1.
-  const OwnedTensor mine({options_.sample, 3}, DType::kI64), heads({control.size(), options_.sample, 3}, DType::kI64);
+  // A head is priority, step, token, turn; places that hold no token have token -1.
+  const OwnedTensor mine({options_.sample, kHead}, DType::kI64), heads({control.size(), options_.sample, kHead}, DType::kI64);
   const OwnedTensor all({control.size(), options_.sample, row()}, DType::kI32);
   for (int64_t& value : (*mine).span<int64_t>()) value = -1;
   for (const auto& [kept, place] : heap_) {
-    int64_t* const head = (*mine).data<int64_t>() + place * 3;
+    int64_t* const head = (*mine).data<int64_t>() + place * kHead;
     std::memcpy(head, &kept.priority, sizeof(kept.priority));
-    head[1] = kept.step, head[2] = kept.token;
+    head[1] = kept.step, head[2] = kept.token, head[3] = kept.turn;
   }
   RETURN_IF_ERROR(control.AllGather("routing sample", *mine, *heads));
   RETURN_IF_ERROR(control.AllGather("routing sample", Tensor(ids_.data(), {options_.sample, row()}, DType::kI32), *all));
@@ -112,21 +117,22 @@ absl::StatusOr<RoutingWindow> RoutingRecorder::Gather(Communicator& control) {
 
 RoutingWindow RoutingRecorder::Merge(const Tensor& heads, const Tensor& ids) {
   std::vector<std::pair<Kept, int64_t>> tokens;
-  for (int64_t i = 0; i < heads.elements() / 3; ++i) {
-    const int64_t* const head = heads.data<int64_t>() + i * 3;
+  for (int64_t i = 0; i < heads.elements() / kHead; ++i) {
+    const int64_t* const head = heads.data<int64_t>() + i * kHead;
     if (head[2] < 0) continue;
-    Kept kept{.priority = 0, .step = head[1], .token = head[2]};
+    Kept kept{.priority = 0, .step = head[1], .token = head[2], .turn = head[3]};
     std::memcpy(&kept.priority, head, sizeof(kept.priority));
     tokens.emplace_back(kept, i);
   }
   std::ranges::sort(tokens);
   tokens.resize(std::min(tokens.size(), static_cast<size_t>(options_.sample)));
   std::ranges::sort(tokens, {}, [](const auto& token) { return std::pair(token.first.step, token.first.token); });
-  RoutingWindow window{.counts = counts_, .ids = {}, .leaf = {}, .top_k = top_k_};
+  RoutingWindow window{.counts = counts_, .ids = {}, .leaf = {}, .turn = {}, .top_k = top_k_};
   for (const auto& [kept, place] : tokens) {
     const int32_t* const from = ids.data<int32_t>() + place * row();
     window.ids.insert(window.ids.end(), from, from + row());
     window.leaf.push_back(static_cast<int32_t>(kept.token >> 32));
+    window.turn.push_back(kept.turn);
   }
   return window;
 }

@@ -17,6 +17,7 @@ struct RoutingWindow {
   RoutingCounts counts;       // exact, of every token; transitions of slot 0
   std::vector<int32_t> ids;   // [tokens, layers, top_k] of the sample, in logical order (step, leaf, row)
   std::vector<int32_t> leaf;  // [tokens]: the leaf each comes from
+  std::vector<int64_t> turn;  // [tokens]: the turn (ExpertPlacement::PlaceOf) in which it ran
   int top_k = 1;
   int64_t tokens() const { return static_cast<int64_t>(leaf.size()); }
 };
@@ -37,7 +38,7 @@ class RoutingRecorder {
 
   // The next evaluation is that of `step`; until EndEvaluation its leaves are recorded.
   void Arm(int64_t step) { step_ = step, armed_ = true; }
-  void BeginLeaf(int64_t leaf);
+  void BeginLeaf(int64_t leaf, int64_t turn);
   // ids: i32 [n, top_k], negative where a slot is empty; width: elements of the rows that travel. Does nothing outside a leaf.
   void Routed(int layer, const Tensor& ids, int64_t width);
   void EndLeaf();
@@ -53,7 +54,7 @@ class RoutingRecorder {
  private:
   struct Kept {
     uint64_t priority;
-    int64_t step, token;  // token: leaf * 2^32 + row
+    int64_t step, token, turn;  // token: leaf * 2^32 + row
     auto operator<=>(const Kept&) const = default;
   };
   int64_t row() const { return int64_t{options_.layers} * top_k_; }
@@ -63,7 +64,7 @@ class RoutingRecorder {
   RoutingRecorderOptions options_;
   int top_k_ = 0;  // 0: not seen yet
   bool armed_ = false;
-  int64_t step_ = 0, leaf_ = -1, rows_ = 0, width_ = 0;
+  int64_t step_ = 0, leaf_ = -1, turn_ = -1, rows_ = 0, width_ = 0;
   std::vector<int32_t> now_;     // [rows, layers, top_k] of the running leaf
   std::vector<uint32_t> words_;  // [2 * rows]
   RoutingCounts counts_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+
 #include "parallel/dispatch_grid.h"
 #include "parallel/dispatch_route.h"
 
@@ -58,13 +60,37 @@ std::optional<TrafficPrediction> TrafficPrediction::For(const Mesh& mesh, const 
   return TrafficPrediction(std::move(ranks), dispatch.route, one_node);
 }
 
-std::vector<TrafficPrediction::Bytes> TrafficPrediction::Of(const RoutingTrace& trace, const std::vector<int>& homes,
-                                                            const PlacementTable& owners, const std::vector<LayerTraffic>& counted) const {
+// The trace of what serves each token: the i-th of its experts on planner's rank r is named r * top_k + i.
+RoutingTrace TrafficPrediction::HostsOf(const RoutingTrace& trace, std::span<const Source> sources,
+                                        const ExpertPlacement& placement) const {
+  const int k = trace.top_k();
+  std::vector<int32_t> ids;
+  ids.reserve(trace.ids().size());
+  std::vector<int32_t> met(ranks_.rank.size());
+  for (int64_t t = 0; t < trace.tokens(); ++t) {
+    for (int j = 0; j < trace.layers(); ++j) {
+      std::ranges::fill(met, 0);
+      for (int s = 0; s < k; ++s) {
+        const int r = ranks_.rank[placement.PlaceOf(j, trace.expert(t, j, s), sources[t].home, sources[t].turn).coordinate];
+        ids.push_back(r * k + met[r]++);
+      }
+    }
+  }
+  TraceHeader header = trace.header();
+  header.experts = ranks_.topology.ranks * k;
+  absl::StatusOr<RoutingTrace> hosts = RoutingTrace::Make(std::move(header), std::move(ids));
+  CHECK(hosts.ok()) << hosts.status();
+  return *std::move(hosts);
+}
+
+std::vector<TrafficPrediction::Bytes> TrafficPrediction::Of(const RoutingTrace& trace, std::span<const Source> sources,
+                                                            const ExpertPlacement& placement,
+                                                            const std::vector<LayerTraffic>& counted) const {
   const Topology& topology = ranks_.topology;
-  std::vector<int> home_ranks(homes.size());
-  std::ranges::transform(homes, home_ranks.begin(), [&](int c) { return ranks_.rank[c]; });
-  const RoutedSets sets = RoutedSets::Of(trace, topology.ranks, home_ranks);
-  const PlacementTable table = Renamed(owners, ranks_.rank);
+  std::vector<int> homes(sources.size()), rank_of(static_cast<size_t>(topology.ranks) * trace.top_k());
+  std::ranges::transform(sources, homes.begin(), [&](const Source& source) { return ranks_.rank[source.home]; });
+  for (size_t id = 0; id < rank_of.size(); ++id) rank_of[id] = static_cast<int>(id) / trace.top_k();
+  const RoutedSets sets = RoutedSets::Of(HostsOf(trace, sources, placement), topology.ranks, homes);
   std::vector<Bytes> layers;
   for (int j = 0; j < sets.layers(); ++j) {
     // A whole number where the tokens of the trace are those that were counted, so that the product is exact.
@@ -78,9 +104,9 @@ std::vector<TrafficPrediction::Bytes> TrafficPrediction::Of(const RoutingTrace& 
     };
     const DispatchConfig::Route by_slot = RouteOf(InTwoLevels(route_), /*once=*/false);
     const double folded = bytes_of(TokenWay::kFolded);
-    add(CountRows(sets, j, table[j], topology, route_), bytes_of(TokenWay::kRoute));
-    add(CountRows(sets, j, table[j], topology, by_slot), bytes_of(TokenWay::kSlots) + folded);
-    if (folded > 0) add(CountFolded(sets, j, table[j], topology, route_), -folded);
+    add(CountRows(sets, j, rank_of, topology, route_), bytes_of(TokenWay::kRoute));
+    add(CountRows(sets, j, rank_of, topology, by_slot), bytes_of(TokenWay::kSlots) + folded);
+    if (folded > 0) add(CountFolded(sets, j, rank_of, topology, route_), -folded);
     if (one_node_) sum = {.inside = sum.inside + sum.between};
   }
   return layers;

@@ -2,13 +2,17 @@
 #ifndef CONCLAVE_PARALLEL_TRAFFIC_PREDICTION_H_
 #define CONCLAVE_PARALLEL_TRAFFIC_PREDICTION_H_
 
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "parallel/expert_placement.h"
 #include "parallel/layer_traffic.h"
 #include "parallel/mesh.h"
 #include "parallel/placement_problem.h"
+#include "parallel/routing_trace.h"
 
 namespace conclave {
 
@@ -39,13 +43,19 @@ class TrafficPrediction {
   // than those of another, or the nodes of a route in two levels are others than the transport's, which has several. Not collective.
   static std::optional<TrafficPrediction> For(const Mesh& mesh, const Dispatch& dispatch);
 
-  // homes: [tokens] coordinates. owners: the coordinate of [layer][expert]. Bytes of the rows of each layer. Exact, to the byte, where
-  // `counted` is of the tokens of the trace, any number of times, and nothing is folded; with folding the mean over the orders in which
-  // tokens may have their experts.
-  std::vector<Bytes> Of(const RoutingTrace& trace, const std::vector<int>& homes, const PlacementTable& owners,
+  // Whence a token goes to its experts: the coordinate of its home, and the turn that says which copy of an expert serves it.
+  struct Source {
+    int home = 0;
+    int64_t turn = -1;
+  };
+  // sources: [tokens]. Bytes of the rows of each layer. Exact, to the byte, where `counted` is of the tokens of the trace, any number of
+  // times, and nothing is folded; with folding the mean over the orders in which tokens may have their experts.
+  std::vector<Bytes> Of(const RoutingTrace& trace, std::span<const Source> sources, const ExpertPlacement& placement,
                         const std::vector<LayerTraffic>& counted) const;
 
  private:
+  RoutingTrace HostsOf(const RoutingTrace& trace, std::span<const Source> sources, const ExpertPlacement& placement) const;
+
   TrafficPrediction(PlannerRanks ranks, DispatchConfig::Route route, bool one_node)
       : ranks_(std::move(ranks)), route_(route), one_node_(one_node) {}
   PlannerRanks ranks_;

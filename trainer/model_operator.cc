@@ -131,7 +131,7 @@ absl::StatusOr<Evaluation> ModelOperator::Evaluate(const FlatVector& point, cons
     const Batch& batch = batches_[leaf >= 0 ? i : batches_.size() - 1].batch();
     if (each_worker && i > 0) gradients_.ClearRunning();
     if (options_.dispatch != nullptr) options_.dispatch->BeginLeaf(leaf < 0 ? -1 : turn);
-    if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf);
+    if (options_.routing != nullptr && leaf >= 0) options_.routing->BeginLeaf(leaf, turn);
     RETURN_IF_ERROR(Differentiate(
         point, batch, {.index = i, .turn = turn, .last = i + 1 == micro_steps, .each_worker = each_worker, .present = leaf >= 0},
         on_block));

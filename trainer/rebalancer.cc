@@ -157,7 +157,7 @@ absl::Status Rebalancer::CloseWindow(int64_t step, StepRecord* record) {
   }
   RETURN_IF_ERROR(AgreeOn(assembly().mesh->control(), made, "making the routing trace"));
   const bool traced = assembly().mesh->rank() == 0 && window.tokens() > 0;
-  ASSIGN_OR_RETURN(record->layers, meter_.Close(traced ? &*trace_ : nullptr, window.leaf));
+  ASSIGN_OR_RETURN(record->layers, meter_.Close(traced ? &*trace_ : nullptr, &window));
   window_ = std::move(window);
   return absl::OkStatus();
 }
@@ -328,7 +328,7 @@ void Rebalancer::Restore(const SavedRouting& saved) {
   RoutingCounts& open = assembly().routing->counts();
   // One rank counts for all: windows are summed over ranks when they close.
   if (assembly().mesh->rank() == 0) SetLoads(saved.open(), &open);
-  RoutingWindow window{.counts = RoutingCounts(open.layers(), open.experts()), .ids = {}, .leaf = {}};
+  RoutingWindow window{.counts = RoutingCounts(open.layers(), open.experts()), .ids = {}, .leaf = {}, .turn = {}};
   if (!SetLoads(saved.window(), &window.counts)) return;
   window_ = std::move(window);
   if (saved.has_drift()) load_drift_ = saved.drift();

@@ -28,28 +28,29 @@ void TrafficMeter::EndStep() {
   ++open_steps_;
 }
 
-// The coordinates of the ranks that evaluate leaves.
-std::vector<int> TrafficMeter::HomesOf(std::span<const int32_t> leaf) const {
+// Where and when the tokens ran.
+std::vector<TrafficPrediction::Source> TrafficMeter::SourcesOf(const RoutingWindow& window) const {
   const WorkerMap& workers = assembly_.workers;
   const int64_t leaves = assembly_.config.trainer().micro_batches();
-  std::vector<int> home(static_cast<size_t>(workers.workers)), homes;
+  std::vector<int> home(static_cast<size_t>(workers.workers));
   for (int rank = 0; rank < workers.ranks; ++rank) {
     std::fill(home.begin() + workers.First(rank), home.begin() + workers.First(rank + 1), rank % workers.expert_axis);
   }
-  for (const int32_t l : leaf) homes.push_back(home[static_cast<size_t>(l / leaves)]);
-  return homes;
+  std::vector<TrafficPrediction::Source> sources;
+  for (size_t t = 0; t < window.leaf.size(); ++t) sources.push_back({home[static_cast<size_t>(window.leaf[t] / leaves)], window.turn[t]});
+  return sources;
 }
 
-absl::StatusOr<std::vector<LayerReport>> TrafficMeter::Close(const RoutingTrace* trace, std::span<const int32_t> leaf) {
+absl::StatusOr<std::vector<LayerReport>> TrafficMeter::Close(const RoutingTrace* trace, const RoutingWindow* window) {
   if (!open_.empty()) RETURN_IF_ERROR(SumTraffic(assembly_.mesh->control(), &open_));
   std::vector<LayerReport> layers(open_.size());
   for (size_t j = 0; j < layers.size(); ++j) layers[j].measured = open_[j];
-  if (trace != nullptr && !assembly_.placement->has_copies()) {
+  if (trace != nullptr) {
     const DispatchSetup& setup = *assembly_.dispatch_setup;
     const auto prediction = TrafficPrediction::For(
         *assembly_.mesh, {.route = setup.route, .ranks_per_node = assembly_.config.parallel().dispatch().ranks_per_node()});
     if (prediction) {
-      const std::vector<TrafficPrediction::Bytes> bytes = prediction->Of(*trace, HomesOf(leaf), TableOf(*assembly_.placement), open_);
+      const std::vector<TrafficPrediction::Bytes> bytes = prediction->Of(*trace, SourcesOf(*window), *assembly_.placement, open_);
       for (size_t j = 0; j < layers.size(); ++j) layers[j].predicted = bytes[j];
     }
   }
@@ -62,7 +63,7 @@ absl::StatusOr<std::vector<LayerReport>> TrafficMeter::Close(const RoutingTrace*
 
 absl::StatusOr<std::string> TrafficMeter::Table() {
   if (assembly_.placement->axis() == 1 || assembly_.placement->layers() == 0) return "";
-  if (closed_steps_ == 0) RETURN_IF_ERROR(Close(nullptr, {}).status());
+  if (closed_steps_ == 0) RETURN_IF_ERROR(Close().status());
   return TrafficTable(absl::StrFormat("rows to experts and home in %d steps, all ranks", closed_steps_), closed_);
 }
 

@@ -3,11 +3,11 @@
 #define CONCLAVE_TRAINER_TRAFFIC_METER_H_
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "parallel/routing_recorder.h"
 #include "trainer/layer_report.h"
 
 namespace conclave {
@@ -22,15 +22,15 @@ class TrafficMeter {
   // What was moved until here is no part of a step.
   void BeginStep();
   void EndStep();
-  // The steps since the last call, [layers]. trace: their routing, or a sample of it, with the leaf that each token comes from; read on
-  // rank 0 alone, null: no prediction. Predicted are the ways that tokens truly went (TrafficPrediction), for experts where they are now;
-  // nothing with copies of experts, whose host a trace does not name. Collective.
-  absl::StatusOr<std::vector<LayerReport>> Close(const RoutingTrace* trace, std::span<const int32_t> leaf);
+  // The steps since the last call, [layers]. trace: their routing, or a sample of it, whose tokens are those of `window`; both are read
+  // on rank 0 alone, null: no prediction. Predicted are the ways that tokens truly went (TrafficPrediction), for experts and copies where
+  // they are now. Collective.
+  absl::StatusOr<std::vector<LayerReport>> Close(const RoutingTrace* trace = nullptr, const RoutingWindow* window = nullptr);
   // All that was closed so far, or the steps since the start where nothing was, as a table; empty: nothing can have moved. Collective.
   absl::StatusOr<std::string> Table();
 
  private:
-  std::vector<int> HomesOf(std::span<const int32_t> leaf) const;
+  std::vector<TrafficPrediction::Source> SourcesOf(const RoutingWindow& window) const;
 
   const Assembly& assembly_;
   std::vector<LayerTraffic> open_;   // this rank's, since the last Close

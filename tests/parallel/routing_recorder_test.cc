@@ -28,7 +28,7 @@ std::vector<int32_t> IdsOf(int64_t step, int64_t leaf, int layer, int64_t rows) 
 
 // Leaves of two steps, 5 + leaf tokens each, shared out over `ranks`.
 absl::StatusOr<RoutingWindow> Record(int ranks, int64_t sample) {
-  std::vector<RoutingWindow> windows(ranks, {.counts = RoutingCounts(1, 1), .ids = {}, .leaf = {}});
+  std::vector<RoutingWindow> windows(ranks, {.counts = RoutingCounts(1, 1), .ids = {}, .leaf = {}, .turn = {}});
   RETURN_IF_ERROR(RunRanks(ranks, [&](Communicator& world) -> absl::Status {
     RoutingRecorder recorder({.layers = kRecordedLayers, .experts = kRecordedExperts, .sample = sample, .seed = 3});
     const auto route = [&](int64_t step, int64_t leaf, int layer, int times) {
@@ -39,13 +39,13 @@ absl::StatusOr<RoutingWindow> Record(int ranks, int64_t sample) {
       recorder.Arm(step);
       for (int64_t leaf = 0; leaf < kRecordedLeaves; ++leaf) {
         if (leaf * ranks / kRecordedLeaves != world.rank()) continue;
-        recorder.BeginLeaf(leaf);
+        recorder.BeginLeaf(leaf, 10 * step + leaf);
         for (int layer = 0; layer < kRecordedLayers; ++layer) route(step, leaf, layer, 1 + layer % 2);  // layer 1 is recomputed at once
         recorder.EndLeaf();
         route(step, leaf, 0, 1);  // recomputed in the backward pass
       }
       recorder.EndEvaluation();
-      recorder.BeginLeaf(0);  // a second evaluation of the step
+      recorder.BeginLeaf(0, 0);  // a second evaluation of the step
       route(step, 0, 0, 1);
       recorder.EndLeaf();
     }
@@ -58,6 +58,7 @@ absl::StatusOr<RoutingWindow> Record(int ranks, int64_t sample) {
   for (const RoutingWindow& window : windows) {
     EXPECT_EQ(window.ids, windows[0].ids);
     EXPECT_EQ(window.leaf, windows[0].leaf);
+    EXPECT_EQ(window.turn, windows[0].turn);
   }
   return windows[0];
 }
@@ -74,10 +75,12 @@ TEST(RoutingRecorder, CountsEveryTokenOnceAndKeepsAllThatFit) {
   const auto window = Record(1, 1000);
   ASSERT_TRUE(window.ok()) << window.status();
   std::vector<int32_t> ids, leaves;
+  std::vector<int64_t> turns;
   for (int64_t step = 0; step < 2; ++step) {
     for (int64_t leaf = 0; leaf < kRecordedLeaves; ++leaf) {
       for (int64_t t = 0; t < 5 + leaf; ++t) {
         leaves.push_back(static_cast<int32_t>(leaf));
+        turns.push_back(10 * step + leaf);
         for (int layer = 0; layer < kRecordedLayers; ++layer) {
           const std::vector<int32_t> chosen = IdsOf(step, leaf, layer, 5 + leaf);
           ids.insert(ids.end(), chosen.begin() + t * kRecordedTopK, chosen.begin() + (t + 1) * kRecordedTopK);
@@ -87,6 +90,7 @@ TEST(RoutingRecorder, CountsEveryTokenOnceAndKeepsAllThatFit) {
   }
   EXPECT_EQ(window->ids, ids);
   EXPECT_EQ(window->leaf, leaves);
+  EXPECT_EQ(window->turn, turns);
   const auto trace = RoutingTrace::Make({.experts = kRecordedExperts, .layers = kRecordedLayers, .top_k = kRecordedTopK}, ids);
   ASSERT_TRUE(trace.ok()) << trace.status();
   EXPECT_TRUE(SameCounts(window->counts, RoutingCounts::Of(*trace)));

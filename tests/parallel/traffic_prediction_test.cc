@@ -41,13 +41,15 @@ Traffic TrafficOf(const DispatchCase& c) {
   EXPECT_TRUE(run.ok()) << run.status();
   if (!run.ok()) return traffic;
   std::vector<int32_t> ids;
-  std::vector<int> homes;
+  std::vector<TrafficPrediction::Source> sources;
   PlacementTable owners(1);
   for (int e = 0; e < c.experts; ++e) owners[0].push_back(c.Home(e));
+  const auto placement = ExpertPlacement::FromTable(owners, c.expert);
+  EXPECT_TRUE(placement.ok()) << placement.status();
   for (int r = 0; r < c.ranks(); ++r) {
     const std::vector<int32_t> mine = c.Ids(r);
     ids.insert(ids.end(), mine.begin(), mine.end());
-    homes.insert(homes.end(), c.tokens[r], r % c.expert);
+    sources.insert(sources.end(), c.tokens[r], {.home = r % c.expert});
     traffic.measured += run->ranks[r].traffic;
   }
   const auto trace = RoutingTrace::Make({.experts = c.experts, .layers = 1, .top_k = c.top_k}, ids);
@@ -55,7 +57,7 @@ Traffic TrafficOf(const DispatchCase& c) {
   OnMesh({{.data = c.data, .expert = c.expert}, c.nodes}, [&](const Mesh& mesh) {
     const auto prediction = TrafficPrediction::For(mesh, {.route = c.route});
     ASSERT_TRUE(prediction);
-    traffic.predicted = prediction->Of(*trace, homes, owners, {traffic.measured})[0];
+    traffic.predicted = prediction->Of(*trace, sources, *placement, {traffic.measured})[0];
   });
   return traffic;
 }

@@ -112,6 +112,19 @@ class LayerTrafficTest : public MixtureMetricsTest {
   }
 };
 
+// A number of the lines of metrics, by step; steps that lack it are left out.
+std::map<int64_t, double> Numbers(const std::string& metrics, const std::string& group, const std::string& name) {
+  std::map<int64_t, double> numbers;
+  for (const std::string& line : SplitString(metrics, '\n')) {
+    const auto value = ParseJson(line);
+    if (!value.ok() || value->Find("step") == nullptr) continue;
+    const JsonValue* const members = group.empty() ? &*value : value->Find(group);
+    const JsonValue* const number = members == nullptr ? nullptr : members->Find(name);
+    if (number != nullptr) numbers[*value->Find("step")->AsInt64()] = *number->AsDouble();
+  }
+  return numbers;
+}
+
 TEST_F(LayerTrafficTest, IsTheLedgersAndTheTraces) {
   for (const char* route : {"FLAT", "DEDUPLICATED", "HIERARCHICAL", "DEDUPLICATED_HIERARCHICAL"}) {
     SCOPED_TRACE(route);
@@ -126,6 +139,20 @@ TEST_F(LayerTrafficTest, IsTheLedgersAndTheTraces) {
 TEST_F(LayerTrafficTest, SumsUpDataColumns) {
   const std::vector<std::string> two = {"parallel.data=2", "trainer.workers=8", "parallel.dispatch.route=DEDUPLICATED_HIERARCHICAL"};
   ExpectLaws({.overrides = With(two, kRandomMoves), .ranks = 8, .nodes = {0, 0, 1, 1, 0, 0, 1, 1}});
+}
+
+// Ranks and leaves take turns with the copies of an expert; a trace knows the turn of each token. Nodes of four ranks, so that some choose.
+TEST_F(LayerTrafficTest, FollowsCopiesOfExperts) {
+  for (const char* route : {"FLAT", "DEDUPLICATED_HIERARCHICAL"}) {
+    const Run run{.overrides = With(kRandomMoves, {"parallel.rebalance.replicas=1", "parallel.expert=8", "trainer.workers=16",
+                                                   "trainer.global_batch=16", std::string("parallel.dispatch.route=") + route}),
+                  .ranks = 8,
+                  .nodes = {0, 0, 0, 0, 1, 1, 1, 1}};
+    ExpectLaws(run);
+    const auto metrics = Metrics(run);
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    EXPECT_GT(Numbers(*metrics, "placement", "copies")[2], 0) << *metrics;
+  }
 }
 
 TEST_F(LayerTrafficTest, CountsCodedRowsPiecesAndLeavesThatAreRecordedTwice) {
@@ -164,19 +191,6 @@ TEST_F(LayerTrafficTest, OfASampleIsNearAndOfNoOneIsNothing) {
       }
     }
   }
-}
-
-// A number of the lines of metrics, by step; steps that lack it are left out.
-std::map<int64_t, double> Numbers(const std::string& metrics, const std::string& group, const std::string& name) {
-  std::map<int64_t, double> numbers;
-  for (const std::string& line : SplitString(metrics, '\n')) {
-    const auto value = ParseJson(line);
-    if (!value.ok() || value->Find("step") == nullptr) continue;
-    const JsonValue* const members = group.empty() ? &*value : value->Find(group);
-    const JsonValue* const number = members == nullptr ? nullptr : members->Find(name);
-    if (number != nullptr) numbers[*value->Find("step")->AsInt64()] = *number->AsDouble();
-  }
-  return numbers;
 }
 
 TEST_F(MixtureMetricsTest, PartsOfNormsAddUpAndAreThoseOfAnyRanks) {
