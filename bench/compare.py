@@ -51,7 +51,7 @@ def figures(options):
         for result in results:
             if "of_library" in result and result["share"] >= 0.005:
                 found["%s: %s of library" % (config, kind_and_size(result["name"]))] = result["of_library"]
-        if config == "reference" and machine_class() == "amx":
+        if config == "reference":
             rounded = bench(options, config, "model.precision.compute=BF16")[0]["cpu_seconds"]
             found["reference: times f32 in bf16"] = results[0]["cpu_seconds"] / rounded
     return found
