@@ -102,7 +102,7 @@ Command BenchCommand() {
            .options = {{"--json", "", "print one JSON object"},
                        {"--ranks", "N", "collectives, train: ranks as threads, without a launcher (default 1)"},
                        {"--kib", "N", "collectives: vectors of N KiB alone (default 4 to 16384)"},
-                       {"--effort", "N", "placement: length of the search (default 100)"},
+                       {"--effort", "N", "placement: length of the search (default 60)"},
                        {"--steps", "N", "train: measured steps (default 20)"},
                        {"--set", "PATH=VALUE", "train: override a field", true}}},
           RunBench};

@@ -112,7 +112,7 @@ void PrintJson(const Report& report) {
 absl::StatusOr<PlacementConfig> SolverConfig(const Arguments& arguments, const std::string& name) {
   PlacementConfig config;
   ASSIGN_OR_RETURN(const int64_t seed, arguments.Integer("--seed", 1));
-  ASSIGN_OR_RETURN(const int64_t effort, arguments.Integer("--effort", 100));
+  ASSIGN_OR_RETURN(const int64_t effort, arguments.Integer("--effort", 0));
   if (seed < 0) return InvalidArgument("--seed: expected at least 0, got %d", seed);
   if (effort < 0 || effort > 100'000) return InvalidArgument("--effort: expected 0..100000, got %d", effort);
   if (name == "contiguous") {
@@ -123,12 +123,12 @@ absl::StatusOr<PlacementConfig> SolverConfig(const Arguments& arguments, const s
     config.mutable_load_greedy();
   } else if (name == "affinity") {
     config.mutable_affinity()->set_seed(seed);
-    config.mutable_affinity()->set_effort(effort);
+    if (arguments.Has("--effort")) config.mutable_affinity()->set_effort(effort);
   } else if (name == "exact") {
     config.mutable_exact();
   } else if (name == "coactivation") {
     config.mutable_coactivation()->set_seed(seed);
-    config.mutable_coactivation()->set_effort(effort);
+    if (arguments.Has("--effort")) config.mutable_coactivation()->set_effort(effort);
   } else {
     const std::vector<std::string> known{"auto", "contiguous", "random", "load_greedy", "affinity", "exact", "coactivation"};
     const std::string closest = ClosestName(name, known);
@@ -299,7 +299,7 @@ Command PlaceCommand() {
                        {"--objective", "NAME", "chain or coactivation (default chain)"},
                        {"--solver", "NAME",
                         "auto, contiguous, random, load_greedy, affinity, exact or coactivation (default auto: exact where it reaches)"},
-                       {"--effort", "N", "affinity, coactivation: length of the search (default 100)"},
+                       {"--effort", "N", "length of the search (default: affinity 60, coactivation 100)"},
                        {"--seed", "N", "affinity, coactivation, random: another seed, another search (default 1)"},
                        {"--homes-in-order", "", "coactivation: the trace is all of one step, rank r owns the r-th equal share"},
                        {"--sequence", "T", "coactivation: the trace is whole sequences of T tokens; place them on ranks too"},

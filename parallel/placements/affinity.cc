@@ -125,7 +125,7 @@ class AffinityPlacement : public PlacementSolver {
 
 PlacementSolverOr MakeAffinityPlacement(const AffinityPlacementConfig& config) {
   const Search search{.seed = static_cast<uint64_t>(config.has_seed() ? config.seed() : 1),
-                      .effort = static_cast<double>(config.has_effort() ? config.effort() : 100)};
+                      .effort = static_cast<double>(config.has_effort() ? config.effort() : 60)};
   if (search.effort < 0) return InvalidArgument("placement.affinity.effort: expected at least 0, got %d", config.effort());
   return std::make_unique<AffinityPlacement>(search);
 }
