@@ -38,7 +38,7 @@ class RoutingRecorder {
 
   // The next evaluation is that of `step`; until EndEvaluation its leaves are recorded.
   void Arm(int64_t step) { step_ = step, armed_ = true; }
-  void BeginLeaf(int64_t leaf, int64_t turn);
+  void BeginLeaf(int64_t leaf, int64_t turn);  // turn: as ExpertDispatch::BeginLeaf gets it
   // ids: i32 [n, top_k], negative where a slot is empty; width: elements of the rows that travel. Does nothing outside a leaf.
   void Routed(int layer, const Tensor& ids, int64_t width);
   void EndLeaf();

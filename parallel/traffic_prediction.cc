@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-
 #include "parallel/dispatch_grid.h"
 #include "parallel/dispatch_route.h"
 
