@@ -36,20 +36,22 @@ struct ScoreTile {
   bool diagonal;
 };
 
-// p = exp(s - log_sum_exp), d_s = p (d_p - delta); 0 for keys after the query.
+// p = exp(s - log_sum_exp), d_s = p (d_p - delta); 0 for keys after the query, or untouched where 16 of them are.
 template <typename T>
 CONCLAVE_INLINE void ScoreGradientLoop(const ScoreTile<T>& t) {
+  constexpr int64_t kChunk = 16;
   for (int64_t q = 0; q < t.rows; ++q) {
     T* __restrict p = t.p + q * kTile;
     T* __restrict d_s = t.d_s + q * kTile;
     const T shift = t.log_sum_exp[q], delta = t.delta[q];
-    const int last = static_cast<int>(t.diagonal ? q : kTile - 1);  // 32 bits wide like a float, so that the loop vectorises
-    for (int j = 0; j < static_cast<int>(kTile); ++j) {
-      const T e = Exp(j <= last ? p[j] - shift : T(0));
-      const T gradient = e * (d_s[j] - delta);
-      p[j] = j <= last ? e : T(0);
-      d_s[j] = j <= last ? gradient : T(0);
+    const int64_t keys = t.diagonal ? q + 1 : kTile, whole = (keys + kChunk - 1) / kChunk * kChunk;
+    for (int64_t c = 0; c < whole; c += kChunk) {
+      for (int64_t j = c; j < c + kChunk; ++j) {
+        p[j] = ExpOfScore(p[j] - shift);
+        d_s[j] = p[j] * (d_s[j] - delta);
+      }
     }
+    for (int64_t j = keys; j < whole; ++j) p[j] = d_s[j] = T(0);
   }
 }
 

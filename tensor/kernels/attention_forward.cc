@@ -21,16 +21,19 @@ struct RowState {
 };
 
 // s: [keys][kTile queries], scores in, exp(score - max) out; keys after the query (diagonal tile) give 0. Works on columns, so that
-// 64 queries go side by side and no sum is reordered.
+// 64 queries go side by side and no sum is reordered; 16 queries that are all before a key are passed over, as they are in the products.
 template <typename T>
 CONCLAVE_INLINE void SoftmaxTile(T* __restrict s, int64_t keys, bool diagonal, const RowState<T>& state) {
+  constexpr int kChunk = 16;
   T max[kTile], sum[kTile];
   for (int q = 0; q < kLane; ++q) max[q] = state.max[q];
-  for (int64_t j = 1; diagonal && j < keys; ++j) {
-    for (int64_t q = 0; q < j; ++q) s[j * kTile + q] = -std::numeric_limits<T>::infinity();
-  }
   for (int64_t j = 0; j < keys; ++j) {
-    for (int q = 0; q < kLane; ++q) max[q] = s[j * kTile + q] > max[q] ? s[j * kTile + q] : max[q];
+    const int64_t first = diagonal ? j : 0, begin = first / kChunk * kChunk;
+    for (int64_t q = begin; q < first; ++q) s[j * kTile + q] = -std::numeric_limits<T>::infinity();
+    for (int64_t c = begin; c < kLane; c += kChunk) {
+      T* const score = s + j * kTile + c;
+      for (int q = 0; q < kChunk; ++q) max[c + q] = score[q] > max[c + q] ? score[q] : max[c + q];
+    }
   }
   for (int q = 0; q < kLane; ++q) {
     const T decay = Exp(state.max[q] - max[q]);
@@ -38,13 +41,15 @@ CONCLAVE_INLINE void SoftmaxTile(T* __restrict s, int64_t keys, bool diagonal, c
     sum[q] = state.sum[q] * decay;
   }
   for (int64_t j = 0; j < keys; ++j) {
-    const int first = diagonal ? static_cast<int>(j) : 0;
-    for (int q = 0; q < kLane; ++q) {
-      const T p = Exp(q >= first ? s[j * kTile + q] - max[q] : T(0));
-      const T seen = q >= first ? p : T(0);
-      s[j * kTile + q] = seen;
-      sum[q] += seen;
+    const int64_t first = diagonal ? j : 0, begin = first / kChunk * kChunk;
+    for (int64_t c = begin; c < kLane; c += kChunk) {
+      T* __restrict score = s + j * kTile + c;
+      for (int q = 0; q < kChunk; ++q) {
+        score[q] = ExpOfScore(score[q] - max[c + q]);
+        sum[c + q] += score[q];  // of keys after the query e^-87, which changes no sum: its own key has been there
+      }
     }
+    for (int64_t q = begin; q < first; ++q) s[j * kTile + q] = T(0);
   }
   for (int q = 0; q < kLane; ++q) {
     state.max[q] = max[q];
@@ -150,7 +155,7 @@ CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T
       const T* __restrict__ sums = h.out + q * width;
       T* __restrict__ out = args.out + (row * shape.heads + head) * dim;
       for (int64_t d = 0; d < dim; ++d) out[d] = scale * sums[d];
-      args.log_sum_exp[row * shape.heads + head] = h.state.max[q] + std::log(h.state.sum[q]);
+      args.log_sum_exp[row * shape.heads + head] = h.state.max[q] + LogOfSum(h.state.sum[q]);
     }
   }
 }

@@ -47,6 +47,31 @@ TEST(Exp, Limits) {
   EXPECT_TRUE(std::isnan(cpu::Exp(std::numeric_limits<float>::quiet_NaN())));
 }
 
+TEST(Exp, OfScoresHasTheSameBits) {
+  for (int i = 0; i <= 400000; ++i) {
+    const float x = -87.0f + 175.0f * (static_cast<float>(i) / 400000);
+    EXPECT_EQ(cpu::ExpOfScore(x), cpu::Exp(x)) << x;
+    EXPECT_EQ(cpu::NormalExp(x), cpu::Exp(x)) << x;
+  }
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(cpu::NormalExp(100.0f), infinity);
+  EXPECT_EQ(cpu::NormalExp(infinity), infinity);
+  EXPECT_EQ(cpu::NormalExp(-infinity), cpu::Exp(-87.0f));
+  EXPECT_EQ(cpu::ExpOfScore(-infinity), cpu::Exp(-87.0f));
+  EXPECT_TRUE(std::isnan(cpu::NormalExp(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(LogOfSum, WithinTwoUlp) {
+  const auto f = [](float x) { return cpu::LogOfSum(x); };
+  const auto exact = [](double x) { return std::log(x); };
+  EXPECT_LE(WorstUlps(f, exact, 1.0f, 3.0f), 2.0);
+  EXPECT_LE(WorstUlps(f, exact, 3.0f, 1e5f), 2.0);
+  EXPECT_LE(WorstUlps(f, exact, 1e5f, 3e38f), 2.0);
+  EXPECT_EQ(cpu::LogOfSum(1.0f), 0.0f);
+  EXPECT_EQ(cpu::LogOfSum(std::numeric_limits<float>::infinity()), std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(std::isnan(cpu::LogOfSum(std::numeric_limits<float>::quiet_NaN())));
+}
+
 TEST(Tanh, WithinThreeUlp) {
   const auto f = [](float x) { return cpu::Tanh(x); };
   const auto exact = [](double x) { return std::tanh(x); };
