@@ -9,6 +9,7 @@
 #include "launch/job.h"
 #include "launch/loading.h"
 #include "launch/reference.h"
+#include "tensor/kernels/chain_product.h"
 #include "tensor/kernels/split_product.h"
 #include "tensor/products.h"
 #include "trainer/config_codecs.h"
@@ -107,7 +108,8 @@ int RunVersion(const Arguments&, const std::vector<std::string>&) {
   const char* const rounded = unit                      ? "by AMX"
                               : Bf16ProductsAreNarrow() ? "by oneDNN"
                                                         : "of rounded f32 (faster here than bf16 instructions, or there are none)";
-  std::printf("  %-10s f32 %s, bf16 %s\n", "products", unit ? "by AMX, from three bf16 parts a number" : "by oneDNN", rounded);
+  const char* const full = unit ? "by AMX, from three bf16 parts a number" : cpu::ChainProductsWork() ? "by AVX-512" : "by oneDNN";
+  std::printf("  %-10s f32 %s, bf16 %s\n", "products", full, rounded);
   return kExitFinished;
 }
 

@@ -7,7 +7,7 @@
 namespace conclave {
 
 enum class ProductPrecision : uint8_t {
-  kFull,         // as the operands are; f32 through the matrix unit where the processor has one (tensor/kernels/split_product.h)
+  kFull,         // as the operands are; f32 by kernels of our own where the processor has AMX or AVX-512 (tensor/products.h)
   kFullLibrary,  // as the operands are, f32 by the library everywhere
   kBf16,         // f32 operands are rounded to bf16 (to nearest, ties to even), products are summed in f32; of no effect on f64
 };

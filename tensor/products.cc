@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/trace.h"
 #include "tensor/kernels/bf16.h"
+#include "tensor/kernels/chain_product.h"
 #include "tensor/kernels/linear_blocks.h"
 #include "tensor/kernels/linear_rows.h"
 #include "tensor/kernels/split_product.h"
@@ -196,19 +197,37 @@ void RoundedBlocks(const ProductShape& s, const RowOperands& data, bool accumula
   }
 }
 
-void Split(const cpu::BlockOperands<float>& operands, const float* bias, const ProductOptions& options, TalliedProduct& product) {
-  auto done = [&](int64_t begin, int64_t rows) { product.Done(options, begin, rows); };
-  cpu::SplitRowsOptions rows{.parts = options.precision == ProductPrecision::kBf16 ? 1 : 3, .bias = bias};
-  if (options.done != nullptr) {
-    rows.done = [](void* f, int64_t begin, int64_t count) { (*static_cast<decltype(done)*>(f))(begin, count); };
-    rows.context = &done;
-  }
-  cpu::SplitProduct(operands, rows);
+// Options of products that tell of final rows themselves; what options.done takes is no part of the product.
+template <typename RowOptions, typename Done>
+RowOptions RowOptionsOf(const float* bias, const ProductOptions& options, Done& done) {
+  RowOptions rows{};
+  rows.bias = bias;
+  if (options.done == nullptr) return rows;
+  rows.done = [](void* f, int64_t begin, int64_t count) { (*static_cast<Done*>(f))(begin, count); };
+  rows.context = &done;
+  return rows;
+}
+
+// Narrower weights are left to the library.
+constexpr int64_t kWide = 32;
+bool AreChained(const ProductShape& s, const ProductOptions& options, Rounding rounding) {
+  if (options.precision == ProductPrecision::kFullLibrary || rounding == Rounding::kBf16) return false;
+  return s.in >= kWide && s.out >= kWide && cpu::ChainProductsWork();
 }
 
 void MultiplyFloats(const ProductShape& s, const RowOperands& data, const ProductOptions& options, TalliedProduct& tallied) {
-  if (options.precision != ProductPrecision::kFullLibrary && ProductsAreSplit(s.in, s.out))
-    return Split(BlocksOf(s, data.x, data.w, data.y, options.accumulate), data.bias, options, tallied);
+  auto done = [&](int64_t begin, int64_t rows) { tallied.Done(options, begin, rows); };
+  const cpu::BlockOperands<float> blocks = BlocksOf(s, data.x, data.w, data.y, options.accumulate);
+  if (options.precision != ProductPrecision::kFullLibrary && ProductsAreSplit(s.in, s.out)) {
+    auto rows = RowOptionsOf<cpu::SplitRowsOptions>(data.bias, options, done);
+    rows.parts = options.precision == ProductPrecision::kBf16 ? 1 : 3;
+    return cpu::SplitProduct(blocks, rows);
+  }
+  if (AreChained(s, options, data.rounding)) {
+    auto rows = RowOptionsOf<cpu::ChainOptions>(data.bias, options, done);
+    rows.round = data.rounding == Rounding::kFloats;
+    return cpu::ChainProduct(blocks, rows);
+  }
   const ProductPrecision library = data.rounding == Rounding::kBf16 ? ProductPrecision::kBf16 : ProductPrecision::kFull;
   if (TilesAreRowIndependent(library)) {
     const TileShape shape{
@@ -216,7 +235,7 @@ void MultiplyFloats(const ProductShape& s, const RowOperands& data, const Produc
     return s.kind == ProductKind::kTN ? TiledSum(shape, data, s.n) : TiledRows(shape, data, options, tallied);
   }
   if (data.rounding == Rounding::kNone) {
-    cpu::BlockProduct(BlocksOf(s, data.x, data.w, data.y, options.accumulate));
+    cpu::BlockProduct(blocks);
   } else {
     RoundedBlocks(s, data, options.accumulate);
   }
@@ -249,9 +268,8 @@ void UseOneComputeThread() {
 
 bool ProductsAreSplit(int64_t in, int64_t out) {
   // Registers hold 32 rows or columns; what does not fill them is multiplied all the same. Narrow weights are left to the library.
-  constexpr int64_t kNarrow = 32;
-  const auto filled = [](int64_t n) { return (n + kNarrow - 1) / kNarrow * kNarrow; };
-  return in >= kNarrow && out >= kNarrow && filled(in) * filled(out) * 3 <= 4 * in * out && cpu::SplitProductsWork();
+  const auto filled = [](int64_t n) { return (n + kWide - 1) / kWide * kWide; };
+  return in >= kWide && out >= kWide && filled(in) * filled(out) * 3 <= 4 * in * out && cpu::SplitProductsWork();
 }
 
 bool Bf16ProductsAreNarrow() { return RoundingOf(ProductPrecision::kBf16) == Rounding::kBf16; }

@@ -1,6 +1,6 @@
-// Dense matrix products. f32: by the matrix unit from three bf16 parts a number, where there is one and the weights are not narrow; by
-// oneDNN elsewhere, as for bf16 (row tiles, so that a row's bits do not depend on its neighbours). f64: blocks of our own (a BLAS chooses
-// its kernels by the number of rows).
+// Dense matrix products. f32, where the weights are not narrow: by the matrix unit from three bf16 parts a number, or else by AVX-512
+// (kernels/chain_product.h); by oneDNN elsewhere, as for bf16 (row tiles, so that a row's bits do not depend on its neighbours). f64:
+// blocks of our own (a BLAS chooses its kernels by the number of rows).
 #ifndef CONCLAVE_TENSOR_PRODUCTS_H_
 #define CONCLAVE_TENSOR_PRODUCTS_H_
 
