@@ -102,8 +102,8 @@ class MaskedLm : public Model {
     Var x = Embedding(tape, r.Parameter(embedding_), shown);
     if (delta.defined()) x = Add(tape, x, Reshape(tape, delta, tape.value(x).shape()));
     for (const EncoderBlock& block : blocks_) {
-      x = Add(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
-      x = Add(tape, x, block.mlp.Record(r, block.mlp_norm.Record(r, x)));
+      x = AddInto(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
+      x = AddInto(tape, x, block.mlp.Record(r, block.mlp_norm.Record(r, x)));
     }
     return head_.Record(r, final_norm_.Record(r, x));
   }

@@ -87,7 +87,7 @@ class MoeLm : public Model {
   static absl::StatusOr<Var> RecordBlock(Recorder& r, const Block& block, Var x, int64_t sequences) {
     Tape& tape = r.tape();
     if (r.travel() != nullptr) sequences = static_cast<int64_t>(r.travel()->here().size());
-    x = Add(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
+    x = AddInto(tape, x, block.attention.Record(r, block.attention_norm.Record(r, x), sequences));
     if (block.mixture && r.travel() != nullptr) return block.mixture->RecordTravelling(r, x, block.mlp_norm);
     const Var normed = block.mlp_norm.Record(r, x);
     Var update;
@@ -96,7 +96,7 @@ class MoeLm : public Model {
     } else {
       update = block.dense->Record(r, normed);
     }
-    return Add(tape, x, update);
+    return AddInto(tape, x, update);
   }
 
   absl::StatusOr<Var> RecordEmbedding(Recorder& r, const Tensor& ids) const {

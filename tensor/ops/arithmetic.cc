@@ -3,6 +3,7 @@
 
 #include "base/trace.h"
 #include "tensor/kernels/broadcast.h"
+#include "tensor/kernels/linear_rows.h"
 
 namespace conclave {
 namespace {
@@ -53,16 +54,9 @@ bool CopyGradient(Tape& tape, cpu::BinaryOp op, Var argument, const Tensor& dz) 
   return !target.accumulate;
 }
 
-Var Binary(Tape& tape, Var x, Var y, cpu::BinaryOp op) {
-  const TraceSpan span("arithmetic");
-  const Tensor a = tape.value(x), b = tape.value(y);
-  const Fit fit = FitSuffix(a, b);
-  const Tensor out = tape.arena().New(a.shape(), a.dtype());
-  DispatchFloat(a.dtype(), [&](auto t) {
-    using T = decltype(t);
-    T scalar{};
-    cpu::BroadcastForward(op, Arguments<T>(a, b, fit, &scalar), out.data<T>());
-  });
+// Records `out`, which holds the result.
+Var RecordBinary(Tape& tape, Var x, Var y, cpu::BinaryOp op, const Tensor& out) {
+  const Fit fit = FitSuffix(tape.value(x), tape.value(y));
   const Var z = tape.Record(out, {x, y});
   tape.OnBackward(z, [x, y, z, op, fit](Tape& tape) {
     const TraceSpan span("arithmetic backward");
@@ -79,8 +73,28 @@ Var Binary(Tape& tape, Var x, Var y, cpu::BinaryOp op) {
   return z;
 }
 
+Var Binary(Tape& tape, Var x, Var y, cpu::BinaryOp op) {
+  const TraceSpan span("arithmetic");
+  const Tensor a = tape.value(x), b = tape.value(y);
+  const Fit fit = FitSuffix(a, b);
+  const Tensor out = tape.arena().New(a.shape(), a.dtype());
+  DispatchFloat(a.dtype(), [&](auto t) {
+    using T = decltype(t);
+    T scalar{};
+    cpu::BroadcastForward(op, Arguments<T>(a, b, fit, &scalar), out.data<T>());
+  });
+  return RecordBinary(tape, x, y, op, out);
+}
+
 }  // namespace
 
+Var AddInto(Tape& tape, Var x, Var y) {
+  const TraceSpan span("arithmetic");
+  const Tensor a = tape.value(x), out = tape.value(y);
+  CHECK(a.dtype() == out.dtype() && a.shape() == out.shape()) << a.shape().ToString() << " and " << out.shape().ToString();
+  DispatchFloat(a.dtype(), [&](auto t) { cpu::AddRow(a.data<decltype(t)>(), out.data<decltype(t)>(), 1, a.elements()); });
+  return RecordBinary(tape, x, y, cpu::BinaryOp::kAdd, out);
+}
 Var Add(Tape& tape, Var x, Var y) { return Binary(tape, x, y, cpu::BinaryOp::kAdd); }
 Var Sub(Tape& tape, Var x, Var y) { return Binary(tape, x, y, cpu::BinaryOp::kSub); }
 Var Mul(Tape& tape, Var x, Var y) { return Binary(tape, x, y, cpu::BinaryOp::kMul); }

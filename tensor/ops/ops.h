@@ -114,6 +114,9 @@ Var SumFirst(Tape& tape, Var x);    // [n, h] -> [h]
 // Broadcasting: y has x's shape, or is a suffix of it (a row for [n, h]), or has one element. The result has x's shape
 // and dtype; a y of one element may have another float dtype (losses are f64).
 Var Add(Tape& tape, Var x, Var y);
+// x + y of one shape in the memory of y, whose value is gone: for a y that is fresh from an op whose backward does not read its result, and
+// that nobody else reads.
+Var AddInto(Tape& tape, Var x, Var y);
 Var Sub(Tape& tape, Var x, Var y);
 Var Mul(Tape& tape, Var x, Var y);
 Var Div(Tape& tape, Var x, Var y);

@@ -37,6 +37,20 @@ TEST(Arithmetic, Gradients) {
   }
 }
 
+// y is fresh from an op, as it has to be.
+TEST(Arithmetic, SumsInPlaceAreSums) {
+  const std::vector<GradientInput> inputs{RandomInput({3, 7}, 1), RandomInput({3, 7}, 2)};
+  const auto fresh = [](Tape& t, std::span<const Var> v) { return Affine(t, v[1], 3, 1); };
+  EXPECT_TRUE(CheckGradients(inputs, [&](Tape& t, std::span<const Var> v) { return AddInto(t, v[0], fresh(t, v)); }));
+  CheckParity(
+      {RandomInput({3, 7}, 3), RandomInput({3, 7}, 4)}, [&](Tape& t, std::span<const Var> v) { return AddInto(t, v[0], fresh(t, v)); },
+      [](const std::vector<Doubles>& in) {
+        Doubles out;
+        for (size_t i = 0; i < in[0].size(); ++i) out.push_back(in[0][i] + (3 * in[1][i] + 1));
+        return out;
+      });
+}
+
 TEST(Arithmetic, OneVariableTwice) {
   for (const BinaryCase& c : kCases) {
     EXPECT_TRUE(CheckGradients({RandomInput({3, 7}, 1, 0.5, 2)}, [&](Tape& t, std::span<const Var> v) { return c.op(t, v[0], v[0]); }))
