@@ -115,7 +115,7 @@ void Tape::GiveBackGradient(int32_t id) {
   Node& node = nodes_[id];
   if (node.input) return;
   if (node.owns_gradient) FreeOf(id).Give(node.gradient.raw(), node.gradient.bytes());
-  node.owns_gradient = false;
+  node.owns_gradient = node.lent_gradient = false;
   if (node.block < 0) node.gradient = {};
 }
 
@@ -153,10 +153,21 @@ bool Tape::TakeGradient(Var y, Var x) {
   Node& from = nodes_[y.id];
   Node& to = nodes_[x.id];
   if (!to.wants_gradient || to.gradient.defined() || to.view_of >= 0 || from.view_of >= 0 || from.block >= 0) return false;
+  if (from.lent_gradient) return false;
   if (&ArenaOf(x.id) != &ArenaOf(y.id)) return false;  // it would not live as long as x
   CHECK(from.gradient.defined() && from.value.elements() == to.value.elements() && from.value.dtype() == to.value.dtype());
   to.gradient = from.gradient.Reshape(to.value.shape());
   std::swap(from.owns_gradient, to.owns_gradient);
+  return true;
+}
+
+bool Tape::LendGradient(Var x, Var y) {
+  const Node& from = nodes_[x.id];
+  Node& to = nodes_[y.id];
+  if (!to.wants_gradient || to.gradient.defined() || to.view_of >= 0 || to.block >= 0 || &ArenaOf(x.id) != &ArenaOf(y.id)) return false;
+  CHECK(from.gradient.defined() && from.value.elements() == to.value.elements() && from.value.dtype() == to.value.dtype());
+  to.gradient = from.gradient.Reshape(to.value.shape());
+  to.lent_gradient = true;
   return true;
 }
 

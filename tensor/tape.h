@@ -107,6 +107,9 @@ class Tape {
   // Hands y's gradient memory over to x, whose gradient was empty so far: for a backward step that turns dy into dx in place, after which
   // nobody may read y's. Same shape and dtype. False: nothing was done, use gradient_target(x).
   bool TakeGradient(Var y, Var x);
+  // Lets the steps before read x's gradient as y's, whose gradient was empty so far and to which nothing more will flow: for a y whose step
+  // is walked before anything is added to x's. False: nothing was done.
+  bool LendGradient(Var x, Var y);
   // Takes `memory` of the arena that holds nodes recorded now, not rewound before backward ends, as x's gradient, which was empty so far:
   // for an op that formed it when it was recorded. False: nothing was done, use gradient_target(x).
   bool PutGradient(Var x, const Tensor& memory);
@@ -154,6 +157,7 @@ class Tape {
     bool wants_gradient = false;
     bool reported = false;       // parameter: on_final was called
     bool owns_gradient = false;  // its memory is given back after the node's backward step
+    bool lent_gradient = false;  // it is another node's: to be read only
     bool collective = false;
     bool input = false;  // its gradient is not given back
     absl::Status (*run)(void*, Tape&) = nullptr;

@@ -54,19 +54,21 @@ bool CopyGradient(Tape& tape, cpu::BinaryOp op, Var argument, const Tensor& dz) 
   return !target.accumulate;
 }
 
-// Records `out`, which holds the result.
+// Records `out`, which holds the result; in y's memory if it is that of y's value.
 Var RecordBinary(Tape& tape, Var x, Var y, cpu::BinaryOp op, const Tensor& out) {
   const Fit fit = FitSuffix(tape.value(x), tape.value(y));
+  const bool into = out.raw() == tape.value(y).raw();
   const Var z = tape.Record(out, {x, y});
-  tape.OnBackward(z, [x, y, z, op, fit](Tape& tape) {
+  tape.OnBackward(z, [x, y, z, op, fit, into](Tape& tape) {
     const TraceSpan span("arithmetic backward");
     const Tensor a = tape.value(x), b = tape.value(y), dz = tape.gradient(z);
     DispatchFloat(a.dtype(), [&](auto t) {
       using T = decltype(t);
       T scalar{};
       const cpu::Broadcast<T> args = Arguments<T>(a, b, fit, &scalar);
-      if (tape.wants_gradient(y) && !CopyGradient(tape, op, y, dz)) BackwardY(op, args, dz.data<T>(), tape.gradient(y));
-      if (!tape.wants_gradient(x) || (op == cpu::BinaryOp::kAdd && tape.TakeGradient(z, x))) return;
+      const bool taken = into && tape.wants_gradient(x) && tape.TakeGradient(z, x), lent = taken && tape.LendGradient(x, y);
+      if (tape.wants_gradient(y) && !lent && !CopyGradient(tape, op, y, dz)) BackwardY(op, args, dz.data<T>(), tape.gradient(y));
+      if (taken || !tape.wants_gradient(x) || (op == cpu::BinaryOp::kAdd && tape.TakeGradient(z, x))) return;
       cpu::BroadcastBackwardX(op, args, dz.data<T>(), tape.gradient(x).data<T>());
     });
   });

@@ -51,6 +51,14 @@ TEST(Arithmetic, SumsInPlaceAreSums) {
       });
 }
 
+// A residual: the gradient of the sum is both x's, to which more is added, and y's, which its op must not turn into its own in place.
+TEST(Arithmetic, SumsInPlaceLendTheirGradient) {
+  EXPECT_TRUE(CheckGradients({RandomInput({3, 7}, 1)}, [](Tape& t, std::span<const Var> v) {
+    const Var x = Affine(t, v[0], 2, 1), z = AddInto(t, x, Gelu(t, Square(t, x)));
+    return AddInto(t, z, Gelu(t, z));
+  }));
+}
+
 TEST(Arithmetic, OneVariableTwice) {
   for (const BinaryCase& c : kCases) {
     EXPECT_TRUE(CheckGradients({RandomInput({3, 7}, 1, 0.5, 2)}, [&](Tape& t, std::span<const Var> v) { return c.op(t, v[0], v[0]); }))
