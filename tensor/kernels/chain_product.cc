@@ -79,13 +79,12 @@ void MultiplyTile(const ChainTile& t) {
       s.sum[i][v] = _mm512_setzero_ps();
     }
   }
-  const float *a = t.a, *a3 = t.a + 3 * t.a_row, *b = t.b, *ahead = t.ahead;
+  const float *a = t.a, *a3 = t.a + 3 * t.a_row, *b = t.b;
   const int64_t row = t.a_row;
   constexpr int64_t kStep = kPacked ? kTileHeight : 1;
   int64_t left = t.terms;
   for (; left >= kVector; left -= kVector) {
-    for (int64_t r = 0; r < t.ahead_rows; ++r) __builtin_prefetch(ahead + r * row, 0, 2);
-    ahead += kVector;
+    for (int64_t r = 0; r < t.ahead_rows; ++r) __builtin_prefetch(t.ahead + r * row + (t.terms - left), 0, 2);
     for (int64_t p = 0; p < kVector; p += 4) {
 #pragma GCC unroll 4
       for (int q = 0; q < 4; ++q) s.Add(a + q * kStep, a3 + q * kStep, row, b + q * kPanel);
@@ -229,14 +228,12 @@ void MultiplySums(const BlockOperands<float>& o, bool round, int64_t column, int
       PackTurnedRows(o.a + first * o.a_column + row, o.a_column, rows, packed, a);
       if (round) RoundToBf16(a, a, RoundUp(rows, kTileHeight) * packed);
       for (int64_t j = 0; j < columns; j += kPanel) {
-        for (int64_t term = 0; term < packed; term += kChainTerms) {
-          ChainTile tile{.b = b + j * packed + term * kPanel, .terms = std::min(kChainTerms, packed - term)};
-          tile.c_row = o.c_row, tile.columns = std::min(kPanel, columns - j), tile.add = o.accumulate || first + term > 0;
-          for (int64_t i = 0; i < rows; i += kTileHeight) {
-            tile.a = a + i * packed + term * kTileHeight;
-            tile.c = o.c + (row + i) * o.c_row + column + j;
-            Multiply<true>(tile, std::min<int64_t>(kTileHeight, rows - i));
-          }
+        ChainTile tile{.b = b + j * packed, .terms = packed};
+        tile.c_row = o.c_row, tile.columns = std::min(kPanel, columns - j), tile.add = o.accumulate || first > 0;
+        for (int64_t i = 0; i < rows; i += kTileHeight) {
+          tile.a = a + i * packed;
+          tile.c = o.c + (row + i) * o.c_row + column + j;
+          Multiply<true>(tile, std::min<int64_t>(kTileHeight, rows - i));
         }
       }
     }

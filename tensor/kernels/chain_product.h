@@ -27,8 +27,8 @@ struct ChainOptions {
 // with the length of a chain, not with that of a sum of chains. So the bits of an element depend on its row of a and its column of b alone,
 // and sums over rows may be cut at multiples of kChainRows.
 //
-// Cost: 2 m n k FLOP, at about a library's rate while all operands are near and 3 to 10 % above it elsewhere, packing included: b once a
-// call, for sums over rows a and b. Scratch of the calling thread: at most 2.5 MiB, or 64 k floats if that is more; kept.
+// Cost: 2 m n k FLOP, and packing: b once a call, for sums over rows a and b. Scratch of the calling thread: at most 2.5 MiB, or 64 k
+// floats if that is more; kept.
 inline constexpr int64_t kChainTerms = 384, kChainRows = 256;
 void ChainProduct(const BlockOperands<float>& operands, const ChainOptions& options = {});
 
