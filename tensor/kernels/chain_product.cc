@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 #include "tensor/kernels/bf16.h"
-#include "tensor/kernels/transpose.h"
+#include "tensor/kernels/transpose512.h"
 #include "tensor/tensor.h"
 
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq")
@@ -123,17 +123,20 @@ float* ChainSpace(int which, int64_t floats) {
   return reinterpret_cast<float*>(space[which].data());
 }
 
+// The packing functions stay out of line: inlined into the loops around the tiles, their loops are left without registers.
+
 // to[panel, p, lane] = b[p * b_row + panel * kPanel + lane], zero beyond the last column; some terms at a time, whose rows stay near.
-void PackRows(const float* b, int64_t b_row, int64_t columns, int64_t terms, float* to) {
+[[gnu::noinline]] void PackRows(const float* b, int64_t b_row, int64_t columns, int64_t terms, float* to) {
   for (int64_t begin = 0; begin < terms; begin += kVector) {
     const int64_t end = std::min(begin + kVector, terms);
     for (int64_t j = 0; j < columns; j += kPanel) {
       float* panel = to + j * terms + begin * kPanel;
-      for (int64_t p = begin; p < end; ++p, panel += kPanel) {
-        const float* const row = b + p * b_row + j;
+      const float* row = b + begin * b_row + j;
+      for (int64_t p = begin; p < end; ++p, panel += kPanel, row += b_row) {
+#pragma GCC unroll 4
         for (int64_t v = 0; v < kPanel; v += kVector) {
-          __builtin_prefetch(row + kVector * b_row + v);
-          _mm512_storeu_ps(panel + v, _mm512_maskz_loadu_ps(MaskOf(columns - j - v), row + v));
+          const __m512 there = columns - j >= kPanel ? _mm512_loadu_ps(row + v) : _mm512_maskz_loadu_ps(MaskOf(columns - j - v), row + v);
+          _mm512_storeu_ps(panel + v, there);
         }
       }
     }
@@ -141,15 +144,15 @@ void PackRows(const float* b, int64_t b_row, int64_t columns, int64_t terms, flo
 }
 
 // The same of b that lies by columns: b[(panel * kPanel + lane) * b_column + p].
-void PackTurned(const float* b, int64_t b_column, int64_t columns, int64_t terms, float* to) {
+[[gnu::noinline]] void PackTurned(const float* b, int64_t b_column, int64_t columns, int64_t terms, float* to) {
   for (int64_t j = 0; j < columns; j += kPanel, to += terms * kPanel) {
     const int64_t there = std::min(kPanel, columns - j);
     for (int64_t l = 0; l < kPanel; l += kVector) {
       const int64_t squares = there >= l + kVector ? terms / kVector * kVector : 0;
       const float* const from = b + (j + l) * b_column;
       for (int64_t p = 0; p < squares; p += kVector) {
-        for (int64_t i = 0; i < kVector; ++i) __builtin_prefetch(from + i * b_column + p + 4 * kVector);
-        TransposeSquare(from + p, b_column, to + p * kPanel + l, kPanel);
+        for (int64_t i = kVector; i < 2 * kVector; ++i) __builtin_prefetch(from + i * b_column + p);
+        TransposeSquare512(from + p, b_column, to + p * kPanel + l, kPanel);
       }
       for (int64_t p = squares; p < terms; ++p) {
         for (int64_t i = 0; i < kVector; ++i) to[p * kPanel + l + i] = l + i < there ? from[i * b_column + p] : 0.0f;
@@ -159,16 +162,15 @@ void PackTurned(const float* b, int64_t b_column, int64_t columns, int64_t terms
 }
 
 // to[strip, p, i] = a[p * a_column + strip * kTileHeight + i]; what lies beyond the last strip's rows is not written.
-void PackTurnedRows(const float* a, int64_t a_column, int64_t rows, int64_t terms, float* to) {
+[[gnu::noinline]] void PackTurnedRows(const float* a, int64_t a_column, int64_t rows, int64_t terms, float* to) {
   for (int64_t begin = 0; begin < terms; begin += kVector) {
     const int64_t end = std::min(begin + kVector, terms);
     for (int64_t i = 0; i < rows; i += kTileHeight) {
-      const __mmask16 there = MaskOf(std::min<int64_t>(kTileHeight, rows - i));
+      const auto there = static_cast<__mmask8>(MaskOf(std::min<int64_t>(kTileHeight, rows - i)));
       float* strip = to + i * terms + begin * kTileHeight;
-      for (int64_t p = begin; p < end; ++p, strip += kTileHeight) {
-        const float* const row = a + p * a_column + i;
-        __builtin_prefetch(row + kVector * a_column);
-        _mm512_mask_storeu_ps(strip, there, _mm512_maskz_loadu_ps(there, row));
+      const float* row = a + begin * a_column + i;
+      for (int64_t p = begin; p < end; ++p, strip += kTileHeight, row += a_column) {
+        _mm256_mask_storeu_ps(strip, there, _mm256_maskz_loadu_ps(there, row));
       }
     }
   }

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 
 #include "base/simd.h"
-#include "tensor/kernels/transpose.h"
+#include "tensor/kernels/transpose512.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq")
@@ -62,8 +62,8 @@ template <int kPlanes, bool kTurn>
 CONCLAVE_INLINE void PackSquares(const float* low, const float* high, int64_t row, std::byte* to) {
   alignas(64) float turned[2][kSquare * kSquare];
   if constexpr (kTurn) {
-    TransposeSquare(low, row, turned[0], kSquare);
-    TransposeSquare(high, row, turned[1], kSquare);
+    TransposeSquare512(low, row, turned[0], kSquare);
+    TransposeSquare512(high, row, turned[1], kSquare);
     low = turned[0], high = turned[1], row = kSquare;
   }
   for (int64_t r = 0; r < kSquare; ++r) {
