@@ -7,6 +7,7 @@
 
 #include "base/simd.h"
 #include "optim/rules.h"
+#include "tensor/kernels/ahead.h"
 
 namespace conclave {
 namespace {
@@ -29,12 +30,15 @@ CONCLAVE_INLINE T Root(T x) {
 
 template <typename T>
 CONCLAVE_INLINE void AdamLoop(const AdamStep<T> s, const T* __restrict g, T* __restrict x, T* __restrict m, T* __restrict v, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const T gradient = s.scale * g[i];
-    m[i] = s.beta1 * m[i] + s.add1 * gradient;
-    v[i] = s.beta2 * v[i] + s.add2 * gradient * gradient;
-    x[i] = s.keep * x[i] - s.size * m[i] / (s.correct2 * Root(v[i]) + s.eps);
-  }
+  const auto part = [=](int64_t begin, int64_t end) __attribute__((always_inline)) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T gradient = s.scale * g[i];
+      m[i] = s.beta1 * m[i] + s.add1 * gradient;
+      v[i] = s.beta2 * v[i] + s.add2 * gradient * gradient;
+      x[i] = s.keep * x[i] - s.size * m[i] / (s.correct2 * Root(v[i]) + s.eps);
+    }
+  };
+  cpu::WithReadAhead(n, part, g, x, m, v);
 }
 CONCLAVE_SIMD void Adam(const AdamStep<float>& s, const float* g, float* x, float* m, float* v, int64_t n) { AdamLoop(s, g, x, m, v, n); }
 CONCLAVE_SIMD void Adam(const AdamStep<double>& s, const double* g, double* x, double* m, double* v, int64_t n) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/simd.h"
+#include "tensor/kernels/ahead.h"
 
 namespace conclave::cpu {
 namespace {
@@ -13,6 +14,7 @@ CONCLAVE_INLINE double Chunk(const T* x, int64_t n) {
   double lanes[kSumLanes] = {};
   int64_t i = 0;
   for (; i + kSumLanes <= n; i += kSumLanes) {
+    AskAhead(i, kSumLanes, x);
     for (int l = 0; l < kSumLanes; ++l) lanes[l] += static_cast<double>(x[i + l]) * static_cast<double>(x[i + l]);
   }
   for (int l = 0; i < n; ++i, ++l) lanes[l] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
