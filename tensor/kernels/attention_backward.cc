@@ -14,9 +14,11 @@ constexpr int64_t kTile = kAttentionTile;
 // One head's rows, copied and padded: [padded_length, padded_dim] each.
 template <typename T>
 struct HeadRows {
-  T *q, *k, *v, *d_out, *d_q;  // q scaled
-  T* log_sum_exp;              // [padded_length]
-  T* delta;                    // [padded_length], sum over d of d_out * out
+  T *q, *k, *d_out, *d_q;  // q scaled
+  T* v_space;              // for values that are copied
+  T* log_sum_exp;          // [padded_length]
+  T* delta;                // [padded_length], sum over d of d_out * out
+  TiledRows<T> v;
 };
 
 template <typename T>
@@ -146,7 +148,7 @@ CONCLAVE_INLINE void PutRows(const AttentionShape& shape, const RowSums<T>& sums
 }
 
 template <typename T>
-CONCLAVE_INLINE void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, int64_t first_row, int64_t head) {
+CONCLAVE_INLINE void LoadHead(const AttentionBackwardArgs<T>& args, HeadRows<T>& h, int64_t first_row, int64_t head) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim, stride = shape.heads * dim;
   const T* qkv = args.qkv + first_row * shape.row();
@@ -155,7 +157,7 @@ CONCLAVE_INLINE void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRo
   const auto columns = [&](int64_t column) { return HeadColumns<T>{qkv + column, shape.row(), shape.length, dim}; };
   CopyHead(shape, columns(head * dim), T(1) / std::sqrt(static_cast<T>(dim)), h.q);
   CopyHead(shape, columns(shape.KeyColumn(head)), T(1), h.k);
-  CopyHead(shape, columns(shape.ValueColumn(head)), T(1), h.v);
+  h.v = TilesOf(shape, columns(shape.ValueColumn(head)), h.v_space);
   CopyHead(shape, HeadColumns<T>{d_out, stride, shape.length, dim}, T(1), h.d_out);
   for (int64_t i = 0; i < shape.padded_length(); ++i) {
     h.delta[i] = i < shape.length ? LaneSum<T>(dim, Product<T, T>{out + i * stride, d_out + i * stride}) : T(0);
@@ -164,16 +166,16 @@ CONCLAVE_INLINE void LoadHead(const AttentionBackwardArgs<T>& args, const HeadRo
 }
 
 template <typename T>
-CONCLAVE_INLINE void Head(const AttentionBackwardArgs<T>& args, const HeadRows<T>& h, const TileSpace<T>& s, int64_t first_row,
-                          int64_t head, NextSequence& next) {
+CONCLAVE_INLINE void Head(const AttentionBackwardArgs<T>& args, HeadRows<T>& h, const TileSpace<T>& s, int64_t first_row, int64_t head,
+                          NextSequence& next) {
   const AttentionShape& shape = args.shape;
   const int64_t width = shape.padded_dim(), tiles = shape.padded_length() / kTile;
   // Heads that share keys and values add to them; the first of them overwrites.
   const bool more_keys = args.accumulate || (head > 0 && shape.KeyColumn(head) == shape.KeyColumn(head - 1));
   LoadHead(args, h, first_row, head);
   for (int64_t u = 0; u < tiles; ++u) {
-    TransposeTile(shape, h.k + u * kTile * width, s.k_tile);
-    TransposeTile(shape, h.v + u * kTile * width, s.v_tile);
+    TransposeTile(shape, {h.k, width}, u, s.k_tile);
+    TransposeTile(shape, h.v, u, s.v_tile);
     for (int64_t tile = u; tile < tiles; ++tile) TilePair(shape, h, s, tile, u, next);
     T* rows = args.d_qkv + (first_row + u * kTile) * shape.row();
     const int64_t count = std::min(kTile, shape.length - u * kTile);
@@ -190,7 +192,7 @@ CONCLAVE_INLINE void Backward(const AttentionBackwardArgs<T>& args) {
   const int64_t length = shape.padded_length(), width = shape.padded_dim();
   Scratch<T> scratch(args.scratch);
   HeadRows<T> h;
-  for (T** rows : {&h.q, &h.k, &h.v, &h.d_out, &h.d_q}) *rows = scratch.Take(length * width);
+  for (T** rows : {&h.q, &h.k, &h.v_space, &h.d_out, &h.d_q}) *rows = scratch.Take(length * width);
   h.log_sum_exp = scratch.Take(length);
   h.delta = scratch.Take(length);
   TileSpace<T> s;

@@ -72,12 +72,12 @@ CONCLAVE_SIMD void Decay(const double* decay, double* out, int64_t rows, int64_t
 
 template <typename T>
 struct HeadTiles {
-  T* q;       // [padded_length, padded_dim], scaled
-  T* k;       // [padded_length, padded_dim]
-  T* v;       // [padded_length, padded_dim]
-  T* q_tile;  // [head_dim][kTile]
-  T* s;       // [kTile keys][kTile queries]
-  T* out;     // [kTile, padded_dim]
+  TiledRows<T> q, k;
+  T* v;                  // [padded_length, padded_dim]
+  T *q_space, *k_space;  // the same, for rows that are copied
+  T* q_tile;             // [head_dim][kTile], scaled
+  T* s;                  // [kTile keys][kTile queries]
+  T* out;                // [kTile, padded_dim]
   RowState<T> state;
 };
 
@@ -85,14 +85,16 @@ struct HeadTiles {
 template <typename T>
 CONCLAVE_INLINE void QueryTile(const AttentionShape& shape, const HeadTiles<T>& h, int64_t tile, NextSequence& next) {
   const int64_t width = shape.padded_dim(), rows = TileRows(shape, tile);
-  TransposeTile(shape, h.q + tile * kTile * width, h.q_tile);
+  TransposeTile(shape, h.q, tile, h.q_tile);
+  const T scale = T(1) / std::sqrt(static_cast<T>(shape.head_dim));
+  for (int64_t i = 0; i < shape.head_dim * kTile; ++i) h.q_tile[i] *= scale;
   std::fill(h.state.max, h.state.max + kTile, -std::numeric_limits<T>::infinity());
   std::fill(h.state.sum, h.state.sum + kTile, T(0));
   for (int64_t u = 0; u <= tile; ++u) {
     const bool diagonal = u == tile;
     const int64_t keys = diagonal ? rows : kTile;
-    PanelProduct(PanelOperands<T>{.a = h.k + u * kTile * width,
-                                  .a_row = width,
+    PanelProduct(PanelOperands<T>{.a = h.k.Tile(u),
+                                  .a_row = h.k.row,
                                   .a_column = 1,
                                   .b = h.q_tile,
                                   .b_row = kTile,  // [keys, d] [d, queries]
@@ -126,8 +128,8 @@ HeadTiles<T> Cut(const AttentionShape& shape, T* memory) {
   Scratch<T> scratch(memory);
   const int64_t whole = shape.padded_length() * shape.padded_dim();
   HeadTiles<T> h;
-  h.q = scratch.Take(whole);
-  h.k = scratch.Take(whole);
+  h.q_space = scratch.Take(whole);
+  h.k_space = scratch.Take(whole);
   h.v = scratch.Take(whole);
   h.q_tile = scratch.Take(shape.head_dim * kTile);
   h.s = scratch.Take(kTile * kTile);
@@ -137,14 +139,14 @@ HeadTiles<T> Cut(const AttentionShape& shape, T* memory) {
 }
 
 template <typename T>
-CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T>& h, int64_t sequence, int64_t head, NextSequence& next) {
+CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, HeadTiles<T>& h, int64_t sequence, int64_t head, NextSequence& next) {
   const AttentionShape& shape = args.shape;
   const int64_t width = shape.padded_dim(), dim = shape.head_dim, first_row = sequence * shape.length;
   const T* qkv = args.qkv + first_row * shape.row();
   const auto columns = [&](int64_t column) { return HeadColumns<T>{qkv + column, shape.row(), shape.length, dim}; };
-  CopyHead(shape, columns(head * dim), T(1) / std::sqrt(static_cast<T>(dim)), h.q);
+  h.q = TilesOf(shape, columns(head * dim), h.q_space);
   if (head == 0 || shape.KeyColumn(head) != shape.KeyColumn(head - 1)) {
-    CopyHead(shape, columns(shape.KeyColumn(head)), T(1), h.k);
+    h.k = TilesOf(shape, columns(shape.KeyColumn(head)), h.k_space);
     CopyHead(shape, columns(shape.ValueColumn(head)), T(1), h.v);
   }
   for (int64_t tile = args.first / kTile; tile * kTile < shape.length; ++tile) {
@@ -162,7 +164,7 @@ CONCLAVE_INLINE void Head(const AttentionForwardArgs<T>& args, const HeadTiles<T
 
 template <typename T>
 CONCLAVE_INLINE void Forward(const AttentionForwardArgs<T>& args) {
-  const HeadTiles<T> h = Cut(args.shape, args.scratch);
+  HeadTiles<T> h = Cut(args.shape, args.scratch);
   const AttentionShape& shape = args.shape;
   const int64_t tiles = shape.padded_length() / kTile, elements = shape.length * shape.row(),
                 out = shape.length * shape.heads * shape.head_dim;

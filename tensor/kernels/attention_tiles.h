@@ -97,20 +97,36 @@ CONCLAVE_INLINE void CopyHead(const AttentionShape& shape, const HeadColumns<T>&
   if (x.length < shape.padded_length()) std::fill(to + x.length * width, to + shape.padded_length() * width, T(0));
 }
 
-// to: [head_dim][kAttentionTile], the transposed rows of one tile of a copied head.
+// Rows of a head that are read in tiles: as they lie where tiles are whole, copied and padded where they are not.
 template <typename T>
-CONCLAVE_INLINE void TransposeTile(const AttentionShape& shape, const T* __restrict__ rows, T* __restrict__ to) {
-  const int64_t width = shape.padded_dim();
+struct TiledRows {
+  const T* first;
+  int64_t row;  // elements between rows
+
+  const T* Tile(int64_t tile) const { return first + tile * kAttentionTile * row; }
+};
+
+template <typename T>
+CONCLAVE_INLINE TiledRows<T> TilesOf(const AttentionShape& shape, const HeadColumns<T>& x, T* space) {
+  if (x.length == shape.padded_length()) return {x.first, x.row};
+  CopyHead(shape, x, T(1), space);
+  return {space, shape.padded_dim()};
+}
+
+// to: [head_dim][kAttentionTile], the transposed rows of one tile.
+template <typename T>
+CONCLAVE_INLINE void TransposeTile(const AttentionShape& shape, const TiledRows<T>& x, int64_t tile, T* __restrict__ to) {
+  const T* __restrict__ const rows = x.Tile(tile);
   int64_t d = 0;
   if constexpr (std::is_same_v<T, float>) {
     for (; d + kSquare <= shape.head_dim; d += kSquare) {
       for (int64_t i = 0; i < kAttentionTile; i += kSquare) {
-        TransposeSquare(rows + i * width + d, width, to + d * kAttentionTile + i, kAttentionTile);
+        TransposeSquare(rows + i * x.row + d, x.row, to + d * kAttentionTile + i, kAttentionTile);
       }
     }
   }
   for (; d < shape.head_dim; ++d) {
-    for (int64_t i = 0; i < kAttentionTile; ++i) to[d * kAttentionTile + i] = rows[i * width + d];
+    for (int64_t i = 0; i < kAttentionTile; ++i) to[d * kAttentionTile + i] = rows[i * x.row + d];
   }
 }
 
