@@ -11,14 +11,14 @@ namespace {
 
 constexpr int64_t kTile = kAttentionTile;
 
-// One head's rows, copied and padded: [padded_length, padded_dim] each.
+// One head's rows: [padded_length, padded_dim] each, copied and padded, except that values are read where they lie if they can be.
 template <typename T>
 struct HeadRows {
   T *q, *k, *d_out, *d_q;  // q scaled
-  T* v_space;              // for values that are copied
+  T* v_space;              // [padded_length, padded_dim]
   T* log_sum_exp;          // [padded_length]
   T* delta;                // [padded_length], sum over d of d_out * out
-  TiledRows<T> v;
+  TiledRows<T> v;          // in v_space, or where they lie
 };
 
 template <typename T>

@@ -41,7 +41,8 @@ template <typename T>
 CONCLAVE_INLINE void Forward(NormKind kind, const Norm<T>& a, const T* bias, double epsilon, T* y) {
   for (int64_t i = 0; i < a.n; ++i) {
     const T* x = a.x + i * a.h;
-    AskAhead(i * a.h, a.h, a.x, static_cast<const T*>(y));
+    AskAhead(i * a.h, a.h, a.x);
+    AskAhead(i * a.h, a.h, y);
     const T mean = kind == NormKind::kLayer ? LaneSum<T>(a.h, Element<T, T>{x}) / static_cast<T>(a.h) : T(0);
     const T variance = LaneSum<T>(a.h, SquaredDeviation<T>{x, mean}) / static_cast<T>(a.h);
     a.statistics[2 * i] = mean;
@@ -76,7 +77,8 @@ CONCLAVE_INLINE void BackwardBiasRow(const T* __restrict__ dy, T* __restrict__ d
 template <typename T>
 CONCLAVE_INLINE void Backward(NormKind kind, const Norm<T>& a, const T* dy, const NormGradients<T>& gradients) {
   for (int64_t i = 0; i < a.n; ++i) {
-    AskAhead(i * a.h, a.h, a.x, dy, static_cast<const T*>(gradients.x));
+    AskAhead(i * a.h, a.h, a.x, dy);
+    if (gradients.x != nullptr) AskAhead(i * a.h, a.h, gradients.x);
     const WeightedXhat<T> row{a.x + i * a.h, a.gain, dy + i * a.h, a.statistics[2 * i], a.statistics[2 * i + 1]};
     if (gradients.x != nullptr) BackwardXRow(kind, row, gradients.x + i * a.h, a.h);
     if (gradients.gain != nullptr) BackwardGainRow(row, gradients.gain, a.h);
