@@ -41,8 +41,7 @@ template <typename T>
 CONCLAVE_INLINE void Forward(NormKind kind, const Norm<T>& a, const T* bias, double epsilon, T* y) {
   for (int64_t i = 0; i < a.n; ++i) {
     const T* x = a.x + i * a.h;
-    AskAhead(i * a.h, a.h, a.x);
-    AskAhead(i * a.h, a.h, y);
+    AskAhead(i * a.h, a.h, a.x, y);
     const T mean = kind == NormKind::kLayer ? LaneSum<T>(a.h, Element<T, T>{x}) / static_cast<T>(a.h) : T(0);
     const T variance = LaneSum<T>(a.h, SquaredDeviation<T>{x, mean}) / static_cast<T>(a.h);
     a.statistics[2 * i] = mean;

@@ -14,8 +14,8 @@
 
 namespace conclave::cpu {
 
-// As TransposeSquare. Four columns at a time: a vector takes them from rows i, i + 4, i + 8 and i + 12 on
-// its way from memory, so that only the squares of 4 x 4 in its quarters are left to be turned.
+// As TransposeSquare. Four columns at a time: a vector takes them from rows i, i + 4, i + 8 and i + 12 on its way from memory, so that only
+// the squares of 4 x 4 in its quarters are left to be turned.
 CONCLAVE_INLINE void TransposeSquare512(const float* x, int64_t x_row, float* to, int64_t to_row) {
 #pragma GCC unroll 4
   for (int64_t j = 0; j < kSquare; j += 4) {
