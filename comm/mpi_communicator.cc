@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "comm/message_communicator.h"
 #include "comm/node_window.h"
+#include "comm/wait_pace.h"
 #include "comm/watchdog.h"
 
 namespace conclave {
@@ -50,18 +51,17 @@ class MpiEngine final : public ProgressEngine {
  public:
   MpiEngine() { prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0); }
   ~MpiEngine() override { StopThread(); }
-  // A message between running ranks is there within microseconds: give the core away at first, then sleep longer and longer, so that a rank
-  // that waits for a slow one costs it little. What counts is how long nothing has arrived, not how long the whole collective takes.
-  void Pause(int) override {
-    constexpr int kYields = 100, kRamp = 4, kLongestMicroseconds = 200;
-    const int idle = idle_++;
-    if (idle < kYields) {
-      sched_yield();
+  void Pause(int tries) override {
+    const int64_t now = RealClock().MonotonicNanos();
+    if (arrived_.exchange(false, std::memory_order_relaxed) || tries == 0) pace_.Restart(now);
+    if (const int microseconds = pace_.Next(now); microseconds > 0) {
+      usleep(static_cast<unsigned>(microseconds));
     } else {
-      usleep(static_cast<unsigned>(std::min(10 * (1 + (idle - kYields) / kRamp), kLongestMicroseconds)));
+      sched_yield();
+      pace_.NoteGiven(now, RealClock().MonotonicNanos());
     }
   }
-  void NoteArrival() override { idle_ = 0; }
+  void NoteArrival() override { arrived_.store(true, std::memory_order_relaxed); }
   // Not while something in front waits for the same connections, but for a little now and then: ranks whose calls come in different orders
   // must not wait for each other.
   bool MaySendInBackground() override {
@@ -77,8 +77,9 @@ class MpiEngine final : public ProgressEngine {
  private:
   static constexpr unsigned long kTimerSlackNanoseconds = 1000;  // the kernel's usual 50 us would be most of a short sleep
   static constexpr double kLongestHoldSeconds = 0.02;
-  double background_sent_ = 0;  // when one in the background was last allowed to send
-  std::atomic<int> idle_ = 0;   // pauses since the last arrival
+  double background_sent_ = 0;         // when one in the background was last allowed to send
+  std::atomic<bool> arrived_ = false;  // since the last pause
+  WaitPace pace_;
   std::vector<const NodeWindow*> windows_;
 };
 

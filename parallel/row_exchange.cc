@@ -38,8 +38,9 @@ absl::StatusOr<Request> StartRows(Arena& arena, const RowExchange& x, int stream
   return x.group->Start(op);
 }
 
-absl::Status ExchangeRows(Arena& arena, const RowExchange& x, const Tensor& send, const Tensor& recv) {
+absl::Status ExchangeRows(Arena& arena, const RowExchange& x, const Tensor& send, const Tensor& recv, absl::FunctionRef<void()> meanwhile) {
   ASSIGN_OR_RETURN(Request request, StartRows(arena, x, 0, send, recv));
+  meanwhile();
   return x.group->Wait(request);
 }
 

@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "comm/communicator.h"
 #include "parallel/layer_traffic.h"
 #include "tensor/arena.h"
@@ -29,8 +30,9 @@ struct RowExchange {
 
 // Posts it; the arena must keep what was allocated until it is complete.
 absl::StatusOr<Request> StartRows(Arena& arena, const RowExchange& x, int stream, const Tensor& send, const Tensor& recv);
-// And waits for it.
-absl::Status ExchangeRows(Arena& arena, const RowExchange& x, const Tensor& send, const Tensor& recv);
+// And waits for it, after work for which neither is needed.
+absl::Status ExchangeRows(
+    Arena& arena, const RowExchange& x, const Tensor& send, const Tensor& recv, absl::FunctionRef<void()> meanwhile = [] {});
 
 }  // namespace conclave
 

@@ -114,23 +114,39 @@ void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Te
   for (size_t i = 0; i < index.size(); ++i) std::memcpy(out + i * row, source + (index[i] - first) * row, row);
 }
 
-void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own) {
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& but) {
   const int64_t row = RowBytes(to);
   const std::byte* source = static_cast<const std::byte*>(from.raw());
-  std::byte *const out = static_cast<std::byte*>(to.raw()), *const there = static_cast<std::byte*>(own.memory.raw());
-  for (const int64_t place : index) {
-    std::memcpy(own.Has(place) ? there + own.RowOf(place) * row : out + place * row, source, row);
-    source += row;
+  std::byte* const out = static_cast<std::byte*>(to.raw());
+  for (size_t i = 0; i < index.size(); ++i) {
+    if (!but.Has(index[i])) std::memcpy(out + index[i] * row, source + i * row, row);
   }
 }
 
-void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own) {
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& but) {
   const int64_t row = RowBytes(to);
-  const std::byte *const source = static_cast<const std::byte*>(from.raw()), *const there = static_cast<const std::byte*>(own.memory.raw());
+  const std::byte* const source = static_cast<const std::byte*>(from.raw());
   std::byte* out = static_cast<std::byte*>(to.raw());
-  for (const int64_t place : index) {
-    std::memcpy(out, own.Has(place) ? there + own.RowOf(place) * row : source + place * row, row);
-    out += row;
+  for (size_t i = 0; i < index.size(); ++i) {
+    if (!but.Has(index[i])) std::memcpy(out + i * row, source + index[i] * row, row);
+  }
+}
+
+void ScatterRowsElsewhere(const Tensor& from, std::span<const int64_t> index, const RowsElsewhere& to) {
+  const int64_t row = RowBytes(from);
+  const std::byte* source = static_cast<const std::byte*>(from.raw());
+  std::byte* const out = static_cast<std::byte*>(to.memory.raw());
+  for (size_t i = 0; i < index.size(); ++i) {
+    if (to.Has(index[i])) std::memcpy(out + to.RowOf(index[i]) * row, source + i * row, row);
+  }
+}
+
+void GatherRowsElsewhere(const RowsElsewhere& from, std::span<const int64_t> index, const Tensor& to) {
+  const int64_t row = RowBytes(to);
+  const std::byte* const source = static_cast<const std::byte*>(from.memory.raw());
+  std::byte* out = static_cast<std::byte*>(to.raw());
+  for (size_t i = 0; i < index.size(); ++i) {
+    if (from.Has(index[i])) std::memcpy(out + i * row, source + from.RowOf(index[i]) * row, row);
   }
 }
 

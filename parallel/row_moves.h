@@ -30,9 +30,11 @@ struct RowsElsewhere {
 void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first = 0);
 // to[i] = from[index[i] - first].
 void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, int64_t first = 0);
-// The same where some places of `to`, or of `from`, are elsewhere.
-void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own);
-void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& own);
+// The same where some places of `to`, or of `from`, are elsewhere: the others alone, and those alone.
+void ScatterRows(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& but);
+void GatherRowsInto(const Tensor& from, std::span<const int64_t> index, const Tensor& to, const RowsElsewhere& but);
+void ScatterRowsElsewhere(const Tensor& from, std::span<const int64_t> index, const RowsElsewhere& to);
+void GatherRowsElsewhere(const RowsElsewhere& from, std::span<const int64_t> index, const Tensor& to);
 // to += from, same shape.
 void AddRows(const Tensor& from, const Tensor& to);
 // to[i] = w[i] * rows[i], or +=. w: [m, 1].

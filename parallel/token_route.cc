@@ -298,6 +298,7 @@ absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const 
   }
   RowTally* const tally = plan.Count(TokenWay::kRoute, BytesOfRow(current));
   RowsElsewhere own;
+  const auto take_own = [&] { GatherRowsElsewhere(own, plan.row_of, last); };  // before the last hop there are none
   for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
     const bool ends = &hop + 1 == plan.hops + plan.hop_count;
     const Tensor send = arena.New({static_cast<int64_t>(hop.row_source.size()), current.dim(1)}, current.dtype());
@@ -312,7 +313,7 @@ absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const 
       GatherRowsInto(current, hop.row_source, send);
     }
     const RowExchange exchange{hop.group, wire.label, hop.send_rows, hop.recv_rows, BytesOfRow(current), tally, ends};
-    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv, take_own));
     current = recv;
   }
   GatherRowsInto(current, plan.row_of, last, own);
@@ -327,6 +328,7 @@ absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, cons
   Tensor current = x;
   RowTally* const tally = wire.rest ? plan.rest() : plan.Count(TokenWay::kSlots, BytesOfRow(x));
   RowsElsewhere own;
+  const auto take_own = [&] { GatherRowsElsewhere(own, plan.wire_of, rows); };
   for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
     const bool ends = &hop + 1 == plan.hops + plan.hop_count;
     const int64_t sent = static_cast<int64_t>(hop.copy_source.size());
@@ -341,7 +343,7 @@ absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, cons
       own.memory = send;
     }
     const RowExchange exchange{hop.group, wire.label, hop.send_copies, hop.recv_copies, BytesOfRow(current), tally, ends};
-    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv, take_own));
     current = recv;
   }
   GatherRowsInto(current, plan.wire_of, rows, own);
@@ -369,7 +371,7 @@ absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, co
     own.memory = recv;
     ScatterRows(current, place, send, own);
     const RowExchange exchange{hop.group, wire.label, hop.recv_copies, hop.send_copies, BytesOfRow(current), tally, /*own_stay=*/true};
-    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv));
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv, [&] { ScatterRowsElsewhere(current, place, own); }));
     current = recv;
     place = hop.copy_source;
   }
