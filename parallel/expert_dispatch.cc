@@ -9,6 +9,13 @@ namespace conclave {
 namespace {
 
 CopyRows CopiesOf(const DispatchPlan& plan) { return {plan.position, plan.top_k}; }
+// own: where the copies for experts of this rank are, in expert order; undefined: among the others.
+CopyRows CopiesOf(const DispatchPlan& plan, const Tensor& own) {
+  return {plan.position, plan.top_k, own.defined() ? TokenRoute::OwnCopies(plan, own) : RowsElsewhere{}};
+}
+
+// Whether those need not be copied at home.
+bool OwnStay(const DispatchPlan& plan, const RowCodec* codec) { return codec == nullptr && !plan.own_row.empty(); }
 
 int MostSlots(const ExpertPlacement& placement) {
   int most = 0;
@@ -112,8 +119,9 @@ absl::Status ExpertDispatch::DispatchBackward(Arena& arena, const Tensor& g, con
     SumCopies(items, {plan.item, plan.top_k}, dx.tensor, dx.accumulate);
   } else {
     const Tensor home = arena.New({plan.tokens * plan.top_k, g.dim(1)}, g.dtype());
-    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, g, home, wire));
-    SumCopies(home, CopiesOf(plan), dx.tensor, dx.accumulate);
+    const bool own_stay = OwnStay(plan, wire.codec);
+    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, g, home, {.label = wire.label, .codec = wire.codec, .own_stay = own_stay}));
+    SumCopies(home, CopiesOf(plan, own_stay ? g : Tensor()), dx.tensor, dx.accumulate);
   }
   arena.Rewind(mark);
   return absl::OkStatus();
@@ -153,9 +161,12 @@ absl::Status ExpertDispatch::CombineForward(Arena& arena, const Tensor& rows, co
   }
   if (!alone()) {
     kept->rows = arena.New({plan.tokens * plan.top_k, rows.dim(1)}, rows.dtype());
-    RETURN_IF_ERROR(route_.ReturnCopies(arena, plan, rows, kept->rows, {kToHome, setup_->combine_forward.get()}));
+    const RowCodec* const codec = setup_->combine_forward.get();
+    if (OwnStay(plan, codec)) kept->own = rows;
+    RETURN_IF_ERROR(
+        route_.ReturnCopies(arena, plan, rows, kept->rows, {.label = kToHome, .codec = codec, .own_stay = kept->own.defined()}));
   }
-  WeightedSumOfCopies(kept->rows, weights, CopiesOf(plan), y);
+  WeightedSumOfCopies(kept->rows, weights, CopiesOf(plan, kept->own), y);
   return absl::OkStatus();
 }
 
@@ -187,9 +198,10 @@ absl::Status ExpertDispatch::CombineBackward(Arena& arena, const CombineInputs& 
   if (setup_->pre_reduce || setup_->combine_backward || route_.deduplicates()) return CombineBackwardThere(arena, in, gradients, plan);
   const Arena::Mark mark = arena.Here();
   const Tensor send = arena.New(in.kept.rows.shape(), in.dy.dtype());  // in the order of plan.position
-  WeightedSumBackward(in.dy, in.kept.rows, in.weights, CopiesOf(plan), {.g = send, .dw = gradients.dw});
   const Tensor received = gradients.accumulate ? arena.New(gradients.g.shape(), send.dtype()) : gradients.g;
-  RETURN_IF_ERROR(route_.SendCopies(arena, plan, send, received, {kToExperts}));
+  const bool own_stay = in.kept.own.defined();
+  WeightedSumBackward(in.dy, in.kept.rows, in.weights, CopiesOf(plan, in.kept.own), {.g = send, .dw = gradients.dw, .elsewhere = received});
+  RETURN_IF_ERROR(route_.SendCopies(arena, plan, send, received, {.label = kToExperts, .own_stay = own_stay}));
   if (gradients.accumulate) AddRows(received, gradients.g);
   arena.Rewind(mark);
   return absl::OkStatus();
@@ -203,7 +215,7 @@ absl::Status ExpertDispatch::CombineBackwardThere(Arena& arena, const CombineInp
   Tensor weights = in.kept.weights;
   if (!setup_->weighs_there()) {
     RETURN_IF_ERROR(WeighThere(arena, plan, in.weights, &weights));
-    if (gradients.dw.defined()) AddInnerProducts(in.dy, in.kept.rows, CopiesOf(plan), gradients.dw);
+    if (gradients.dw.defined()) AddInnerProducts(in.dy, in.kept.rows, CopiesOf(plan, in.kept.own), gradients.dw);
   } else if (gradients.dw.defined()) {
     const Tensor products = arena.NewZeroed({plan.received, 1}, weights.dtype());
     AddInnerProductsOfRows(dy, in.kept.rows, products);

@@ -142,9 +142,10 @@ class ExpertDispatch {
   bool alone() const { return placement_->axis() == 1 && !setup_->lossy(); }
   // dx = or += sum of the copies' gradients g [m, h].
   absl::Status DispatchBackward(Arena& arena, const Tensor& g, const Tape::GradientTarget& dx, const DispatchPlan& plan) const;
-  // `kept`: expert outputs in the order of plan.position, or with pre_reduce in expert order, and the weights of their copies, [m, 1].
+  // `kept`: expert outputs in the order of plan.position, or with pre_reduce in expert order, and the weights of their copies, [m, 1]. own:
+  // those of this rank's experts in expert order, which are not among them then.
   struct Kept {
-    Tensor rows, weights;
+    Tensor rows, weights, own;
   };
   absl::Status CombineForward(Arena& arena, const Tensor& rows, const Tensor& weights, const DispatchPlan& plan, const Tensor& y,
                               Kept* kept) const;

@@ -18,47 +18,59 @@ CONCLAVE_INLINE void AddRowLoop(const T* x, T* y, int64_t h) {
 CONCLAVE_SIMD void AddRow(const float* x, float* y, int64_t h) { AddRowLoop(x, y, h); }
 CONCLAVE_SIMD void AddRow(const double* x, double* y, int64_t h) { AddRowLoop(x, y, h); }
 
+// Rows by place.
+template <typename T>
+struct RowSet {
+  RowSet(const Tensor& t, const Tensor& there, const RowsElsewhere& places)
+      : here(t.data<T>()), elsewhere(places.rows > 0 ? there.data<T>() : nullptr), places(places), h(t.dim(1)) {}
+  T* At(int64_t place) const { return places.Has(place) ? elsewhere + places.RowOf(place) * h : here + place * h; }
+  T *here, *elsewhere;
+  const RowsElsewhere& places;
+  int64_t h;
+};
+
 struct Sizes {
-  int64_t copies, top_k, h;
+  int64_t copies, top_k;
   bool accumulate = false;
 };
 
 template <typename T>
-CONCLAVE_INLINE void WeightedSumLoop(const T* out, const T* w, const int64_t* position, const Sizes& s, T* y) {
-  for (int64_t i = 0; i < s.copies; i += s.top_k, y += s.h) {
+CONCLAVE_INLINE void WeightedSumLoop(const RowSet<T>& out, const T* w, const int64_t* position, const Sizes& s, T* y) {
+  const int64_t h = out.h;
+  for (int64_t i = 0; i < s.copies; i += s.top_k, y += h) {
     bool written = false;
     for (int64_t slot = i; slot < i + s.top_k; ++slot) {
       if (position[slot] < 0) continue;
-      const T* row = out + position[slot] * s.h;
+      const T* row = out.At(position[slot]);
       if (!written) {
-        for (int64_t c = 0; c < s.h; ++c) y[c] = w[slot] * row[c];
+        for (int64_t c = 0; c < h; ++c) y[c] = w[slot] * row[c];
       } else {
-        for (int64_t c = 0; c < s.h; ++c) y[c] += w[slot] * row[c];
+        for (int64_t c = 0; c < h; ++c) y[c] += w[slot] * row[c];
       }
       written = true;
     }
-    if (!written) std::fill_n(y, s.h, T{0});
+    if (!written) std::fill_n(y, h, T{0});
   }
 }
-CONCLAVE_SIMD void WeightedSum(const float* out, const float* w, const int64_t* position, const Sizes& s, float* y) {
+CONCLAVE_SIMD void WeightedSum(const RowSet<float>& out, const float* w, const int64_t* position, const Sizes& s, float* y) {
   WeightedSumLoop(out, w, position, s, y);
 }
-CONCLAVE_SIMD void WeightedSum(const double* out, const double* w, const int64_t* position, const Sizes& s, double* y) {
+CONCLAVE_SIMD void WeightedSum(const RowSet<double>& out, const double* w, const int64_t* position, const Sizes& s, double* y) {
   WeightedSumLoop(out, w, position, s, y);
 }
 
 // Column by column through a small buffer, so that the sum of the copies is formed before it is added.
 template <typename T>
-CONCLAVE_INLINE void SumOfCopiesLoop(const T* g, const int64_t* position, const Sizes& s, T* dx) {
+CONCLAVE_INLINE void SumOfCopiesLoop(const RowSet<T>& g, const int64_t* position, const Sizes& s, T* dx) {
   constexpr int64_t kPiece = 256;
   T sum[kPiece];
-  for (int64_t i = 0; i < s.copies; i += s.top_k, dx += s.h) {
-    for (int64_t begin = 0; begin < s.h; begin += kPiece) {
-      const int64_t count = std::min(kPiece, s.h - begin);
+  for (int64_t i = 0; i < s.copies; i += s.top_k, dx += g.h) {
+    for (int64_t begin = 0; begin < g.h; begin += kPiece) {
+      const int64_t count = std::min(kPiece, g.h - begin);
       bool written = false;
       for (int64_t slot = i; slot < i + s.top_k; ++slot) {
         if (position[slot] < 0) continue;
-        const T* row = g + position[slot] * s.h + begin;
+        const T* row = g.At(position[slot]) + begin;
         if (!written) {
           for (int64_t c = 0; c < count; ++c) sum[c] = row[c];
         } else {
@@ -75,8 +87,10 @@ CONCLAVE_INLINE void SumOfCopiesLoop(const T* g, const int64_t* position, const 
     }
   }
 }
-CONCLAVE_SIMD void SumOfCopies(const float* g, const int64_t* position, const Sizes& s, float* dx) { SumOfCopiesLoop(g, position, s, dx); }
-CONCLAVE_SIMD void SumOfCopies(const double* g, const int64_t* position, const Sizes& s, double* dx) {
+CONCLAVE_SIMD void SumOfCopies(const RowSet<float>& g, const int64_t* position, const Sizes& s, float* dx) {
+  SumOfCopiesLoop(g, position, s, dx);
+}
+CONCLAVE_SIMD void SumOfCopies(const RowSet<double>& g, const int64_t* position, const Sizes& s, double* dx) {
   SumOfCopiesLoop(g, position, s, dx);
 }
 
@@ -177,18 +191,18 @@ void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies) {
 }
 
 void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx, bool accumulate) {
-  const int64_t h = dx.dim(1);
   DispatchFloat(dx.dtype(), [&](auto t) {
     using T = decltype(t);
-    SumOfCopies(g.data<T>(), rows.position.data(), {static_cast<int64_t>(rows.position.size()), rows.top_k, h, accumulate}, dx.data<T>());
+    const Sizes sizes{static_cast<int64_t>(rows.position.size()), rows.top_k, accumulate};
+    SumOfCopies(RowSet<T>(g, rows.elsewhere.memory, rows.elsewhere), rows.position.data(), sizes, dx.data<T>());
   });
 }
 
 void WeightedSumOfCopies(const Tensor& out, const Tensor& w, const CopyRows& rows, const Tensor& y) {
-  const Sizes sizes{static_cast<int64_t>(rows.position.size()), rows.top_k, y.dim(1)};
   DispatchFloat(y.dtype(), [&](auto t) {
     using T = decltype(t);
-    WeightedSum(out.data<T>(), w.data<T>(), rows.position.data(), sizes, y.data<T>());
+    const Sizes sizes{static_cast<int64_t>(rows.position.size()), rows.top_k};
+    WeightedSum(RowSet<T>(out, rows.elsewhere.memory, rows.elsewhere), w.data<T>(), rows.position.data(), sizes, y.data<T>());
   });
 }
 
@@ -197,12 +211,12 @@ void WeightedSumBackward(const Tensor& dy, const Tensor& out, const Tensor& w, c
   const int64_t h = dy.dim(1);
   DispatchFloat(dy.dtype(), [&](auto t) {
     using T = decltype(t);
+    const RowSet<T> outs(out, rows.elsewhere.memory, rows.elsewhere), g(gradients.g, gradients.elsewhere, rows.elsewhere);
     for (size_t i = 0; i < rows.position.size(); ++i) {
       if (rows.position[i] < 0) continue;
       const T* cotangent = dy.data<T>() + i / rows.top_k * h;
-      const int64_t place = rows.position[i] * h;
-      ScaleRow(w.data<T>()[i], cotangent, gradients.g.data<T>() + place, h, gradients.accumulate);
-      if (gradients.dw.defined()) gradients.dw.data<T>()[i] += static_cast<T>(InnerProduct(cotangent, out.data<T>() + place, h));
+      ScaleRow(w.data<T>()[i], cotangent, g.At(rows.position[i]), h, gradients.accumulate);
+      if (gradients.dw.defined()) gradients.dw.data<T>()[i] += static_cast<T>(InnerProduct(cotangent, outs.At(rows.position[i]), h));
     }
   });
 }
@@ -211,9 +225,10 @@ void AddInnerProducts(const Tensor& dy, const Tensor& out, const CopyRows& rows,
   const int64_t h = dy.dim(1);
   DispatchFloat(dy.dtype(), [&](auto t) {
     using T = decltype(t);
+    const RowSet<T> outs(out, rows.elsewhere.memory, rows.elsewhere);
     for (size_t i = 0; i < rows.position.size(); ++i) {
       if (rows.position[i] < 0) continue;
-      dw.data<T>()[i] += static_cast<T>(InnerProduct(dy.data<T>() + i / rows.top_k * h, out.data<T>() + rows.position[i] * h, h));
+      dw.data<T>()[i] += static_cast<T>(InnerProduct(dy.data<T>() + i / rows.top_k * h, outs.At(rows.position[i]), h));
     }
   });
 }

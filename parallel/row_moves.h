@@ -9,12 +9,6 @@
 
 namespace conclave {
 
-// Which rows the k copies of each token are: copy (t, s) is row position[t * k + s]; -1: there is no such copy, and it counts as zero.
-struct CopyRows {
-  std::span<const int64_t> position;  // [n * k]
-  int64_t top_k = 1;
-};
-
 // A run of places that stand for rows of another tensor: place begin + i is memory[first + i], or memory[index[first + i]] with an index.
 struct RowsElsewhere {
   int64_t begin = 0, rows = 0;
@@ -24,6 +18,14 @@ struct RowsElsewhere {
 
   bool Has(int64_t place) const { return place >= begin && place < begin + rows; }
   int64_t RowOf(int64_t place) const { return index.empty() ? first + place - begin : index[first + place - begin]; }
+};
+
+// Which rows the k copies of each token are: copy (t, s) is row position[t * k + s], of another tensor where that is elsewhere; -1: there
+// is no such copy, and it counts as zero.
+struct CopyRows {
+  std::span<const int64_t> position;  // [n * k]
+  int64_t top_k = 1;
+  RowsElsewhere elsewhere = {};
 };
 
 // to[index[i] - first] = from[i] (any dtype). Ranges may not overlap.
@@ -44,7 +46,7 @@ struct ScaleTarget {
 };
 void ScaleRows(const Tensor& rows, const Tensor& w, const ScaleTarget& target);
 
-// copies[row of (t, s)] = x[t].
+// copies[row of (t, s)] = x[t]. None elsewhere.
 void SpreadTokens(const Tensor& x, const CopyRows& rows, const Tensor& copies);
 // dx[t] = (sum over s, in slot order, of g[row of (t, s)]), or += with `accumulate`.
 void SumCopies(const Tensor& g, const CopyRows& rows, const Tensor& dx, bool accumulate = true);
@@ -56,6 +58,7 @@ void WeightedSumOfCopies(const Tensor& out, const Tensor& w, const CopyRows& row
 struct WeightedSumGradients {
   Tensor g, dw;
   bool accumulate = false;
+  Tensor elsewhere = {};  // g of rows that are elsewhere
 };
 void WeightedSumBackward(const Tensor& dy, const Tensor& out, const Tensor& w, const CopyRows& rows, const WeightedSumGradients& gradients);
 

@@ -285,7 +285,24 @@ absl::Status TokenRoute::MakePlan(Arena& arena, const ExpertPlacement& placement
     arrived.klass[i] %= slots;
   }
   MakeGroups(arena, arrived, {placement.held(layer, me), ranks}, plan);
+  if (!two) FindOwn(arena, plan);
   return absl::OkStatus();
+}
+
+void TokenRoute::FindOwn(Arena& arena, DispatchPlan* plan) {
+  const RouteHop& hop = plan->hops[0];
+  const RowsElsewhere own = OwnRows(*hop.group, hop.send_copies, hop.recv_copies);
+  plan->own_row = NewIntegers(arena, own.rows);
+  for (size_t m = 0; m < plan->wire_of.size(); ++m) {
+    if (own.Has(plan->wire_of[m])) plan->own_row[plan->wire_of[m] - own.begin] = static_cast<int64_t>(m);
+  }
+}
+
+RowsElsewhere TokenRoute::OwnCopies(const DispatchPlan& plan, const Tensor& rows) {
+  if (plan.own_row.empty()) return {};
+  const RouteHop& hop = plan.hops[0];
+  const int64_t begin = Total(hop.send_copies.first(static_cast<size_t>(hop.group->rank())));
+  return {.begin = begin, .rows = static_cast<int64_t>(plan.own_row.size()), .memory = rows, .index = plan.own_row};
 }
 
 absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const {
@@ -323,12 +340,14 @@ absl::Status TokenRoute::SendRows(Arena& arena, const DispatchPlan& plan, const 
 }
 
 absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const {
-  CHECK(wire.codec == nullptr);
+  CHECK(wire.codec == nullptr && (!wire.own_stay || plan.hop_count == 1));
   const Arena::Mark mark = arena.Here();
   Tensor current = x;
   RowTally* const tally = wire.rest ? plan.rest() : plan.Count(TokenWay::kSlots, BytesOfRow(x));
   RowsElsewhere own;
-  const auto take_own = [&] { GatherRowsElsewhere(own, plan.wire_of, rows); };
+  const auto take_own = [&] {
+    if (!wire.own_stay) GatherRowsElsewhere(own, plan.wire_of, rows);
+  };
   for (const RouteHop& hop : std::span(plan.hops, plan.hop_count)) {
     const bool ends = &hop + 1 == plan.hops + plan.hop_count;
     const int64_t sent = static_cast<int64_t>(hop.copy_source.size());
@@ -353,6 +372,7 @@ absl::Status TokenRoute::SendCopies(Arena& arena, const DispatchPlan& plan, cons
 
 absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, const Tensor& rows, const Tensor& home,
                                       const Wire& wire) const {
+  CHECK(!wire.own_stay || (wire.codec == nullptr && plan.hop_count == 1));
   const Arena::Mark mark = arena.Here();
   Tensor current = rows, last = home;
   if (wire.codec != nullptr) {
@@ -371,7 +391,9 @@ absl::Status TokenRoute::ReturnCopies(Arena& arena, const DispatchPlan& plan, co
     own.memory = recv;
     ScatterRows(current, place, send, own);
     const RowExchange exchange{hop.group, wire.label, hop.recv_copies, hop.send_copies, BytesOfRow(current), tally, /*own_stay=*/true};
-    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv, [&] { ScatterRowsElsewhere(current, place, own); }));
+    RETURN_IF_ERROR(ExchangeRows(arena, exchange, send, recv, [&] {
+      if (!wire.own_stay) ScatterRowsElsewhere(current, place, own);
+    }));
     current = recv;
     place = hop.copy_source;
   }

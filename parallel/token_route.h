@@ -10,6 +10,7 @@
 #include "parallel/expert_placement.h"
 #include "parallel/layer_traffic.h"
 #include "parallel/row_codec.h"
+#include "parallel/row_moves.h"
 #include "tensor/arena.h"
 #include "tensor/ops/ops.h"
 
@@ -48,6 +49,7 @@ struct DispatchPlan {
   std::span<int64_t> position;      // [n * k]: place of (token, slot) among the copies of the first hop; -1: the slot is empty
   std::span<int64_t> wire_of;       // [m]: place of a row of expert order among the copies of the last hop
   std::span<int64_t> row_of;        // [m]: and among its rows
+  std::span<int64_t> own_row;       // one hop: [copies for experts of this rank], in the order of `position`: their rows in expert order
   RowGroups groups;                 // experts = S, lanes = P
   LayerTraffic* traffic = nullptr;  // where its exchanges are counted, set before MakePlan; null: nowhere
 
@@ -77,7 +79,11 @@ class TokenRoute {
     std::string_view label;
     const RowCodec* codec = nullptr;
     bool rest = false;  // of copies, beside tokens and results: counted apart (LayerTraffic)
+    bool own_stay =
+        false;  // of copies: those for experts of this rank are neither read nor written where they are in the order of `position`
   };
+  // For own_stay: which copies these are, as rows in expert order; none with two hops, or a codec, which rounds them as it does all.
+  static RowsElsewhere OwnCopies(const DispatchPlan& plan, const Tensor& rows);
   // x: [n, w] -> [m, w] in expert order: each row once over every hop, written once. Collective.
   absl::Status SendRows(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const;
   // x: [>= copies, w] in the order of `position` -> [m, w] in expert order. Collective.
@@ -98,6 +104,7 @@ class TokenRoute {
   static void FoldThere(Arena& arena, std::span<const int32_t> arrived, std::span<const int64_t> rows, int64_t top_k, RouteHop* hop);
   absl::Status MakeHop(Arena& arena, const CopyList& before, RowTally* tally, RouteHop* hop, CopyList* after) const;
   static void ShareRows(Arena& arena, const CopyList& before, HopTables* tables, RouteHop* hop);
+  static void FindOwn(Arena& arena, DispatchPlan* plan);
   static void MakeGroups(Arena& arena, const CopyList& arrived, std::pair<int64_t, int64_t> slots_and_ranks, DispatchPlan* plan);
 
   const Mesh* mesh_;

@@ -234,59 +234,20 @@ pair() {
 }
 
 # -- two ranks -----------------------------------------------------------------------------------------------------------------------------
-# Wall time, as it has to be: the other processes of the machine count. One rank, two ranks and one rank follow each other, so that what the
-# machine itself does meanwhile falls on both: the figure is the median over rounds of two ranks' rate over the mean of the runs of one rank
-# beside it. Beside it the processor time of one rank over that of rank 0 of two, which says what is left when nobody waits, and what two runs of
-# one rank make together that have nothing to do with each other, which is what the machine gives.
-# two_ranks ROUNDS STEPS LIMIT WHAT [--set ...]
+# two_ranks ROUNDS MOST STEPS LIMIT WHAT [--set ...]. Wall time, as it has to be: see two_ranks.py.
 two_ranks() {
-  local rounds=$1 steps=$2 limit=$3 what=$4 one=() two=() beside=() one_cpu=() two_cpu=()
-  shift 4
-  step "$steps" reference --set trainer.workers=2 "$@"
-  one+=("$(fact rate)") one_cpu+=("$(fact cpu_seconds)")
-  for ((round = 0; round < rounds; ++round)); do
-    pair "$steps" "$@"
-    two+=("$(fact rate)") two_cpu+=("$(fact cpu_seconds)")
-    beside+=("$(side_by_side "$steps" "$@")")
-    step "$steps" reference --set trainer.workers=2 "$@"
-    one+=("$(fact rate)") one_cpu+=("$(fact cpu_seconds)")
-  done
-  at_least "$(of_neighbours "${two[*]}" "${one[*]}")" "$limit" "" \
-    "times one rank, two ranks with the experts between them, $what, median of $rounds rounds (by processor time of rank 0: \
-$(of_neighbours "${one_cpu[*]}" "${two_cpu[*]}"); two runs of one rank side by side: $(of_neighbours "${beside[*]}" "${one[*]}"))"
-}
-# of_neighbours A B: one of the lists has a number more; the median of each number of the shorter one and its two neighbours in the longer one,
-# in A over in B.
-of_neighbours() {
-  awk -v a="$1" -v b="$2" 'BEGIN {
-    n = split(a, x, " "); m = split(b, y, " "); rounds = n < m ? n : m
-    if (n == m || rounds == 0) { print "none"; exit }
-    for (i = 1; i <= rounds; ++i) {
-      top = n < m ? x[i] : (x[i] + x[i + 1]) / 2; bottom = m < n ? y[i] : (y[i] + y[i + 1]) / 2
-      if (bottom <= 0) { print "none"; exit }
-      r[i] = top / bottom
-      for (j = i; j > 1 && r[j] < r[j - 1]; --j) { t = r[j]; r[j] = r[j - 1]; r[j - 1] = t }
-    }
-    printf "%.2f", (r[int((rounds + 1) / 2)] + r[int((rounds + 2) / 2)]) / 2
-  }'
-}
-# side_by_side STEPS [--set ...]: the rate of two runs of one rank at the same time, together.
-side_by_side() {
-  local steps=$1 run
-  shift
-  for run in 1 2; do
-    "$conclave" bench train configs/bench/reference.textproto --json --steps "$steps" --set trainer.workers=2 \
-      --set "data.cache_dir=\"$scratch/cache\"" "$@" > "$scratch/side-$run" 2> "$scratch/log-$run" &
-  done
-  wait
-  awk -v a="$(fact rate "$scratch/side-1")" -v b="$(fact rate "$scratch/side-2")" 'BEGIN { if (a != "" && b != "") print a + b }'
+  local rounds=$1 most=$2 steps=$3 limit=$4 what=$5 said
+  shift 5
+  said=$(python3 bench/acceptance/two_ranks.py --conclave "$conclave" --rounds "$rounds" --most "$most" --steps "$steps" \
+    -- --set "data.cache_dir=\"$scratch/cache\"" "$@")
+  at_least "${said%% *}" "$limit" "" "times one rank, two ranks with the experts between them, $what, ${said#* }"
 }
 
 balanced=(--set model.moe_lm.moe.selection=ROUND_ROBIN)
 if $quick; then
   share "reference shape" 15 reference
   bf16_speed 8
-  two_ranks 1 8 1.85 "routing forced to balance" "${balanced[@]}"
+  two_ranks 1 1 8 1.85 "routing forced to balance" "${balanced[@]}"
   no_allocations
   memory_forecast
   layouts
@@ -298,8 +259,8 @@ else
   all_peers
   bf16_speed 30
   bf16_loss
-  two_ranks 5 12 1.85 "routing forced to balance" "${balanced[@]}"
-  two_ranks 3 12 1 "real routing, reported"
+  two_ranks 5 15 12 1.85 "routing forced to balance" "${balanced[@]}"
+  two_ranks 3 3 12 1 "real routing, reported"
   hidden
   no_allocations
   memory_forecast
