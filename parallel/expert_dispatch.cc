@@ -14,7 +14,7 @@ CopyRows CopiesOf(const DispatchPlan& plan, const Tensor& own) {
   return {plan.position, plan.top_k, own.defined() ? TokenRoute::OwnCopies(plan, own) : RowsElsewhere{}};
 }
 
-// Whether those need not be copied at home.
+// Whether those need not be copied at home. A codec has to round them as it does all others.
 bool OwnStay(const DispatchPlan& plan, const RowCodec* codec) { return codec == nullptr && !plan.own_row.empty(); }
 
 int MostSlots(const ExpertPlacement& placement) {

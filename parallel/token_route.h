@@ -78,11 +78,10 @@ class TokenRoute {
   struct Wire {
     std::string_view label;
     const RowCodec* codec = nullptr;
-    bool rest = false;  // of copies, beside tokens and results: counted apart (LayerTraffic)
-    bool own_stay =
-        false;  // of copies: those for experts of this rank are neither read nor written where they are in the order of `position`
+    bool rest = false;      // of copies, beside tokens and results: counted apart (LayerTraffic)
+    bool own_stay = false;  // of copies: those for experts of this rank are left out in the order of `position`; one hop, no codec
   };
-  // For own_stay: which copies these are, as rows in expert order; none with two hops, or a codec, which rounds them as it does all.
+  // These copies, as rows of a tensor in expert order; none with two hops.
   static RowsElsewhere OwnCopies(const DispatchPlan& plan, const Tensor& rows);
   // x: [n, w] -> [m, w] in expert order: each row once over every hop, written once. Collective.
   absl::Status SendRows(Arena& arena, const DispatchPlan& plan, const Tensor& x, const Tensor& rows, const Wire& wire) const;
