@@ -186,7 +186,7 @@ hidden() {
   data=$(grep '^data: 2, ' <<< "$told") expert=$(grep '^expert: 2, ' <<< "$told")
   skipped=$(sed -n 's/^skipped: \(.*\)/ (skipped: \1)/p; s/^data: 2 \(left out.*\)/ (\1)/p' <<< "$told")
   at_least "$(sed -n 's/.* thread [0-9]* ms: \([-0-9]*\) % hidden.*/\1/p' <<< "$data")" 90 % \
-    "of gradient communication hidden on a link of 1 Gbit/s, larger shape, data 2, 96 sequences a rank: what ranks wait less for gradients; expert 2: \
+    "of gradient communication hidden on a link of 1 Gbit/s, larger shape, data 2, 96 sequences a rank: what a step waits less for gradients; expert 2: \
 $(sed -n 's/.*backward [0-9]* ms: \([-0-9]* %\) hidden.* thread [0-9]* ms: \([-0-9]* %\) hidden.*/\1, with a progress thread \2/p' <<< "$expert")$skipped"
   at_least "$(sed -n 's/.*, [0-9]* ms (\([-0-9]*\) % gained).*/\1/p' <<< "$data")" 90 % \
     "of it hidden by what a step gains; where all cores compute, at most $(sed -n 's/.*at most \([-0-9]* %\) can be gained.*/\1/p' <<< "$data"); expert 2: \

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Two emulated hosts joined by shaped links train the larger shape: gradients travel while backward runs. Hidden is what ranks wait less for
-# them at the step's end than with gradients after backward, on average over steps. What a step gains by it is printed beside: less than
-# that, since packets take processor time wherever every core computes. There the fastest step of each run counts, since other processes only
-# ever slow a step down. Two meshes:
+# Two emulated hosts joined by shaped links train the larger shape: gradients travel while backward runs. Hidden is what a step waits less for
+# them at its end than with gradients after backward, on average over steps. A step's wait is that of the rank that waits least: the other
+# waits for that rank's products, too. What a step gains by it is printed beside: less than that, since packets take processor time wherever
+# every core computes. There the fastest step of each run counts, since other processes only ever slow a step down. Two meshes:
 #   data 2     every host has all experts: 430 MB of gradients a step, no tokens; a batch whose backward is longer than these take
 #   expert 2   experts are split between the hosts: 27 MB of gradients, which give way to tokens on their way to experts
 # A step with gradients after backward and links without a limit says what the exchange costs in processor time when nothing paces it.
@@ -44,16 +44,20 @@ train() {
   tests/cluster/netns.sh run 2 "$conclave" train "$scratch/run.textproto" --run-dir "$scratch/$name" "$@" \
     > "$scratch/$name.log" 2>&1 || { show "$scratch/$name.log" 60; exit 1; }
 }
-# spans NAME SPAN: milliseconds that every rank has of such spans in every step after the first, a line each.
+# spans NAME SPAN: of every step after the first a line: the run and step, and milliseconds that one rank has of such spans.
 spans() {
   local trace
   for trace in "$scratch/$1"-*/trace/step-*.rank-*.json; do
     [[ $trace == *step-0.* ]] || { grep -E "\"name\":\"$2\"" "$trace" || true; } | sed 's/.*"dur":\([0-9.]*\).*/\1/' |
-      awk '{ sum += $1 } END { print sum / 1000 }'
+      awk -v step="${trace%.rank-*}" '{ sum += $1 } END { print step, sum / 1000 }'
   done
 }
-least() { spans "$@" | sort -g | head -n 1; }
-mean() { spans "$@" | awk '{ sum += $1 } END { print (NR > 0) ? sum / NR : 0 }'; }
+least() { spans "$@" | sort -g -k 2 | awk 'NR == 1 { print $2 }'; }
+# wait_of NAME: the mean over steps of what the rank waits that waits least.
+wait_of() {
+  spans "$1" '(exchange finish|leaf table)' |
+    awk '!($1 in least) || $2 < least[$1] { least[$1] = $2 } END { for (s in least) { sum += least[s]; ++n } print (n > 0) ? sum / n : 0 }'
+}
 # share PART WHOLE: in percent.
 share() { awk -v p="$1" -v w="$2" 'BEGIN { printf "%.0f", (w > 0) ? 100 * p / w : 0 }'; }
 less() { awk -v a="$1" -v b="$2" 'BEGIN { print a - b }'; }
@@ -81,7 +85,7 @@ measure() {
     fi
   done
   for name in after during thread; do
-    printf -v "$name" '%s' "$(mean "$name" '(exchange finish|leaf table)')"
+    printf -v "$name" '%s' "$(wait_of "$name")"
     printf -v "step_$name" '%s' "$(least "$name" step)"
   done
   printf '%s, %d sequences: a step waits %.0f ms for gradients at %s; ' "$1" "$2" "$after" "$rate"
