@@ -32,6 +32,8 @@ struct TraceHeader {
 // ids: [tokens, layers, top_k], tokens in logical order, slots by descending score. Ids are logical and count from 0 in every layer.
 class RoutingTrace {
  public:
+  static constexpr int kMostExperts = 1 << 16;
+
   // Errors: InvalidArgument for an empty trace, a length that is no multiple of layers * top_k, an id outside 0..experts-1 or a token
   // that chooses one expert twice; the message names token and layer.
   static absl::StatusOr<RoutingTrace> Make(TraceHeader header, std::vector<int32_t> ids);

@@ -19,6 +19,19 @@ std::vector<int> NodePattern(const Mesh& mesh, int column) {
   return first;
 }
 
+// Ranks [0, count) of the mesh on the transport's nodes, as ranks of a topology whose nodes have as many as the largest.
+std::pair<Topology, std::vector<int>> FilledNodes(const Mesh& mesh, int count) {
+  std::vector<int> names, ranks, node(count), local(count);  // names, ranks: by node
+  for (int r = 0; r < count; ++r) {
+    node[r] = static_cast<int>(std::ranges::find(names, mesh.control().Node(r)) - names.begin());
+    if (node[r] == static_cast<int>(names.size())) names.push_back(mesh.control().Node(r)), ranks.push_back(0);
+    local[r] = ranks[node[r]]++;
+  }
+  const int most = std::ranges::max(ranks), nodes = static_cast<int>(names.size());
+  for (int r = 0; r < count; ++r) local[r] += node[r] * most;
+  return {{.ranks = nodes * most, .nodes = nodes}, std::move(local)};
+}
+
 bool AlikeInAllColumns(const Mesh& mesh, const std::vector<int>& pattern) {
   for (int d = 0; d < mesh.shape().data; ++d) {
     if (NodePattern(mesh, d) != pattern) return false;
@@ -46,17 +59,20 @@ PlacementTable Renamed(PlacementTable table, const std::vector<int>& to) {
 
 std::optional<TrafficPrediction> TrafficPrediction::For(const Mesh& mesh, const Dispatch& dispatch) {
   const std::vector<int> pattern = NodePattern(mesh, 0);
-  if (!AlikeInAllColumns(mesh, pattern)) return std::nullopt;
+  const bool alike = AlikeInAllColumns(mesh, pattern), two_levels = InTwoLevels(dispatch.route);
+  auto [topology, rank] = FilledNodes(mesh, alike ? mesh.shape().expert : mesh.ranks());
   const bool one_node = std::ranges::all_of(pattern, [](int first) { return first == 0; });
-  PlannerRanks ranks(mesh, 0);
-  if (ranks.topology.nodes == 1 && !one_node) return std::nullopt;
-  if (InTwoLevels(dispatch.route) && dispatch.ranks_per_node > 0) {
-    PlannerRanks of_route(mesh, dispatch.ranks_per_node);
-    const bool same = of_route.coordinate == ranks.coordinate && of_route.topology.nodes == ranks.topology.nodes;
-    if (!same && !one_node) return std::nullopt;
-    ranks = std::move(of_route);
+  if (two_levels) {
+    const PlannerRanks transport(mesh, 0), route(mesh, dispatch.ranks_per_node);
+    const bool same = route.coordinate == transport.coordinate && route.topology.nodes == transport.topology.nodes;
+    if (!alike || !route.even || (!same && !one_node)) return std::nullopt;
+    topology = route.topology, rank = route.rank;
   }
-  return TrafficPrediction(std::move(ranks), dispatch.route, one_node);
+  if (topology.ranks > RoutingTrace::kMostExperts / dispatch.top_k) return std::nullopt;
+  TrafficPrediction prediction(topology, std::move(rank));
+  prediction.axis_ = mesh.shape().expert, prediction.route_ = dispatch.route;
+  prediction.one_node_ = two_levels && one_node;
+  return prediction;
 }
 
 // The trace of what serves each token: the i-th of its experts on planner's rank r is named r * top_k + i.
@@ -65,18 +81,20 @@ RoutingTrace TrafficPrediction::HostsOf(const RoutingTrace& trace, std::span<con
   const int k = trace.top_k();
   std::vector<int32_t> ids;
   ids.reserve(trace.ids().size());
-  std::vector<int32_t> met(ranks_.rank.size());
+  std::vector<int32_t> met(topology_.ranks);
   for (int64_t t = 0; t < trace.tokens(); ++t) {
     for (int j = 0; j < trace.layers(); ++j) {
       std::ranges::fill(met, 0);
       for (int s = 0; s < k; ++s) {
-        const int r = ranks_.rank[placement.PlaceOf(j, trace.expert(t, j, s), sources[t].home, sources[t].turn).coordinate];
+        const auto [home, turn] = sources[t];
+        const int from = home % axis_, to = placement.PlaceOf(j, trace.expert(t, j, s), from, turn).coordinate;
+        const int r = RankOf(home - from + to);
         ids.push_back(r * k + met[r]++);
       }
     }
   }
   TraceHeader header = trace.header();
-  header.experts = ranks_.topology.ranks * k;
+  header.experts = topology_.ranks * k;
   absl::StatusOr<RoutingTrace> hosts = RoutingTrace::Make(std::move(header), std::move(ids));
   CHECK(hosts.ok()) << hosts.status();
   return *std::move(hosts);
@@ -85,11 +103,10 @@ RoutingTrace TrafficPrediction::HostsOf(const RoutingTrace& trace, std::span<con
 std::vector<TrafficPrediction::Bytes> TrafficPrediction::Of(const RoutingTrace& trace, std::span<const Source> sources,
                                                             const ExpertPlacement& placement,
                                                             const std::vector<LayerTraffic>& counted) const {
-  const Topology& topology = ranks_.topology;
-  std::vector<int> homes(sources.size()), rank_of(static_cast<size_t>(topology.ranks) * trace.top_k());
-  std::ranges::transform(sources, homes.begin(), [&](const Source& source) { return ranks_.rank[source.home]; });
+  std::vector<int> homes(sources.size()), rank_of(static_cast<size_t>(topology_.ranks) * trace.top_k());
+  std::ranges::transform(sources, homes.begin(), [&](const Source& source) { return RankOf(source.home); });
   for (size_t id = 0; id < rank_of.size(); ++id) rank_of[id] = static_cast<int>(id) / trace.top_k();
-  const RoutedSets sets = RoutedSets::Of(HostsOf(trace, sources, placement), topology.ranks, homes);
+  const RoutedSets sets = RoutedSets::Of(HostsOf(trace, sources, placement), topology_.ranks, homes);
   std::vector<Bytes> layers;
   for (int j = 0; j < sets.layers(); ++j) {
     // A whole number where the tokens of the trace are those that were counted, so that the product is exact.
@@ -103,9 +120,9 @@ std::vector<TrafficPrediction::Bytes> TrafficPrediction::Of(const RoutingTrace& 
     };
     const DispatchConfig::Route by_slot = RouteOf(InTwoLevels(route_), /*once=*/false);
     const double folded = bytes_of(TokenWay::kFolded);
-    add(CountRows(sets, j, rank_of, topology, route_), bytes_of(TokenWay::kRoute));
-    add(CountRows(sets, j, rank_of, topology, by_slot), bytes_of(TokenWay::kSlots) + folded);
-    if (folded > 0) add(CountFolded(sets, j, rank_of, topology, route_), -folded);
+    add(CountRows(sets, j, rank_of, topology_, route_), bytes_of(TokenWay::kRoute));
+    add(CountRows(sets, j, rank_of, topology_, by_slot), bytes_of(TokenWay::kSlots) + folded);
+    if (folded > 0) add(CountFolded(sets, j, rank_of, topology_, route_), -folded);
     if (one_node_) sum = {.inside = sum.inside + sum.between};
   }
   return layers;

@@ -38,12 +38,14 @@ class TrafficPrediction {
   struct Dispatch {
     DispatchConfig::Route route = DispatchConfig::FLAT;  // not AUTO
     int64_t ranks_per_node = 0;
+    int top_k = 1;
   };
-  // Nothing where counts by trace do not say what crosses which link: ranks of a data column are spread over nodes unevenly or otherwise
-  // than those of another, or the nodes of a route in two levels are others than the transport's, which has several. Not collective.
+  // Nothing where counts by trace do not say what crosses which link: a route in two levels whose nodes are others than the transport's,
+  // which has several, or on which the ranks of one data column are spread otherwise than those of another. Nor where ranks times top_k are
+  // more than a trace has experts. Not collective.
   static std::optional<TrafficPrediction> For(const Mesh& mesh, const Dispatch& dispatch);
 
-  // Whence a token goes to its experts: the coordinate of its home, and the turn that says which copy of an expert serves it.
+  // Whence a token goes to its experts: the rank of the mesh that owns it, and the turn that says which copy of an expert serves it.
   struct Source {
     int home = 0;
     int64_t turn = -1;
@@ -55,12 +57,14 @@ class TrafficPrediction {
 
  private:
   RoutingTrace HostsOf(const RoutingTrace& trace, std::span<const Source> sources, const ExpertPlacement& placement) const;
+  int RankOf(int mesh_rank) const { return rank_[static_cast<size_t>(mesh_rank) % rank_.size()]; }
 
-  TrafficPrediction(PlannerRanks ranks, DispatchConfig::Route route, bool one_node)
-      : ranks_(std::move(ranks)), route_(route), one_node_(one_node) {}
-  PlannerRanks ranks_;
-  DispatchConfig::Route route_;
-  bool one_node_;  // to the transport, whatever the nodes of the route
+  TrafficPrediction(Topology topology, std::vector<int> rank) : topology_(topology), rank_(std::move(rank)) {}
+  Topology topology_;      // as many ranks on every node; no token knows those that are not there
+  std::vector<int> rank_;  // there, by rank of the mesh: of all data columns, or of the first where all are alike
+  int axis_ = 1;
+  DispatchConfig::Route route_ = DispatchConfig::FLAT;
+  bool one_node_ = false;  // to the transport, whatever the nodes of the route
 };
 
 }  // namespace conclave

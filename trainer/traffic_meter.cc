@@ -34,7 +34,7 @@ std::vector<TrafficPrediction::Source> TrafficMeter::SourcesOf(const RoutingWind
   const int64_t leaves = assembly_.config.trainer().micro_batches();
   std::vector<int> home(static_cast<size_t>(workers.workers));
   for (int rank = 0; rank < workers.ranks; ++rank) {
-    std::fill(home.begin() + workers.First(rank), home.begin() + workers.First(rank + 1), rank % workers.expert_axis);
+    std::fill(home.begin() + workers.First(rank), home.begin() + workers.First(rank + 1), rank);
   }
   std::vector<TrafficPrediction::Source> sources;
   for (size_t t = 0; t < window.leaf.size(); ++t) sources.push_back({home[static_cast<size_t>(window.leaf[t] / leaves)], window.turn[t]});
@@ -47,8 +47,9 @@ absl::StatusOr<std::vector<LayerReport>> TrafficMeter::Close(const RoutingTrace*
   for (size_t j = 0; j < layers.size(); ++j) layers[j].measured = open_[j];
   if (trace != nullptr) {
     const DispatchSetup& setup = *assembly_.dispatch_setup;
-    const auto prediction = TrafficPrediction::For(
-        *assembly_.mesh, {.route = setup.route, .ranks_per_node = assembly_.config.parallel().dispatch().ranks_per_node()});
+    const int64_t ranks_per_node = assembly_.config.parallel().dispatch().ranks_per_node();
+    const auto prediction =
+        TrafficPrediction::For(*assembly_.mesh, {.route = setup.route, .ranks_per_node = ranks_per_node, .top_k = trace->top_k()});
     if (prediction) {
       const std::vector<TrafficPrediction::Bytes> bytes = prediction->Of(*trace, SourcesOf(*window), *assembly_.placement, open_);
       for (size_t j = 0; j < layers.size(); ++j) layers[j].predicted = bytes[j];

@@ -49,13 +49,13 @@ Traffic TrafficOf(const DispatchCase& c) {
   for (int r = 0; r < c.ranks(); ++r) {
     const std::vector<int32_t> mine = c.Ids(r);
     ids.insert(ids.end(), mine.begin(), mine.end());
-    sources.insert(sources.end(), c.tokens[r], {.home = r % c.expert});
+    sources.insert(sources.end(), c.tokens[r], {.home = r});
     traffic.measured += run->ranks[r].traffic;
   }
   const auto trace = RoutingTrace::Make({.experts = c.experts, .layers = 1, .top_k = c.top_k}, ids);
   EXPECT_TRUE(trace.ok()) << trace.status();
   OnMesh({{.data = c.data, .expert = c.expert}, c.nodes}, [&](const Mesh& mesh) {
-    const auto prediction = TrafficPrediction::For(mesh, {.route = c.route});
+    const auto prediction = TrafficPrediction::For(mesh, {.route = c.route, .top_k = c.top_k});
     ASSERT_TRUE(prediction);
     traffic.predicted = prediction->Of(*trace, sources, *placement, {traffic.measured})[0];
   });
@@ -84,6 +84,26 @@ TEST(TrafficPrediction, OfTheTokensThatWentIsWhatTheyMoved) {
   EXPECT_GT(between, 0);
 }
 
+// Nodes with unequal numbers of ranks, of which columns may have unequal numbers, too.
+TEST(TrafficPrediction, OfUnevenNodesIsWhatTheyMoved) {
+  for (const DispatchCase& uneven :
+       {DispatchCase{.name = "one column", .expert = 4, .experts = 8, .top_k = 3, .tokens = {9, 6, 5, 7}, .nodes = {0, 1, 1, 1}},
+        DispatchCase{.name = "three nodes", .expert = 4, .experts = 8, .top_k = 3, .tokens = {9, 6, 5, 7}, .nodes = {0, 1, 2, 1}},
+        DispatchCase{.name = "columns", .data = 2, .expert = 2, .experts = 4, .top_k = 2, .tokens = {4, 6, 5, 7}, .nodes = {0, 1, 1, 1}},
+        DispatchCase{.name = "columns of three", .data = 2, .expert = 2, .experts = 4, .tokens = {4, 6, 5, 7}, .nodes = {0, 0, 0, 1}}}) {
+    SCOPED_TRACE(uneven.name);
+    for (const bool once : {false, true}) {
+      DispatchCase c = uneven;
+      c.route = RouteOf(/*two_levels=*/false, once);
+      const Traffic traffic = TrafficOf(c);
+      EXPECT_EQ(traffic.predicted.inside, static_cast<double>(traffic.measured.rows.bytes.inside));
+      EXPECT_EQ(traffic.predicted.between, static_cast<double>(traffic.measured.rows.bytes.between));
+      EXPECT_GT(traffic.predicted.inside, 0);
+      EXPECT_GT(traffic.predicted.between, 0);
+    }
+  }
+}
+
 // The order of a token's experts is drawn: the prediction, which knows the set alone, is the mean over all orders.
 TEST(TrafficPrediction, OfFoldedRowsIsTheirMean) {
   for (const bool two_levels : {false, true}) {
@@ -108,8 +128,12 @@ TEST(TrafficPrediction, SaysNothingWhereATraceCannotTell) {
   };
   EXPECT_TRUE(tells({{.data = 2, .expert = 2}, {0, 1, 0, 1}}, {}));
   EXPECT_TRUE(tells({{.data = 2, .expert = 2}, {0, 0, 1, 1}}, {}));
-  EXPECT_FALSE(tells({{.data = 2, .expert = 2}, {0, 1, 1, 1}}, {}));  // columns differ
-  EXPECT_FALSE(tells({{.data = 1, .expert = 4}, {0, 1, 1, 1}}, {}));  // uneven
+  EXPECT_TRUE(tells({{.data = 2, .expert = 2}, {0, 1, 1, 1}}, {}));  // columns differ
+  EXPECT_TRUE(tells({{.data = 1, .expert = 4}, {0, 1, 1, 1}}, {}));  // uneven
+  EXPECT_FALSE(tells({{.data = 1, .expert = 4}, {0, 0, 0, 0}}, {.top_k = RoutingTrace::kMostExperts / 2}));
+  const TrafficPrediction::Dispatch levels{.route = DispatchConfig::HIERARCHICAL};
+  EXPECT_FALSE(tells({{.data = 2, .expert = 4}, {0, 0, 1, 1, 0, 1, 0, 1}}, levels));
+  EXPECT_FALSE(tells({{.data = 1, .expert = 4}, {0, 1, 1, 1}}, levels));
   const TrafficPrediction::Dispatch halves{.route = DispatchConfig::HIERARCHICAL, .ranks_per_node = 2};
   EXPECT_TRUE(tells({{.data = 1, .expert = 4}, {0, 0, 1, 1}}, halves));
   EXPECT_TRUE(tells({{.data = 1, .expert = 4}, {0, 0, 0, 0}}, halves));

@@ -141,6 +141,13 @@ TEST_F(LayerTrafficTest, SumsUpDataColumns) {
   ExpectLaws({.overrides = With(two, kRandomMoves), .ranks = 8, .nodes = {0, 0, 1, 1, 0, 0, 1, 1}});
 }
 
+// Nodes of one and three ranks; of two columns that lie on them otherwise.
+TEST_F(LayerTrafficTest, KnowsUnevenNodes) {
+  const std::vector<std::string> once = {"parallel.dispatch.route=DEDUPLICATED"};
+  ExpectLaws({.overrides = With(once, kRandomMoves), .nodes = {0, 1, 1, 1}});
+  ExpectLaws({.overrides = With(once, {"parallel.data=2", "trainer.workers=8"}), .ranks = 8, .nodes = {0, 1, 1, 1, 0, 0, 1, 2}});
+}
+
 // Ranks and leaves take turns with the copies of an expert; a trace knows the turn of each token. Nodes of four ranks, so that some choose.
 TEST_F(LayerTrafficTest, FollowsCopiesOfExperts) {
   for (const char* route : {"FLAT", "DEDUPLICATED_HIERARCHICAL"}) {
