@@ -52,14 +52,20 @@ step() {
 wide=(--set model.moe_lm.width=512 --set model.moe_lm.layers=6 --set model.moe_lm.moe.experts=16 --set model.moe_lm.moe.hidden=1024)
 
 # -- one core ------------------------------------------------------------------------------------------------------------------------------
-# share WHAT STEPS CONFIG [--set ...]. Processor time on both sides, so that other processes of the machine do not count.
+# share WHAT STEPS CONFIG [--set ...]: the median of three runs, with --quick of one. Processor time on both sides, so that other processes of
+# the machine do not count; its host's other work does, for minutes at a time.
 share() {
-  local what=$1
+  local what=$1 runs=3 i
   shift
-  : > "$scratch/bench"
-  step "$@"
-  at_least "$(awk -v v="$(fact of_ceiling_cpu)" 'BEGIN { if (v != "") printf "%.3f", v }')" 0.75 "" \
-    "whole step of the ceiling of its products, f32, $what ($(awk -v v="$(fact rate)" 'BEGIN { printf "%.0f", v }') tokens/s)"
+  $quick && runs=1
+  : > "$scratch/shares"
+  for ((i = 0; i < runs; ++i)); do
+    : > "$scratch/bench"
+    step "$@"
+    echo "$(fact of_ceiling_cpu) $(fact rate)" >> "$scratch/shares"
+  done
+  at_least "$(awk 'NF == 2 { printf "%.3f\n", $1 }' "$scratch/shares" | sort -g | sed -n "$(((runs + 1) / 2))p")" 0.75 "" \
+    "whole step of the ceiling of its products, f32, $what ($(sort -g "$scratch/shares" | awk 'NF == 2 { printf "%s%.3f at %.0f tokens/s", separator, $1, $2; separator = ", " }'))"
 }
 
 # peers SHAPE PEER LIMIT [HOW]: what compare.py prints of a peer.
