@@ -32,6 +32,10 @@ struct ChainOptions {
 inline constexpr int64_t kChainTerms = 384, kChainRows = 256;
 void ChainProduct(const BlockOperands<float>& operands, const ChainOptions& options = {});
 
+// PanelProduct with sums in registers from the first term to the last: the same bits as by any fused multiply-adds. Needs
+// ChainProductsWork().
+void PanelProduct512(const PanelOperands<float>& operands);
+
 }  // namespace conclave::cpu
 
 #endif  // CONCLAVE_TENSOR_KERNELS_CHAIN_PRODUCT_H_

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tensor/kernels/chain_product.h"
+#include "tensor/kernels/panel_tiles.h"
 #include "tensor/tensor.h"
 
 namespace conclave::cpu {
@@ -12,15 +14,6 @@ namespace {
 constexpr int64_t kBlockK = 256, kBlockM = 64, kBlockN = 256;
 
 constexpr int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-template <typename T>
-struct TileOperands {
-  const T* a;
-  int64_t a_row, a_column;
-  const T* b;
-  int64_t b_row;
-  int64_t k;
-};
 
 // out[kTileRows, kTileColumns] = or += a b. All bounds are constants, so that the compiler keeps `sum` in vector registers.
 template <typename T>
@@ -147,29 +140,19 @@ void Blocks(const BlockOperands<T>& o) {
 }
 
 template <typename T>
-CONCLAVE_INLINE void Panels(const PanelOperands<T>& o) {
-  constexpr int64_t kRows = kTileRows<T>;
-  const char* ahead = o.ahead.from;
-  for (int64_t i = 0; i < o.m; i += kRows) {
-    for (int64_t l = 0; l < o.ahead.lines; ++l, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-    const int64_t begin = o.band == Band::kUpperA ? std::min(i, o.k) : 0;
-    const int64_t end = o.band == Band::kLowerA ? std::min(i + kRows, o.k) : o.k;
-    for (int64_t j = 0; j < o.n; j += kTileColumns) {
-      if (o.band == Band::kLowerC && j >= i + kRows) continue;
-      if (o.band == Band::kUpperC && j + kTileColumns <= i) continue;
-      const TileOperands<T> tile{
-          o.a + i * o.a_row + begin * o.a_column, o.a_row, o.a_column, o.b + begin * o.b_row + j, o.b_row, end - begin};
-      Tile(tile, o.c + i * o.c_row + j, o.c_row, o.accumulate);
-    }
-  }
+CONCLAVE_INLINE void Panels(const PanelOperands<T>& operands) {
+  PanelTiles(
+      operands,
+      [](const TileOperands<T>& o, T* out, int64_t out_row, bool add) __attribute__((always_inline)) { Tile(o, out, out_row, add); });
 }
+CONCLAVE_SIMD void CompiledPanels(const PanelOperands<float>& operands) { Panels(operands); }
 
 }  // namespace
 
 void BlockProduct(const BlockOperands<float>& operands) { Blocks(operands); }
 void BlockProduct(const BlockOperands<double>& operands) { Blocks(operands); }
 
-CONCLAVE_SIMD void PanelProduct(const PanelOperands<float>& operands) { Panels(operands); }
+void PanelProduct(const PanelOperands<float>& operands) { ChainProductsWork() ? PanelProduct512(operands) : CompiledPanels(operands); }
 CONCLAVE_SIMD void PanelProduct(const PanelOperands<double>& operands) { Panels(operands); }
 
 }  // namespace conclave::cpu

@@ -127,5 +127,42 @@ TEST_F(ChainProducts, KeepWhatIsNotFinite) {
   }
 }
 
+// One chain an element, for every band; what is not wanted is not written beyond the tiles that hold something.
+TEST_F(ChainProducts, OfPanelsAreOneChainAnElement) {
+  constexpr int64_t kRows = 24, kColumns = 64, kTerms = 33;
+  const OwnedTensor a = RandomTensor({kTerms, kRows}, DType::kF32, 1), b = RandomTensor({kTerms, kColumns}, DType::kF32, 2);
+  for (const bool accumulate : {false, true}) {
+    for (const cpu::Band band : {cpu::Band::kAll, cpu::Band::kLowerA, cpu::Band::kUpperA, cpu::Band::kLowerC, cpu::Band::kUpperC}) {
+      const OwnedTensor got = RandomTensor({kRows, kColumns}, DType::kF32, 3), before = RandomTensor({kRows, kColumns}, DType::kF32, 3);
+      cpu::PanelProduct512({.a = a->data<float>(),
+                            .a_row = 1,
+                            .a_column = kRows,
+                            .b = b->data<float>(),
+                            .b_row = kColumns,
+                            .c = got->data<float>(),
+                            .c_row = kColumns,
+                            .m = kRows,
+                            .n = kColumns,
+                            .k = kTerms,
+                            .accumulate = accumulate,
+                            .band = band});
+      for (int64_t i = 0; i < kRows; ++i) {
+        const int64_t tile = i / 8 * 8, first = band == cpu::Band::kUpperA ? tile : 0,
+                      last = band == cpu::Band::kLowerA ? tile + 8 : kTerms;
+        for (int64_t j = 0; j < kColumns; ++j) {
+          const int64_t panel = j / 32 * 32;
+          const bool left_out = (band == cpu::Band::kLowerC && panel >= tile + 8) || (band == cpu::Band::kUpperC && panel + 32 <= tile);
+          const float old = before->data<float>()[i * kColumns + j];
+          float chain = 0;
+          for (int64_t p = first; p < std::min(last, kTerms); ++p) {
+            chain = std::fma(a->data<float>()[p * kRows + i], b->data<float>()[p * kColumns + j], chain);
+          }
+          EXPECT_EQ(got->data<float>()[i * kColumns + j], left_out ? old : accumulate ? old + chain : chain) << i << ' ' << j;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace conclave
