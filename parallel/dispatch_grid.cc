@@ -4,12 +4,11 @@
 
 namespace conclave {
 
-std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_per_node) {
-  const Communicator& axis = mesh.dispatch();
+std::vector<std::vector<int>> MembersByNode(const Communicator& group, int64_t ranks_per_node) {
   std::vector<int64_t> names;  // of nodes, in order
   std::vector<std::vector<int>> at;
-  for (int c = 0; c < axis.size(); ++c) {
-    const int64_t name = ranks_per_node > 0 ? c / ranks_per_node : axis.Node(c);
+  for (int c = 0; c < group.size(); ++c) {
+    const int64_t name = ranks_per_node > 0 ? c / ranks_per_node : group.Node(c);
     const size_t node = static_cast<size_t>(std::ranges::find(names, name) - names.begin());
     if (node == names.size()) {
       names.push_back(name);
@@ -18,6 +17,10 @@ std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_
     at[node].push_back(c);
   }
   return at;
+}
+
+std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_per_node) {
+  return MembersByNode(mesh.dispatch(), ranks_per_node);
 }
 
 std::vector<int> NodeOfCoordinates(const Mesh& mesh, int64_t ranks_per_node) {

@@ -11,8 +11,11 @@
 
 namespace conclave {
 
-// Coordinates of the expert axis by the node they stand on, nodes in the order of their first coordinate. ranks_per_node 0: as the
-// transport sees them; else nodes are so many consecutive coordinates. Not collective.
+// Members of a group by the node they stand on, nodes in the order of their first member. ranks_per_node 0: as the transport sees them;
+// else nodes are so many consecutive members. Not collective.
+std::vector<std::vector<int>> MembersByNode(const Communicator& group, int64_t ranks_per_node);
+
+// The same of the coordinates of the expert axis.
 std::vector<std::vector<int>> CoordinatesByNode(const Mesh& mesh, int64_t ranks_per_node);
 
 // The node of every coordinate, as a place in that list.

@@ -31,8 +31,8 @@ RoutingTrace::RoutingTrace(TraceHeader header, std::vector<int32_t> ids)
     : header_(std::move(header)), ids_(std::move(ids)), row_(int64_t{header_.layers} * header_.top_k) {}
 
 absl::StatusOr<RoutingTrace> RoutingTrace::Make(TraceHeader header, std::vector<int32_t> ids) {
-  if (header.experts < 1 || header.experts > RoutingTrace::kMostExperts)
-    return InvalidArgument("trace: experts: expected 1..%d, got %d", RoutingTrace::kMostExperts, header.experts);
+  if (header.experts < 1 || header.experts > kMostExperts)
+    return InvalidArgument("trace: experts: expected 1..%d, got %d", kMostExperts, header.experts);
   if (header.layers < 1) return InvalidArgument("trace: layers: expected at least 1, got %d", header.layers);
   if (header.top_k < 1 || header.top_k > header.experts)
     return InvalidArgument("trace: top_k: expected 1..%d (the experts), got %d", header.experts, header.top_k);

@@ -1,6 +1,7 @@
 #include "parallel/traffic_prediction.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/check.h"
 #include "parallel/dispatch_grid.h"
@@ -19,17 +20,16 @@ std::vector<int> NodePattern(const Mesh& mesh, int column) {
   return first;
 }
 
-// Ranks [0, count) of the mesh on the transport's nodes, as ranks of a topology whose nodes have as many as the largest.
-std::pair<Topology, std::vector<int>> FilledNodes(const Mesh& mesh, int count) {
-  std::vector<int> names, ranks, node(count), local(count);  // names, ranks: by node
-  for (int r = 0; r < count; ++r) {
-    node[r] = static_cast<int>(std::ranges::find(names, mesh.control().Node(r)) - names.begin());
-    if (node[r] == static_cast<int>(names.size())) names.push_back(mesh.control().Node(r)), ranks.push_back(0);
-    local[r] = ranks[node[r]]++;
+// Members of a group on the transport's nodes, as ranks of a topology whose nodes have as many as the largest.
+std::pair<Topology, std::vector<int>> FilledNodes(const Communicator& group) {
+  const std::vector<std::vector<int>> nodes = MembersByNode(group, 0);
+  size_t most = 0;
+  for (const std::vector<int>& members : nodes) most = std::max(most, members.size());
+  std::vector<int> rank(group.size());
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    for (size_t i = 0; i < nodes[n].size(); ++i) rank[nodes[n][i]] = static_cast<int>(n * most + i);
   }
-  const int most = std::ranges::max(ranks), nodes = static_cast<int>(names.size());
-  for (int r = 0; r < count; ++r) local[r] += node[r] * most;
-  return {{.ranks = nodes * most, .nodes = nodes}, std::move(local)};
+  return {{.ranks = static_cast<int>(nodes.size() * most), .nodes = static_cast<int>(nodes.size())}, std::move(rank)};
 }
 
 bool AlikeInAllColumns(const Mesh& mesh, const std::vector<int>& pattern) {
@@ -60,13 +60,16 @@ PlacementTable Renamed(PlacementTable table, const std::vector<int>& to) {
 std::optional<TrafficPrediction> TrafficPrediction::For(const Mesh& mesh, const Dispatch& dispatch) {
   const std::vector<int> pattern = NodePattern(mesh, 0);
   const bool alike = AlikeInAllColumns(mesh, pattern), two_levels = InTwoLevels(dispatch.route);
-  auto [topology, rank] = FilledNodes(mesh, alike ? mesh.shape().expert : mesh.ranks());
   const bool one_node = std::ranges::all_of(pattern, [](int first) { return first == 0; });
+  Topology topology;
+  std::vector<int> rank;
   if (two_levels) {
     const PlannerRanks transport(mesh, 0), route(mesh, dispatch.ranks_per_node);
     const bool same = route.coordinate == transport.coordinate && route.topology.nodes == transport.topology.nodes;
     if (!alike || !route.even || (!same && !one_node)) return std::nullopt;
     topology = route.topology, rank = route.rank;
+  } else {
+    std::tie(topology, rank) = FilledNodes(alike ? mesh.dispatch() : mesh.control());
   }
   if (topology.ranks > RoutingTrace::kMostExperts / dispatch.top_k) return std::nullopt;
   TrafficPrediction prediction(topology, std::move(rank));

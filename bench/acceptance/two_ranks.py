@@ -3,8 +3,9 @@
 
 A round: one rank, two ranks, one rank, the last of them the first of the next round. Its figure is two ranks' rate over the mean of the runs
 of one rank beside it. Every run also measures between its steps how fast the library makes its products, on all its ranks at a time (the
-ceiling; experts see half as many rows at a time on one rank, whose two workers follow each other). Where the two cores together were not twice as fast at that as one was, they were not free, or not as free as the one was
-before and after; such rounds are counted apart, and others follow in their place, up to --most.
+ceiling; experts see half as many rows at a time on one rank, whose two workers follow each other). Where the two cores together were not
+twice as fast at that as one was, they were not free, or not as free as the one was before and after; such rounds are counted apart, and
+others follow in their place, up to --most.
 
 Prints one line, the median and what it is of.
 """
