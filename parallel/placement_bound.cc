@@ -6,13 +6,9 @@
 #include <numeric>
 #include <vector>
 
-#include "base/check.h"
+#include "parallel/placement_gram_bound.h"
 #include "parallel/placement_paths_bound.h"
-
-// LAPACK: some eigenvalues of a symmetric matrix.
-extern "C" void dsyevr_(const char* jobz, const char* range, const char* uplo, const int* n, double* a, const int* lda, const double* vl,
-                        const double* vu, const int* il, const int* iu, const double* abstol, int* found, double* w, double* z,
-                        const int* ldz, int* isuppz, double* work, const int* lwork, int* iwork, const int* liwork, int* info);
+#include "parallel/symmetric_eigen.h"
 
 namespace conclave {
 namespace {
@@ -73,27 +69,6 @@ void Center(std::vector<double>& w, int n) {
   }
 }
 
-// Sum of the `count` largest eigenvalues of the symmetric [n, n] matrix, which is overwritten.
-double LargestEigenvalues(std::vector<double>& matrix, int n, int count) {
-  const int first = n - count + 1, query = -1;
-  const double unused = 0, tolerance = 0;
-  int found = 0, info = 0, integers = 0;
-  double size = 0;
-  std::vector<double> values(n);
-  std::vector<int> support(2 * n);
-  double none = 0;
-  const int one = 1;
-  dsyevr_("N", "I", "U", &n, matrix.data(), &n, &unused, &unused, &first, &n, &tolerance, &found, values.data(), &none, &one,
-          support.data(), &size, &query, &integers, &query, &info);
-  std::vector<double> work(static_cast<size_t>(size));
-  std::vector<int> integer_work(integers);
-  const int length = static_cast<int>(work.size());
-  dsyevr_("N", "I", "U", &n, matrix.data(), &n, &unused, &unused, &first, &n, &tolerance, &found, values.data(), &none, &one,
-          support.data(), work.data(), &length, integer_work.data(), &integers, &info);
-  CHECK_EQ(info, 0);
-  return std::accumulate(values.begin(), values.begin() + found, 0.0);
-}
-
 // Transitions between layers first .. first + layers - 1.
 int64_t SpectralBound(const RoutingCounts& counts, int first, int layers, int parts) {
   const int e = counts.experts(), n = layers * e;
@@ -128,7 +103,7 @@ int64_t KeptAtMost(const RoutingCounts& counts, int parts) {
     const bool small = (last - first + 1) * experts <= kMostSpectral;
     kept += small ? std::min(matching, SpectralBound(counts, first, last - first + 1, parts)) : matching;
   }
-  return experts == 2 * parts ? std::min(kept, PathsKeepAtMost(counts)) : kept;
+  return std::min(kept, experts == 2 * parts ? PathsKeepAtMost(counts) : GramsKeepAtMost(counts, parts));
 }
 
 int64_t LowerBound(const PlacementProblem& problem) {

@@ -16,7 +16,8 @@ namespace conclave {
 // - spectral: parts are orthogonal vectors; with the mean taken out, what stays is at most (E / parts) * L times the sum of the parts - 1
 //   largest eigenvalues of the chain (Donath, Hoffman, IBM Journal 1973). Strong where tokens spread. Runs of layers of at most 1,600
 //   experts in all; cost O(1600^3) each.
-// - paths, for the whole chain where parts hold two experts of a layer (placement_paths_bound.h): close to tight.
+// - Gram matrices, for the whole chain (placement_gram_bound.h): nearer than both, where layers are not too large.
+// - paths instead, where parts hold two experts of a layer (placement_paths_bound.h): close to tight.
 int64_t KeptAtMost(const RoutingCounts& counts, int parts);
 
 // The least cost any balanced placement can have: ranks and nodes bounded apart.

@@ -12,17 +12,18 @@ namespace conclave {
 namespace {
 
 constexpr double kNanosecondsPerEffort = 8e7;
-constexpr int64_t kPassesOfAStart = 40'000, kMostPasses = 240'000;
+constexpr double kPassesOfAStart = 40'000, kMostPasses = 240'000, kEffortOfLongerStarts = 100;
 
 struct Search {
   uint64_t seed;
   double effort;
 
-  // One slow start finds more than several fast ones, up to kPassesOfAStart passes; what more there are become further starts.
+  // One slow start finds more than several fast ones, up to kPassesOfAStart passes, and at larger efforts up to more in proportion; what
+  // more passes there are become further starts.
   void Budget(const PlacementProblem& problem, int64_t* starts, int64_t* passes) const {
-    const double pass = std::max(1.0, PassNanoseconds(problem));
-    const auto all = static_cast<int64_t>(std::min<double>(kMostPasses, effort * kNanosecondsPerEffort / pass));
-    *starts = std::max<int64_t>(1, all / kPassesOfAStart);
+    const double pass = std::max(1.0, PassNanoseconds(problem)), longer = std::max(1.0, effort / kEffortOfLongerStarts);
+    const auto all = static_cast<int64_t>(std::min(kMostPasses * longer, effort * kNanosecondsPerEffort / pass));
+    *starts = std::max<int64_t>(1, all / static_cast<int64_t>(kPassesOfAStart * longer));
     *passes = all / *starts;
   }
 };
