@@ -94,16 +94,18 @@ int64_t SpectralBound(const RoutingCounts& counts, int first, int layers, int pa
 int64_t KeptAtMost(const RoutingCounts& counts, int parts) {
   const int layers = counts.layers(), experts = counts.experts();
   if (parts == 1 || layers < 2) return counts.total();
+  const int64_t chain = experts == 2 * parts ? PathsKeepAtMost(counts) : GramsKeepAtMost(counts, parts);
+  const bool tried = chain < counts.total();  // then the spectral bound, which is weaker, is not worth its time
   const int run = std::max(1, std::min(layers, kMostSpectral / experts) - 1);  // transitions of a run
   int64_t kept = 0;
   for (int first = 0; first + 1 < layers; first += run) {
     const int last = std::min(first + run, layers - 1);
     int64_t matching = 0;
     for (int j = first; j < last; ++j) matching += MatchingBound(counts, j, experts / parts);
-    const bool small = (last - first + 1) * experts <= kMostSpectral;
-    kept += small ? std::min(matching, SpectralBound(counts, first, last - first + 1, parts)) : matching;
+    const bool spectral = !tried && (last - first + 1) * experts <= kMostSpectral;
+    kept += spectral ? std::min(matching, SpectralBound(counts, first, last - first + 1, parts)) : matching;
   }
-  return std::min(kept, experts == 2 * parts ? PathsKeepAtMost(counts) : GramsKeepAtMost(counts, parts));
+  return std::min(kept, chain);
 }
 
 int64_t LowerBound(const PlacementProblem& problem) {

@@ -9,10 +9,9 @@
 namespace conclave {
 
 // At most so many transitions can stay within one of `parts` equal parts of every layer. Relaxations, for each run of layers the better
-// of the first two:
+// of the first two, the second only where the last two are not tried:
 // - matching: an expert keeps the tokens of at most E / parts experts of the next layer, and these of no more of its own; its linear
-// program,
-//   bounded from its dual by coordinate descent. Strong where few experts take most tokens.
+//   program, bounded from its dual by coordinate descent. Strong where few experts take most tokens.
 // - spectral: parts are orthogonal vectors; with the mean taken out, what stays is at most (E / parts) * L times the sum of the parts - 1
 //   largest eigenvalues of the chain (Donath, Hoffman, IBM Journal 1973). Strong where tokens spread. Runs of layers of at most 1,600
 //   experts in all; cost O(1600^3) each.

@@ -17,7 +17,7 @@ namespace conclave {
 // 1e-9 of all transitions is added for rounding.
 //
 // parts must divide E. With one expert a part, or more than twice the work of 24 layers of 64 experts, nothing is tried: counts.total().
-// Cost: at most 80 rounds of layers - 1 eigenproblems of 2 E rows, and 24 numbers of memory for each of the (layers - 1) E^2 transitions.
+// Cost: at most 80 rounds of layers - 1 eigenproblems of 2 E rows, and 15 numbers of memory for each of the (layers - 1) E^2 transitions.
 // Sources: Karisch, Rendl, "Semidefinite Programming and Graph Equipartition", 1998; Wen, Goldfarb, Yin, "Alternating Direction Augmented
 // Lagrangian Methods for Semidefinite Programming", Mathematical Programming Computation 2010; only Gram matrices of adjacent layers are
 // asked for, as in Grone, Johnson, Sa, Wolkowicz, "Positive Definite Completions of Partial Hermitian Matrices", 1984.

@@ -5,10 +5,10 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "tensor/products.h"
 
-// OpenBLAS: threads of its calls. LAPACK: all or some eigenvalues, and with jobz "V" their vectors, of a symmetric matrix. BLAS:
-// c = alpha a a' + beta c.
-extern "C" void openblas_set_num_threads(int threads);
+// LAPACK: all or some eigenvalues, and with jobz "V" their vectors, of a symmetric matrix. BLAS: c = alpha a a' + beta c. On one thread:
+// for matrices of a hundred rows more of them wait for each other, awake, longer than they compute.
 extern "C" void dsyevr_(const char* jobz, const char* range, const char* uplo, const int* n, double* a, const int* lda, const double* vl,
                         const double* vu, const int* il, const int* iu, const double* abstol, int* found, double* w, double* z,
                         const int* ldz, int* isuppz, double* work, const int* lwork, int* iwork, const int* liwork, int* info);
@@ -16,15 +16,9 @@ extern "C" void dsyrk_(const char* uplo, const char* trans, const int* n, const 
                        const int* lda, const double* beta, double* c, const int* ldc);
 
 namespace conclave {
-namespace {
-
-// For matrices of a hundred rows its threads wait for each other, awake, longer than they compute.
-void UseOneThread() { openblas_set_num_threads(1); }
-
-}  // namespace
 
 double LargestEigenvalues(std::vector<double>& matrix, int n, int count) {
-  UseOneThread();
+  UseOneComputeThread();
   const int first = n - count + 1, query = -1;
   const double unused = 0, tolerance = 0;
   int found = 0, info = 0, integers = 0;
@@ -46,7 +40,7 @@ double LargestEigenvalues(std::vector<double>& matrix, int n, int count) {
 
 PositivePart::PositivePart(int n)
     : n_(n), values_(n), vectors_(static_cast<size_t>(n) * n), part_(vectors_.size()), work_(1), support_(2 * n), integer_work_(1) {
-  UseOneThread();
+  UseOneComputeThread();
   std::vector<double> matrix(vectors_.size());
   Solve(matrix.data());  // asks how much memory is wanted
   work_.resize(static_cast<size_t>(work_[0]));
